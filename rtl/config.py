@@ -1,0 +1,343 @@
+"""The typed config tree: what a recipe may say, with defaults and the rule for each value.
+
+A recipe is a YAML file with the same sections as `Config`; `--set section.key=value` overrides it,
+`rtl config` prints the effective tree. Unknown and ill-typed keys are refused with the nearest key
+that exists. Everything is frozen: a run's config is what it was started with.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from rtl.errors import ConfigError
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class PackConfig(_Section):
+    """How a source becomes shards."""
+
+    seed: int = Field(default=0, ge=0)
+    """Decides the global shuffle and which rows of an unsplit source become val and test."""
+    val_fraction: float = Field(default=0.15, ge=0, lt=1)
+    """Share of the rows without a split that goes to `val`, drawn class by class."""
+    test_fraction: float = Field(default=0.15, ge=0, lt=1)
+    """Share of the rows without a split that goes to `test`, where the source has no test split."""
+    shard_mb: float = Field(default=64.0, gt=0)
+    """Aimed size of a shard in MB of encoded images."""
+    min_shards: int = Field(default=4, ge=1)
+    """Shards that the train split has at least, so that workers can share the reading."""
+    max_quarantined: float = Field(default=0.05, ge=0, le=1)
+    """Share of the rows that may be quarantined before packing fails."""
+    max_pixels: int = Field(default=100_000_000, ge=1)
+    """Width times height above which an image is quarantined undecoded."""
+    image_column: str = "image"
+    """The column of a table source with the path or URI of the image."""
+    label_column: str = "label"
+    """The column of a table source with the label."""
+    split_column: str = "split"
+    """The column of a table source with `train`, `val` or `test`, where it has one."""
+
+
+class AugmentConfig(_Section):
+    """The random part of a view; view 0 has none."""
+
+    min_scale: float = Field(default=0.6, gt=0, le=1)
+    """Smallest share of the image's area that a random crop keeps; 1 turns cropping off."""
+    horizontal_flip: bool = True
+    """Mirror left and right with probability one half."""
+    vertical_flip: bool = False
+    """Mirror top and bottom with probability one half."""
+    jitter: float = Field(default=0.1, ge=0, le=1)
+    """Brightness and contrast change by up to this factor."""
+
+
+class DataConfig(_Section):
+    """What is read and how it looks to the network."""
+
+    uri: str | None = None
+    """The packed data set: the folder or prefix that holds `manifest.json`."""
+    image_size: int = Field(default=299, ge=75, le=1024)
+    """Side in pixels of the square that the network sees; Inception V3 was trained at 299."""
+    augment: AugmentConfig = AugmentConfig()
+    """How the training views differ from the image."""
+
+
+class FeaturesConfig(_Section):
+    """The cache of the frozen trunk's output."""
+
+    cache: Literal["auto", "on", "off"] = "auto"
+    """`auto` caches where it pays: when a view is used more than once, from Mixed_6a on."""
+    views: int = Field(default=2, ge=1)
+    """Views of each training image; epoch e trains on view e modulo `views`."""
+
+
+class ModelConfig(_Section):
+    """The network and how much of it trains."""
+
+    weights: str = "packaged"
+    """`packaged`, `imagenet`, or the path or URI of a torchvision state_dict or safetensors."""
+    unfrozen_layers: int = Field(default=3, ge=0, le=16)
+    """k: the head and the last k blocks train. 0 is a linear probe, 16 full fine-tuning."""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Dropout before the classifier."""
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    """Whether the tail's BatchNorm keeps the pretrained statistics or follows the batches."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the network; `auto` is bf16 where the device computes in it, else fp32."""
+
+
+class OptimizerConfig(_Section):
+    """AdamW with a linear warm-up and a cosine to zero."""
+
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate of the head."""
+    tail_lr_factor: float = Field(default=0.33, gt=0, le=1)
+    """The unfrozen blocks train at `lr` times this."""
+    weight_decay: float = Field(default=1e-2, ge=0)
+    """Decoupled weight decay on convolutions and the classifier, not on BatchNorm or biases."""
+    warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Share of all steps over which the learning rate rises."""
+    max_grad_norm: float = Field(default=5.0, gt=0)
+    """The gradient's norm is clipped to this."""
+
+
+class TrainConfig(_Section):
+    """One fit."""
+
+    epochs: int = Field(default=8, ge=1)
+    """Passes over the training rows, at most."""
+    batch_size: int = Field(default=32, ge=2)
+    """Rows in a step over all workers."""
+    workers: int = Field(default=1, ge=1)
+    """Training processes; the batch is divided among them."""
+    cpus_per_worker: int = Field(default=1, ge=1)
+    """Logical CPUs that each worker reserves."""
+    gpus_per_worker: int = Field(default=0, ge=0, le=1)
+    """GPUs that each worker reserves: 0 trains on the CPU."""
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
+    """Probability taken from the true class and spread over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced` weighs a row by the inverse of its class's share."""
+    patience: int | None = Field(default=None, ge=1)
+    """Epochs without a better `val` score after which training stops; null never stops early."""
+    seed: int = Field(default=0, ge=0)
+    """Decides initial head, sample order, augmentation and dropout."""
+    max_failures: int = Field(default=3, ge=0)
+    """Lost workers after which a fit gives up; each restart goes on from the last commit."""
+
+
+class SearchConfig(_Section):
+    """The sweep over `model.unfrozen_layers` and `optimizer.lr`."""
+
+    unfrozen_layers: tuple[int, ...] = (0, 1, 2, 3)
+    """The depths that are tried, each from 0 to 16."""
+    lr_min: float = Field(default=3e-4, gt=0)
+    """Lower end of the learning rates, drawn log-uniformly."""
+    lr_max: float = Field(default=3e-3, gt=0)
+    """Upper end of the learning rates."""
+    trials: int = Field(default=8, ge=1)
+    """Fits that are started."""
+    grace_epochs: int = Field(default=2, ge=1)
+    """Epochs that ASHA grants every trial."""
+    reduction_factor: int = Field(default=3, ge=2)
+    """ASHA lets the best one in this many go on at each rung."""
+    metric: Literal["accuracy", "macro_f1", "auc"] = "accuracy"
+    """The `val` score that chooses the winner."""
+    concurrent: int | None = Field(default=None, ge=1)
+    """Trials side by side; null takes as many as the cluster's CPUs or GPUs allow."""
+    seed: int = Field(default=0, ge=0)
+    """Decides which points are tried."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> SearchConfig:
+        if not self.unfrozen_layers or not all(0 <= k <= 16 for k in self.unfrozen_layers):
+            raise ValueError(
+                f"unfrozen_layers is {list(self.unfrozen_layers)}; give at least one depth, "
+                "each from 0 to 16"
+            )
+        if self.lr_min > self.lr_max:
+            raise ValueError(f"lr_min {self.lr_min} is above lr_max {self.lr_max}; swap them")
+        return self
+
+
+class ServeConfig(_Section):
+    """The HTTP endpoint."""
+
+    host: str = "127.0.0.1"
+    """Address that the endpoint listens on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port that the endpoint listens on; 0 takes a free one."""
+    replicas: int = Field(default=1, ge=1)
+    """Processes that each hold the model."""
+    cpus_per_replica: int = Field(default=1, ge=1)
+    """Logical CPUs that each replica reserves."""
+    gpus_per_replica: int = Field(default=0, ge=0, le=1)
+    """GPUs that each replica reserves."""
+    max_batch_size: int = Field(default=16, ge=1)
+    """Images that one forward pass takes at most."""
+    max_body_mb: float = Field(default=10.0, gt=0)
+    """Size of a request's body above which it is refused with 413."""
+    max_pixels: int = Field(default=50_000_000, ge=1)
+    """Width times height above which an image is refused with 413, undecoded."""
+    top_k: int = Field(default=5, ge=1)
+    """Classes in an answer that asks for no other number."""
+    timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds until a request is given up."""
+
+
+class Config(_Section):
+    """Everything that decides a result."""
+
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """Name of the run and of the model in the registry."""
+    storage: str = "rtl-data"
+    """Folder or `s3://` prefix under which runs, features and the registry live."""
+    pack: PackConfig = PackConfig()
+    """How a source becomes shards."""
+    data: DataConfig = DataConfig()
+    """What is read and how it looks to the network."""
+    features: FeaturesConfig = FeaturesConfig()
+    """The cache of the frozen trunk's output."""
+    model: ModelConfig = ModelConfig()
+    """The network and how much of it trains."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """AdamW's numbers."""
+    train: TrainConfig = TrainConfig()
+    """One fit."""
+    search: SearchConfig = SearchConfig()
+    """The sweep."""
+    serve: ServeConfig = ServeConfig()
+    """The HTTP endpoint."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Config:
+        if self.train.batch_size % self.train.workers:
+            raise ValueError(
+                f"train.batch_size {self.train.batch_size} is not divisible by train.workers "
+                f"{self.train.workers}; every worker takes an equal part of the batch"
+            )
+        return self
+
+    def replace(self, **sections: dict[str, Any] | str | None) -> Config:
+        """A copy with keys replaced, validated: `replace(model={"unfrozen_layers": 2})`."""
+        tree = self.to_dict()
+        for key, value in sections.items():
+            tree[key] = {**tree[key], **value} if isinstance(value, dict) else value
+        return from_dict(tree)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tree as plain JSON values; `from_dict` is the inverse."""
+        return self.model_dump(mode="json")
+
+
+def from_dict(tree: dict[str, Any]) -> Config:
+    """A `Config` from plain values. Raises ConfigError for a key or value that is not allowed."""
+    try:
+        return Config.model_validate_json(json.dumps(tree), strict=True)
+    except pydantic.ValidationError as error:
+        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
+
+
+def load(recipe: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The effective config: defaults, then a YAML recipe, then `section.key=value` overrides.
+
+    Raises ConfigError with the key, the rule it breaks and, for an unknown one, the nearest key.
+    """
+    tree: dict[str, Any] = {}
+    if recipe is not None:
+        try:
+            text = Path(recipe).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"The recipe {recipe} cannot be read: {error.strerror}.") from None
+        loaded = _parse_yaml(text, f"the recipe {recipe}")
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ConfigError(
+                f"The recipe {recipe} holds a {type(loaded).__name__}; it must map sections to "
+                "keys, as `rtl config` prints them."
+            )
+        tree = loaded or {}
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"--set {override!r} is not of the form section.key=value.")
+        _assign(tree, key.strip().split("."), _parse_yaml(value, f"--set {override!r}"))
+    return from_dict(tree)
+
+
+def to_yaml(config: Config) -> str:
+    """The tree as a YAML recipe that `load` reads back to an equal one."""
+    return yaml.safe_dump(config.to_dict(), sort_keys=False)
+
+
+class _Yaml12Loader(yaml.SafeLoader):
+    """SafeLoader that reads `1e-3` as the number it is (YAML 1.2), not as a string (YAML 1.1)."""
+
+
+_Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Yaml12Loader)  # noqa: S506 -- a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where[0].upper()}{where[1:]} is not valid YAML: {error}") from None
+
+
+def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    for depth, part in enumerate(path[:-1], 1):
+        child = tree.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise ConfigError(
+                f"--set {'.'.join(path)}: {'.'.join(path[:depth])} is {child!r} in the recipe; "
+                "it must map keys to values."
+            )
+        tree = child
+    tree[path[-1]] = value
+
+
+def _keys(section: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+            keys += _keys(annotation, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    known = _keys(Config)
+    if error["type"] == "extra_forbidden":
+        # The whole path first, then the last part anywhere in the tree: `lr` finds optimizer.lr.
+        near = difflib.get_close_matches(key, [*known, *Config.model_fields], n=1, cutoff=0.6)
+        near = near or [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
+        hint = f"; the nearest is {near[0]}" if near else ""
+        return f"{key} is not a key of the config{hint}. `rtl config` lists them all."
+    message = error["msg"].removeprefix("Value error, ")
+    if not key:
+        return f"{message}."
+    return f"{key} is {error['input']!r}: {message[0].lower()}{message[1:]}."

@@ -1,0 +1,164 @@
+"""Bytes to pixels: the one decode and the one preprocessing, for every stage.
+
+Decoding is strict: a file that is cut or broken anywhere is an error, never a half-grey image.
+torchvision decodes JPEG, Pillow everything else and JPEGs in CMYK. (torchvision's PNG decoder is
+not used: on a PNG with a bad checksum it takes the whole process down.) Pixels stay uint8 up to the
+device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
+
+from rtl.config import AugmentConfig
+from rtl.errors import CorruptImageError, ImageTooLargeError, UnsupportedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""What is accepted, told by content; every other decoder that Pillow knows stays closed."""
+
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What an image says of itself before a pixel is decoded."""
+
+    format: str
+    """One of `FORMATS`."""
+    mode: str
+    """Pillow's name of the pixel layout: `RGB`, `L`, `CMYK`, `I;16`, ..."""
+    width: int
+    """Pixels, before EXIF rotation."""
+    height: int
+    """Pixels, before EXIF rotation."""
+
+
+def read_header(data: bytes, max_pixels: int) -> ImageHeader:
+    """Format and size, without decoding.
+
+    Raises CorruptImageError for empty or broken bytes, UnsupportedImageError for what is not one of
+    `FORMATS`, ImageTooLargeError above `max_pixels`.
+    """
+    with _open(data, max_pixels) as image:
+        return ImageHeader(str(image.format), image.mode, image.width, image.height)
+
+
+def decode(data: bytes, max_pixels: int = 100_000_000) -> torch.Tensor:
+    """Encoded bytes to an RGB tensor, uint8, (3, H, W), EXIF rotation applied.
+
+    CMYK is converted, 16 bits are scaled to 8, transparency is laid on white, of an animation the
+    first frame is taken. Raises CorruptImageError, UnsupportedImageError or ImageTooLargeError.
+    """
+    header = read_header(data, max_pixels)
+    try:
+        if header.format == "JPEG" and header.mode in ("RGB", "L"):
+            buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            return decode_image(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+        return _decode_with_pillow(data, max_pixels)
+    except _BROKEN as error:
+        # torchvision's first line holds the path of its own build; the reason is its last words.
+        reason = str(error).splitlines()[0].rsplit(".cpp:", 1)[-1].split(",", 1)[-1].strip()
+        raise CorruptImageError(
+            f"The {header.format} image cannot be decoded to its end ({reason or 'broken data'}); "
+            "it was cut or damaged. Fetch it again from where it came."
+        ) from None
+
+
+def resize(image: torch.Tensor, size: int) -> torch.Tensor:
+    """The evaluation view: shorter side to `size`, antialiased, centre square.
+
+    uint8 (3, H, W) to uint8 (3, size, size).
+    """
+    _, height, width = image.shape
+    scale = size / min(height, width)
+    shape = [max(size, round(height * scale)), max(size, round(width * scale))]
+    return v2.functional.center_crop(v2.functional.resize(image, shape, antialias=True), [size])
+
+
+def view(
+    image: torch.Tensor, size: int, augment: AugmentConfig, seed: int, image_id: str, number: int
+) -> torch.Tensor:
+    """View `number` of an image, uint8 (3, H, W) to uint8 (3, size, size).
+
+    A pure function of the image and (seed, image_id, number); number 0 is `resize`.
+    """
+    if number == 0:
+        return resize(image, size)
+    key = hashlib.blake2b(f"{seed}/{number}/{image_id}".encode(), digest_size=7).digest()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(key, "big"))
+        return _augmentation(size, augment)(image)
+
+
+def _augmentation(size: int, augment: AugmentConfig) -> Any:
+    steps: list[Any] = []
+    if augment.min_scale < 1:
+        steps.append(v2.RandomResizedCrop(size, scale=(augment.min_scale, 1.0), antialias=True))
+    else:
+        steps.append(v2.Lambda(lambda image: resize(image, size)))
+    if augment.horizontal_flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if augment.vertical_flip:
+        steps.append(v2.RandomVerticalFlip())
+    if augment.jitter:
+        steps.append(v2.ColorJitter(brightness=augment.jitter, contrast=augment.jitter))
+    return v2.Compose(steps)
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    if not data:
+        raise CorruptImageError("The image is empty (0 bytes); send or pack the file itself.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own bomb warning; our cap comes next
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise ImageTooLargeError(
+            f"The image has more pixels than the limit of {max_pixels}; scale it down."
+        ) from None
+    except Image.UnidentifiedImageError:
+        raise UnsupportedImageError(
+            f"The {len(data)} bytes starting {data[:8]!r} are not an image in one of the formats "
+            f"{', '.join(FORMATS)}; convert it to one of them."
+        ) from None
+    except _BROKEN as error:
+        raise CorruptImageError(f"The image's header is broken ({error}).") from None
+    if image.width * image.height > max_pixels:
+        raise ImageTooLargeError(
+            f"The image is {image.width} x {image.height} pixels, the limit is {max_pixels}; "
+            "scale it down or raise max_pixels."
+        )
+    return image
+
+
+def _decode_with_pillow(data: bytes, max_pixels: int) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _open(data, max_pixels) as image:
+            image.seek(0)
+            image.load()
+            rgb = _to_rgb(ImageOps.exif_transpose(image))
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        # Integer modes hold 16-bit samples, whatever their container; floats are taken as 0..1.
+        scaled = values * 255.0 if image.mode == "F" else values / 257.0
+        return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

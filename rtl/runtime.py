@@ -1,0 +1,103 @@
+"""Joining or starting Ray, quietly, and checking what it has before anything is asked of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from rtl.errors import ResourceError
+
+THREAD_ENV = {
+    # Ray starts workers with OMP_NUM_THREADS = num_cpus and a malloc that returns the network's
+    # activations to the system at every step; both halve the speed on a CPU.
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+}
+
+_QUIET_ENV = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
+}
+
+
+def connect(num_cpus: int | None = None) -> None:
+    """Joins the cluster that `RAY_ADDRESS` or a job's environment names, else starts one here.
+
+    `num_cpus` counts for a new local cluster alone. Does nothing where Ray is running already.
+    """
+    for key, value in _QUIET_ENV.items():
+        os.environ.setdefault(key, value)
+    # Anything else on the same cores would preempt half of an OpenMP team and stall the other.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"address": address} if address else {"num_cpus": num_cpus}
+    if not address:
+        options |= {"include_dashboard": False, "_system_config": None}
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+    except ConnectionError as error:
+        raise ResourceError(
+            f"No Ray cluster answers at RAY_ADDRESS={address!r} ({error}). Correct it, or unset it "
+            "to run on this machine."
+        ) from None
+    quiet()
+
+
+def quiet() -> None:
+    """Turns Ray's own progress bars and informational logs off in this process."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray", "ray.data", "ray.train", "ray.tune", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def threads(cpus: int) -> int:
+    """OpenMP threads of a process that reserves `cpus` logical CPUs.
+
+    One worker alone on its machine takes every core: what it leaves to others is idle anyway.
+    """
+    return max(cpus, 1)
+
+
+def env_vars(num_threads: int) -> dict[str, str]:
+    """The environment in which a process computes at the speed of the machine."""
+    return {"OMP_NUM_THREADS": str(num_threads), **THREAD_ENV}
+
+
+def check_resources(
+    purpose: str, workers: int, cpus_per_worker: float, gpus_per_worker: float, data_cpus: float
+) -> None:
+    """Raises ResourceError where the cluster can never hold what is about to start.
+
+    `data_cpus` is what must stay free for Ray Data, which starves silently without it.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
+    need_cpus = workers * cpus_per_worker + data_cpus
+    need_gpus = workers * gpus_per_worker
+    if need_cpus > cpus:
+        raise ResourceError(
+            f"{purpose} needs {workers} x {cpus_per_worker:g} CPUs for workers + {data_cpus:g} for "
+            f"Ray Data = {need_cpus:g} CPUs, the cluster has {cpus:g}. Ask for fewer with "
+            "train.workers or train.cpus_per_worker, or add a node."
+        )
+    if need_gpus > gpus:
+        raise ResourceError(
+            f"{purpose} needs {workers} x {gpus_per_worker:g} = {need_gpus:g} GPUs, the cluster "
+            f"has {gpus:g}. Set train.gpus_per_worker=0 to train on CPUs, or add a GPU node."
+        )

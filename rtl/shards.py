@@ -1,0 +1,161 @@
+"""The packed data set's contract: the manifest, and Parquet shards that are verified when read.
+
+A data set is a folder with `manifest.json` and shards such as `train/00000.parquet`, with the
+columns `id` (string), `image` (binary, encoded as it came) and `label` (int32). The manifest is
+written last: without it there is no data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rtl import storage
+from rtl.errors import DataError, NotFoundError
+
+MANIFEST = "manifest.json"
+VERSION = 1
+SPLITS = ("train", "val", "test")
+SCHEMA = pa.schema([("id", pa.string()), ("image", pa.binary()), ("label", pa.int32())])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of one split."""
+
+    path: str
+    """Relative to the data set, `train/00000.parquet`."""
+    split: str
+    """`train`, `val` or `test`."""
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A row that was left out."""
+
+    id: str
+    """The row's id; bytes that are not UTF-8 stand escaped."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a data set holds."""
+
+    classes: tuple[str, ...]
+    """Names in the order of the labels."""
+    counts: dict[str, tuple[int, ...]]
+    """Rows a class, split by split."""
+    shards: tuple[Shard, ...]
+    quarantine: tuple[Quarantined, ...] = ()
+    packing: dict[str, Any] = field(default_factory=dict)
+    """The parameters that decided the packing's outcome."""
+    uri: str = ""
+    """Where it was read from; not part of the digest."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 over everything but the place: equal digests mean equal data."""
+        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
+
+    def split(self, name: str) -> tuple[Shard, ...]:
+        """The shards of a split, in manifest order."""
+        return tuple(shard for shard in self.shards if shard.split == name)
+
+    def rows(self, name: str) -> int:
+        """Rows of a split."""
+        return sum(shard.rows for shard in self.split(name))
+
+    def save(self, uri: str) -> None:
+        """Writes `manifest.json`, the last act of packing. Raises StorageError."""
+        storage.write_json(storage.join(uri, MANIFEST), {**self._content(), "digest": self.digest})
+
+    def _content(self) -> dict[str, Any]:
+        content = asdict(self)
+        del content["uri"]
+        return {"version": VERSION, **content}
+
+
+def load_manifest(uri: str) -> Manifest:
+    """Reads and checks `manifest.json`.
+
+    Raises NotFoundError where there is no data set, DataError for one that was altered or comes
+    from another version.
+    """
+    path = storage.join(uri, MANIFEST)
+    try:
+        content = storage.read_json(path)
+    except NotFoundError:
+        raise NotFoundError(
+            f"{storage.normalize(uri)} holds no {MANIFEST}: it is no packed data set, or its "
+            "packing did not finish. Run `rtl pack SRC DEST` to make one."
+        ) from None
+    if content.get("version") != VERSION:
+        raise DataError(
+            f"{path} has version {content.get('version')!r}, this rtl reads {VERSION}; pack again."
+        )
+    manifest = Manifest(
+        classes=tuple(content["classes"]),
+        counts={split: tuple(counts) for split, counts in content["counts"].items()},
+        shards=tuple(Shard(**shard) for shard in content["shards"]),
+        quarantine=tuple(Quarantined(**row) for row in content["quarantine"]),
+        packing=content["packing"],
+        uri=storage.normalize(uri),
+    )
+    if manifest.digest != content.get("digest"):
+        raise DataError(f"{path} does not match its own digest: it was cut or edited; pack again.")
+    return manifest
+
+
+def encode_shard(ids: Sequence[str], images: Sequence[bytes], labels: Sequence[int]) -> bytes:
+    """Rows as the bytes of one Parquet shard; the same rows give the same bytes."""
+    table = pa.table([list(ids), list(images), list(labels)], schema=SCHEMA)
+    sink = pa.BufferOutputStream()
+    # The images are compressed already; one row group, since a shard is always read whole.
+    pq.write_table(table, sink, compression="none", row_group_size=max(1, len(ids)))
+    return bytes(sink.getvalue())
+
+
+def read_shard(manifest: Manifest, shard: Shard) -> pa.Table:
+    """A shard's rows with `SCHEMA`, fetched whole and verified before it is parsed.
+
+    Raises DataError that names the shard, and the column where its schema is wrong.
+    """
+    uri = storage.join(manifest.uri, shard.path)
+    data = storage.read_verified(uri, {"sha256": shard.sha256, "bytes": shard.bytes})
+    return parse_table(data, SCHEMA, uri)
+
+
+def parse_table(data: bytes, schema: pa.Schema, uri: str) -> pa.Table:
+    """Parquet bytes as a table of exactly `schema`. Raises DataError that names the column."""
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{uri} is not a Parquet file ({error}); pack again.") from None
+    for column in schema:
+        found = table.schema.field(column.name).type if column.name in table.column_names else None
+        if found != column.type:
+            raise DataError(
+                f"{uri}: column {column.name!r} is {found or 'missing'}, it must be "
+                f"{column.type}; pack again."
+            )
+    return table.select(schema.names)
+
+
+def epoch_order(shards: Sequence[Shard], seed: int, epoch: int) -> list[tuple[Shard, np.ndarray]]:
+    """The order of an epoch: a permutation of the shards, and of the rows in each.
+
+    A pure function of (shards, seed, epoch). The row numbers are int64.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    return [(shards[i], rng.permutation(shards[i].rows)) for i in rng.permutation(len(shards))]

@@ -1,0 +1,75 @@
+"""Real parts for the tests: an S3 server, a Ray cluster, and separable images."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+# Ray reads these when it is imported; a test never talks to a cluster that it did not start.
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.pop("RAY_ADDRESS", None)
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rtl import local_s3
+
+COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
+
+
+def make_image(label: str, seed: int, size: tuple[int, int] = (96, 80), fmt: str = "JPEG") -> bytes:
+    """A noisy photo of one colour: classes that a network can learn to tell apart."""
+    rng = np.random.default_rng([seed, *label.encode()])
+    noise = rng.normal(0, 40, (size[1], size[0], 3))
+    pixels = (np.array(COLOURS[label]) + noise).clip(0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, fmt)
+    return buffer.getvalue()
+
+
+def make_folder(root: Path, per_class: int, labels: tuple[str, ...] = tuple(COLOURS)) -> Path:
+    """A folder a class of `per_class` distinct images each."""
+    for label in labels:
+        (root / label).mkdir(parents=True)
+        for i in range(per_class):
+            (root / label / f"{i:04}.jpg").write_bytes(make_image(label, i))
+    return root
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real S3 server on loopback; its endpoint and keys are in the environment."""
+    with local_s3.serve(tmp_path_factory.mktemp("s3")) as uri:
+        yield uri
+
+
+@pytest.fixture
+def s3(s3_server: str) -> str:
+    """An empty prefix of its own in a real bucket."""
+    return f"{s3_server}/{secrets.token_hex(6)}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder and an S3 prefix in turn: storage must not tell them apart."""
+    if request.param == "local":
+        return str(tmp_path / "place")
+    return str(request.getfixturevalue("s3"))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_server: str) -> Iterator[None]:
+    """The session's one Ray cluster, with 4 logical CPUs; it knows the S3 server's keys."""
+    import ray
+
+    from rtl import runtime
+
+    runtime.connect(num_cpus=4)
+    yield
+    ray.shutdown()
+
