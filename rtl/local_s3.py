@@ -44,7 +44,7 @@ def serve(root: Path, bucket: str = "rtl") -> Iterator[str]:
     process = subprocess.Popen(
         [rclone, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--log-level", "ERROR", str(root)],
         # The keys go by the environment: a command line can be read by every user.
-        env={**os.environ, "RCLONE_AUTH_KEY": f"{key},{secret}", "RCLONE_CONFIG": os.devnull},
+        env={**os.environ, "RCLONE_AUTH_KEY": f'"{key},{secret}"', "RCLONE_CONFIG": os.devnull},
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C reaches it only after its users have ended
     )
