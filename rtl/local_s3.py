@@ -46,6 +46,7 @@ def serve(root: Path, bucket: str = "rtl") -> Iterator[str]:
         # The keys go by the environment: a command line can be read by every user.
         env={**os.environ, "RCLONE_AUTH_KEY": f'"{key},{secret}"', "RCLONE_CONFIG": os.devnull},
         stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C reaches it only after its users have ended
     )
     os.environ.update(environment)

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -118,11 +119,15 @@ def write_json(uri: str | Path, value: Any) -> None:
 def create(uri: str | Path, data: bytes) -> bool:
     """Writes the object if nothing is there; of several callers exactly one gets True.
 
+    `data` must differ between callers: it tells the winner. On S3 this is a conditional PUT
+    (`If-None-Match: *`); a server that ignores the condition is only looked at before and after.
     Raises StorageError.
     """
     target = normalize(uri)
     if is_local(target):
         return _retry(lambda: _write_local(Path(target), data, replace=False), "create", target)
+    if exists(target):
+        return False
     bucket, key = _bucket_and_key(target)
 
     def put() -> bool:
@@ -131,11 +136,10 @@ def create(uri: str | Path, data: bytes) -> bool:
         try:
             _s3().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
         except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
-                # A retried PUT may meet its own first attempt, whose answer was lost.
-                return read_bytes(target) == data
-            raise
-        return True
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (409, 412):
+                raise
+        # Also after a refusal: a retried PUT may meet its own first attempt, whose answer was lost.
+        return read_bytes(target) == data
 
     return _retry(put, "create", target)
 
@@ -178,16 +182,13 @@ def list_names(uri: str | Path) -> list[str]:
 
 def delete(uri: str | Path) -> None:
     """Removes a file or a whole folder; one that is not there is fine. Raises StorageError."""
-    fs, path = _open(uri)
-
-    def remove() -> None:
-        info = fs.get_file_info(path)
-        if info.type == pafs.FileType.File:
-            fs.delete_file(path)
-        elif info.type == pafs.FileType.Directory:
-            fs.delete_dir(path)
-
-    _retry(remove, "delete", normalize(uri))
+    target = normalize(uri)
+    if is_local(target):
+        _retry(lambda: _delete_local(Path(target)), "delete", target)
+        return
+    for name in [target, *(entry.uri for entry in list_files(target))]:
+        bucket, key = _bucket_and_key(name)
+        _retry(lambda key=key: _s3().delete_object(Bucket=bucket, Key=key), "delete", name)  # type: ignore[misc]
 
 
 def commit(uri: str | Path, files: Mapping[str, bytes]) -> None:
@@ -262,6 +263,13 @@ def _write_local(path: Path, data: bytes, replace: bool) -> bool:
         return True
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _delete_local(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _retry(action: Callable[[], T], verb: str, uri: str) -> T:

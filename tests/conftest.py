@@ -72,4 +72,3 @@ def ray_cluster(s3_server: str) -> Iterator[None]:
     runtime.connect(num_cpus=4)
     yield
     ray.shutdown()
-
