@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
@@ -63,7 +63,10 @@ def decode(data: bytes, max_pixels: int = 100_000_000) -> torch.Tensor:
     try:
         if header.format == "JPEG" and header.mode in ("RGB", "L"):
             buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            return decode_image(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+            pixels: torch.Tensor = decode_image(
+                buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True
+            )
+            return pixels
         return _decode_with_pillow(data, max_pixels)
     except _BROKEN as error:
         # torchvision's first line holds the path of its own build; the reason is its last words.
@@ -82,7 +85,9 @@ def resize(image: torch.Tensor, size: int) -> torch.Tensor:
     _, height, width = image.shape
     scale = size / min(height, width)
     shape = [max(size, round(height * scale)), max(size, round(width * scale))]
-    return v2.functional.center_crop(v2.functional.resize(image, shape, antialias=True), [size])
+    resized = v2.functional.resize(image, shape, antialias=True)
+    square: torch.Tensor = v2.functional.center_crop(resized, [size])
+    return square
 
 
 def view(
@@ -97,7 +102,8 @@ def view(
     key = hashlib.blake2b(f"{seed}/{number}/{image_id}".encode(), digest_size=7).digest()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(key, "big"))
-        return _augmentation(size, augment)(image)
+        augmented: torch.Tensor = _augmentation(size, augment)(image)
+    return augmented
 
 
 def _augmentation(size: int, augment: AugmentConfig) -> Any:
@@ -126,7 +132,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageTooLargeError(
             f"The image has more pixels than the limit of {max_pixels}; scale it down."
         ) from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise UnsupportedImageError(
             f"The {len(data)} bytes starting {data[:8]!r} are not an image in one of the formats "
             f"{', '.join(FORMATS)}; convert it to one of them."

@@ -42,7 +42,7 @@ def connect(num_cpus: int | None = None) -> None:
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"address": address} if address else {"num_cpus": num_cpus}
     if not address:
-        options |= {"include_dashboard": False, "_system_config": None}
+        options["include_dashboard"] = False
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except ConnectionError as error:
@@ -64,14 +64,6 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def threads(cpus: int) -> int:
-    """OpenMP threads of a process that reserves `cpus` logical CPUs.
-
-    One worker alone on its machine takes every core: what it leaves to others is idle anyway.
-    """
-    return max(cpus, 1)
-
-
 def env_vars(num_threads: int) -> dict[str, str]:
     """The environment in which a process computes at the speed of the machine."""
     return {"OMP_NUM_THREADS": str(num_threads), **THREAD_ENV}
@@ -86,7 +78,7 @@ def check_resources(
     """
     import ray
 
-    have = ray.cluster_resources()
+    have = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
     need_cpus = workers * cpus_per_worker + data_cpus
     need_gpus = workers * gpus_per_worker

@@ -186,7 +186,10 @@ def delete(uri: str | Path) -> None:
     if is_local(target):
         _retry(lambda: _delete_local(Path(target)), "delete", target)
         return
-    for name in [target, *(entry.uri for entry in list_files(target))]:
+    fs, path = _open(target)
+    info = _retry(lambda: fs.get_file_info(path), "look up", target)
+    below = [entry.uri for entry in list_files(target)]
+    for name in [target] if info.type == pafs.FileType.File else below:
         bucket, key = _bucket_and_key(name)
         _retry(lambda key=key: _s3().delete_object(Bucket=bucket, Key=key), "delete", name)  # type: ignore[misc]
 
