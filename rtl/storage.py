@@ -190,8 +190,7 @@ def delete(uri: str | Path) -> None:
     info = _retry(lambda: fs.get_file_info(path), "look up", target)
     below = [entry.uri for entry in list_files(target)]
     for name in [target] if info.type == pafs.FileType.File else below:
-        bucket, key = _bucket_and_key(name)
-        _retry(lambda key=key: _s3().delete_object(Bucket=bucket, Key=key), "delete", name)  # type: ignore[misc]
+        _delete_object(name)
 
 
 def commit(uri: str | Path, files: Mapping[str, bytes]) -> None:
@@ -266,6 +265,11 @@ def _write_local(path: Path, data: bytes, replace: bool) -> bool:
         return True
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _delete_object(uri: str) -> None:
+    bucket, key = _bucket_and_key(uri)
+    _retry(lambda: _s3().delete_object(Bucket=bucket, Key=key), "delete", uri)
 
 
 def _delete_local(path: Path) -> None:
