@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+
+from rtl import inception, pretrained
+from rtl.errors import WeightsError
+
+IMAGES = torch.randint(
+    0, 256, (2, 3, 80, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Sequential:
+    net = inception.build(num_classes=3)
+    inception.load_part(net, pretrained.load("packaged", "unused").state)
+    inception.init_head(net, seed=0)
+    return net.eval()
+
+
+@pytest.mark.parametrize("k", range(17))
+def test_trunk_then_tail_is_the_whole_network(network: torch.nn.Sequential, k: int) -> None:
+    trunk, tail = inception.split(network, k)
+    pixels = IMAGES / 255.0
+    with torch.no_grad():
+        assert torch.equal(tail(trunk(pixels)), network(pixels))
+    blocks = [name for name, _ in tail.named_children() if name in inception.BLOCKS]
+    assert blocks == list(inception.BLOCKS[16 - k :])
+
+
+def test_the_blocks_in_this_order_are_torchvisions_network(network: torch.nn.Sequential) -> None:
+    from torchvision.models import Inception3
+
+    reference = Inception3(num_classes=3, aux_logits=False, init_weights=False).eval()
+    reference.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(reference(IMAGES / 255.0), network(IMAGES / 255.0))
+
+
+def test_folding_changes_nothing_but_rounding(network: torch.nn.Sequential) -> None:
+    frozen = inception.Frozen(network, (0.0,) * 3, (1.0,) * 3, torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(IMAGES), network(IMAGES / 255.0), atol=1e-4, rtol=1e-3)
+
+
+def test_bf16_stays_close(network: torch.nn.Sequential) -> None:
+    trunk, _ = inception.split(network, 0)
+    cpu = torch.device("cpu")
+    exact = inception.Frozen(trunk, (0.0,) * 3, (1.0,) * 3, cpu, torch.float32)(IMAGES)
+    rounded = inception.Frozen(trunk, (0.0,) * 3, (1.0,) * 3, cpu, torch.bfloat16)(IMAGES)
+    assert rounded.dtype == torch.bfloat16
+    assert torch.nn.functional.cosine_similarity(exact, rounded.float()).min() > 0.99
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "train"])
+def test_what_moves_in_training(batch_norm: str) -> None:
+    net = inception.build(num_classes=3)
+    inception.load_part(net, pretrained.load("packaged", "unused").state)
+    trunk, tail = inception.split(net, 2)
+    trunk.eval().requires_grad_(False)
+    inception.set_train_mode(tail, batch_norm)  # type: ignore[arg-type]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        with torch.no_grad():
+            features = trunk(IMAGES / 255.0)
+        tail(features).square().sum().backward()
+        optimizer.step()
+    moved = {n for n, value in net.state_dict().items() if not torch.equal(value, before[n])}
+    assert moved, "the tail does not train"
+    assert {name.split(".")[0] for name in moved} == {"Mixed_7b", "Mixed_7c", "fc"}
+    statistics = {name for name in moved if "running_" in name}
+    assert bool(statistics) == (batch_norm == "train")
+
+
+def test_the_head_is_a_function_of_the_seed() -> None:
+    heads = []
+    for seed in (1, 1, 2):
+        net = inception.build(num_classes=5)
+        inception.init_head(net, seed)
+        heads.append(net.get_submodule("fc").weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_normalize_scales_uint8() -> None:
+    out = inception.Normalize((0.5,) * 3, (0.5,) * 3, torch.float32)(IMAGES)
+    torch.testing.assert_close(out, IMAGES.float() / 127.5 - 1)
+
+
+def test_weights_from_a_torchvision_state_dict(place: str, network: torch.nn.Sequential) -> None:
+    from rtl import storage
+
+    buffer = io.BytesIO()
+    torch.save({**network.state_dict(), "AuxLogits.fc.weight": torch.zeros(2, 2)}, buffer)
+    storage.write_bytes(storage.join(place, "w.pth"), buffer.getvalue())
+    loaded = pretrained.load(storage.join(place, "w.pth"), place)
+    other = inception.build(num_classes=7)  # another head: the file's classifier is not used
+    inception.load_part(other, loaded.state)
+    assert torch.equal(other.state_dict()["Mixed_7c.branch1x1.conv.weight"],
+                       network.state_dict()["Mixed_7c.branch1x1.conv.weight"])  # fmt: skip
+    assert (loaded.mean, loaded.std) == ((0.5,) * 3, (0.5,) * 3)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path(tmp_path / "ran").touch, ())
+
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(WeightsError, match="neither safetensors"):
+        pretrained.load(str(tmp_path / "w.pth"), str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_missing_and_foreign_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no such file"):
+        pretrained.load(str(tmp_path / "none.pth"), str(tmp_path))
+    net = inception.build(num_classes=3)
+    state = net.state_dict()
+    del state["Mixed_6a.branch3x3.conv.weight"]
+    with pytest.raises(WeightsError, match=r"Mixed_6a\.branch3x3\.conv\.weight"):
+        inception.load_part(net, state)
+    state["Mixed_6a.branch3x3.conv.weight"] = torch.zeros(1)
+    with pytest.raises(WeightsError, match="another network"):
+        inception.load_part(net, state)
+
+
+def test_imagenet_without_internet_names_the_other_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(WeightsError, match="packaged"):
+        pretrained.load("imagenet", str(tmp_path))
