@@ -1,0 +1,279 @@
+"""Shards or features to batches: who reads which rows when, and the stream that reads them.
+
+The order of an epoch is a permutation that (seed, epoch) decides. Batch b is the rows at positions
+b * B to (b + 1) * B of it, and each of N workers takes an equal, contiguous part of every batch, so
+that the batches are the same for any number of workers. The price is that every worker fetches each
+shard (and decodes its own rows alone); it pays because data sets of this kind are small.
+
+One Ray Data execution streams all epochs, the `val` rows after the `train` rows of each: starting
+one costs seconds, and meanwhile the next epoch's first rows are decoded during evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import torch
+from ray.data.block import BlockMetadata
+
+from rtl import images, runtime, shards
+from rtl.config import DataConfig
+from rtl.errors import DataError
+from rtl.shards import Manifest, Shard
+
+ROWS_PER_BLOCK = 32
+"""Rows that a reading task hands over at a time: 8.6 MB of 299 x 299 pixels."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of one worker."""
+
+    ids: list[str]
+    labels: torch.Tensor
+    """int64 (n,)"""
+    inputs: torch.Tensor
+    """Images, uint8 (n, 3, S, S), or features, bf16 (n, ...)."""
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Read:
+    """What one task reads: some rows of one shard, in one view."""
+
+    epoch: int
+    split: str
+    shard: Shard
+    rows: np.ndarray
+    """int64 row numbers in the order in which they are wanted."""
+    view: int
+
+
+Reader = Callable[[Read], Iterator[Batch]]
+"""Reads the rows of a `Read` in order, a few at a time."""
+
+
+class Source(Protocol):
+    """Where the training loop gets one worker's rows from; epochs are asked for in order."""
+
+    def train_batches(self, epoch: int) -> Iterator[Batch]:
+        """This worker's part of each batch of an epoch, in order; a part may be empty."""
+
+    def rows_of(self, split: str, epoch: int) -> Iterator[Batch]:
+        """This worker's rows of `val` or `test`, each once over all workers, in view 0."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which rows one of `num_ranks` workers reads."""
+
+    manifest: Manifest
+    seed: int
+    batch_size: int
+    """Rows of a batch over all workers; divisible by `num_ranks`."""
+    views: int
+    """Epoch e trains on view e modulo this."""
+    rank: int = 0
+    num_ranks: int = 1
+
+    def train(self, epoch: int) -> list[Read]:
+        """The reads of an epoch's train rows, in order."""
+        order = shards.epoch_order(self.manifest.split("train"), self.seed, epoch)
+        local = self.batch_size // self.num_ranks
+        reads, start = [], 0
+        for shard, rows in order:
+            positions = np.arange(start, start + len(rows))
+            mine = positions % self.batch_size // local == self.rank
+            start += len(rows)
+            if mine.any():
+                reads.append(Read(epoch, "train", shard, rows[mine], epoch % self.views))
+        return reads
+
+    def evaluation(self, split: str, epoch: int) -> list[Read]:
+        """The reads of this worker's rows of a split."""
+        reads, start = [], 0
+        for shard in self.manifest.split(split):
+            rows = np.arange(shard.rows)
+            rows = rows[(start + rows) % self.num_ranks == self.rank]
+            start += shard.rows
+            if len(rows):
+                reads.append(Read(epoch, split, shard, rows, 0))
+        return reads
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch, the last one perhaps smaller."""
+        return -(-self.manifest.rows("train") // self.batch_size)
+
+    def global_rows(self, step: int) -> int:
+        """Rows of batch `step` over all workers."""
+        return min(self.batch_size, self.manifest.rows("train") - step * self.batch_size)
+
+    def local_rows(self, step: int) -> int:
+        """Rows of batch `step` that are this worker's."""
+        local = self.batch_size // self.num_ranks
+        return min(local, max(0, self.global_rows(step) - self.rank * local))
+
+
+def cut_batches(parts: Iterator[Batch], sizes: Sequence[int]) -> Iterator[Batch]:
+    """The same rows in batches of the given sizes. Raises DataError when rows are missing."""
+    ids: list[str] = []
+    labels = torch.empty(0, dtype=torch.int64)
+    inputs: torch.Tensor | None = None
+    for size in sizes:
+        while len(ids) < size:
+            part = next(parts, None)
+            if part is None:
+                raise DataError(
+                    f"The data ended {size - len(ids)} rows early: the shards hold fewer rows than "
+                    "their manifest says. Pack again."
+                )
+            ids = ids + part.ids
+            labels = torch.cat([labels, part.labels])
+            inputs = part.inputs if inputs is None else torch.cat([inputs, part.inputs])
+        if inputs is None:  # the first batch is empty: this worker has no row at all
+            inputs = torch.empty(0)
+        yield Batch(ids[:size], labels[:size], inputs[:size])
+        ids, labels, inputs = ids[size:], labels[size:], inputs[size:]
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads, decodes and augments images: (3, S, S) uint8 a row."""
+
+    manifest: Manifest
+    data: DataConfig
+    seed: int
+
+    def __call__(self, read: Read) -> Iterator[Batch]:
+        """Raises DataError where the shard is not what was packed."""
+        table = shards.read_shard(self.manifest, read.shard)
+        for start in range(0, len(read.rows), ROWS_PER_BLOCK):
+            rows = table.take(read.rows[start : start + ROWS_PER_BLOCK])
+            ids = rows["id"].to_pylist()
+            pixels = [
+                images.view(
+                    images.decode(encoded), self.data.image_size, self.data.augment, self.seed,
+                    image_id, read.view,
+                )
+                for image_id, encoded in zip(ids, rows["image"].to_pylist(), strict=True)
+            ]  # fmt: skip
+            labels = torch.from_numpy(rows["label"].to_numpy().astype(np.int64))
+            yield Batch(ids, labels, torch.stack(pixels))
+
+
+class Stream:
+    """A `Source` that Ray Data reads ahead of the training loop.
+
+    Epochs are read in order, each with its train rows first and then the rows of `val`; a split
+    that is asked for later, `test`, is a stream of its own.
+    """
+
+    def __init__(self, plan: Plan, reader: Reader, first_epoch: int, epochs: int) -> None:
+        self._plan = plan
+        self._reader = reader
+        self._reads = [
+            read
+            for epoch in range(first_epoch, epochs)
+            for read in (*plan.train(epoch), *plan.evaluation("val", epoch))
+        ]
+        self._blocks: Iterator[tuple[Read, Batch]] | None = None
+        self._ahead: tuple[Read, Batch] | None = None
+
+    def train_batches(self, epoch: int) -> Iterator[Batch]:
+        """See `Source`."""
+        sizes = [self._plan.local_rows(step) for step in range(self._plan.steps)]
+        return cut_batches(self._take(epoch, "train"), sizes)
+
+    def rows_of(self, split: str, epoch: int) -> Iterator[Batch]:
+        """See `Source`."""
+        if split == "val":
+            return self._take(epoch, split)
+        reads = self._plan.evaluation(split, epoch)
+        return (batch for _, batch in stream(reads, self._reader))
+
+    def _take(self, epoch: int, split: str) -> Iterator[Batch]:
+        if self._blocks is None:
+            self._blocks = stream(self._reads, self._reader)
+        while True:
+            if self._ahead is None:
+                self._ahead = next(self._blocks, None)
+            if self._ahead is None:
+                return
+            read, batch = self._ahead
+            if (read.epoch, read.split) != (epoch, split):
+                return
+            self._ahead = None
+            yield batch
+
+
+def stream(reads: Sequence[Read], reader: Reader) -> Iterator[tuple[Read, Batch]]:
+    """Reads by Ray Data, ahead and in order, with memory bounded by its back-pressure.
+
+    One task a read; the rows travel as blocks of at most `ROWS_PER_BLOCK`.
+    """
+    if not reads:
+        return
+    runtime.quiet()
+    dataset = ray.data.read_datasource(_Reads(reads, reader), override_num_blocks=len(reads))
+    dataset.context.target_max_block_size = 32 * 2**20
+    dataset.context.execution_options.preserve_order = True
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        table: Any = block
+        raw = table["inputs"].combine_chunks()
+        shape = tuple(table["shape"][0].as_py())
+        inputs = np.frombuffer(b"".join(raw.to_pylist()), np.uint8)
+        dtype = torch.uint8 if table["bits"][0].as_py() == 8 else torch.bfloat16
+        batch = Batch(
+            table["id"].to_pylist(),
+            torch.from_numpy(table["label"].to_numpy().copy()),
+            torch.from_numpy(inputs.copy()).view(dtype).reshape(len(table), *shape),
+        )
+        yield reads[table["read"][0].as_py()], batch
+
+
+class _Reads(ray.data.Datasource):
+    """One reading task an entry, whatever parallelism is asked for."""
+
+    def __init__(self, reads: Sequence[Read], reader: Reader) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._reads = reads
+        self._reader = reader
+
+    def get_read_tasks(self, *_: Any, **__: Any) -> list[ray.data.ReadTask]:
+        return [self._task(number, read) for number, read in enumerate(self._reads)]
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def _task(self, number: int, read: Read) -> ray.data.ReadTask:
+        metadata = BlockMetadata(
+            num_rows=len(read.rows), size_bytes=read.shard.bytes, input_files=None, exec_stats=None
+        )
+        reader = self._reader
+        return ray.data.ReadTask(lambda: _blocks(number, read, reader), metadata)
+
+
+def _blocks(number: int, read: Read, reader: Reader) -> Iterator[Any]:
+    torch.set_num_threads(1)  # a task has one CPU; more threads would take the trainer's
+    for batch in reader(read):
+        inputs = batch.inputs.contiguous()
+        rows = inputs.view(torch.uint8).reshape(len(batch), -1).numpy()
+        yield pa.table(
+            {
+                "id": batch.ids,
+                "label": batch.labels.numpy(),
+                "inputs": pa.array([row.tobytes() for row in rows], pa.large_binary()),
+                "shape": [list(inputs.shape[1:])] * len(batch),
+                "bits": [inputs.element_size() * 8] * len(batch),
+                "read": [number] * len(batch),
+            }
+        )

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from rtl import data
+from rtl.data import Batch, Plan
+from rtl.errors import DataError
+from rtl.shards import Manifest, Shard
+
+
+def manifest(train: tuple[int, ...] = (7, 5, 9), val: tuple[int, ...] = (4, 3)) -> Manifest:
+    shards = [
+        Shard(f"{split}/{i:05}.parquet", split, rows, 0, "")
+        for split, sizes in (("train", train), ("val", val))
+        for i, rows in enumerate(sizes)
+    ]
+    return Manifest(("a", "b"), {}, tuple(shards))
+
+
+def positions(reads: list[data.Read]) -> list[tuple[str, int]]:
+    return [(read.shard.path, int(row)) for read in reads for row in read.rows]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 6])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_workers_share_the_same_batches(num_ranks: int, epoch: int) -> None:
+    whole = positions(Plan(manifest(), seed=3, batch_size=6, views=2).train(epoch))
+    assert sorted(whole) == sorted(
+        (shard.path, row) for shard in manifest().split("train") for row in range(shard.rows)
+    )
+    plans = [Plan(manifest(), 3, 6, 2, rank, num_ranks) for rank in range(num_ranks)]
+    parts = [iter(positions(plan.train(epoch))) for plan in plans]
+    for step in range(plans[0].steps):
+        batch = [
+            next(part)
+            for plan, part in zip(plans, parts, strict=True)
+            for _ in range(plan.local_rows(step))
+        ]
+        assert batch == whole[step * 6 : step * 6 + 6]
+        assert len(batch) == plans[0].global_rows(step)
+    assert [list(part) for part in parts] == [[]] * num_ranks
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 5])
+def test_evaluation_reads_every_row_once(num_ranks: int) -> None:
+    seen = [
+        place
+        for rank in range(num_ranks)
+        for place in positions(Plan(manifest(), 0, 30, 1, rank, num_ranks).evaluation("val", 0))
+    ]
+    assert sorted(seen) == sorted(
+        (shard.path, row) for shard in manifest().split("val") for row in range(shard.rows)
+    )
+
+
+def test_epochs_cycle_through_the_views() -> None:
+    plan = Plan(manifest(), 0, 6, views=3)
+    assert [{read.view for read in plan.train(epoch)} for epoch in range(4)] == [{0}, {1}, {2}, {0}]
+    assert {read.view for read in plan.evaluation("val", 5)} == {0}
+
+
+def rows(*sizes: int) -> Iterator[Batch]:
+    start = 0
+    for size in sizes:
+        numbers = torch.arange(start, start + size)
+        yield Batch([str(int(n)) for n in numbers], numbers, numbers.reshape(-1, 1))
+        start += size
+
+
+@pytest.mark.parametrize("parts", [(10,), (3, 3, 4), (1, 0, 9), (4, 6)])
+def test_cut_batches_keeps_every_row_in_order(parts: tuple[int, ...]) -> None:
+    batches = list(data.cut_batches(rows(*parts), [4, 4, 2, 0]))
+    assert [len(batch) for batch in batches] == [4, 4, 2, 0]
+    assert torch.cat([batch.inputs for batch in batches]).flatten().tolist() == list(range(10))
+    assert [i for batch in batches for i in batch.ids] == [str(n) for n in range(10)]
+
+
+def test_missing_rows_are_an_error() -> None:
+    with pytest.raises(DataError, match="2 rows early"):
+        list(data.cut_batches(rows(3, 5), [4, 4, 2]))
