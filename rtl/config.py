@@ -87,6 +87,8 @@ class FeaturesConfig(_Section):
     """`auto` caches where it pays: when a view is used more than once, from Mixed_6a on."""
     views: int = Field(default=2, ge=1)
     """Views of each training image; epoch e trains on view e modulo `views`."""
+    memory_gb: float = Field(default=3.0, gt=0)
+    """A training process keeps its features in memory, compressed, up to this; else it streams."""
 
 
 class ModelConfig(_Section):
@@ -128,10 +130,12 @@ class TrainConfig(_Section):
     """Rows in a step over all workers."""
     workers: int = Field(default=1, ge=1)
     """Training processes; the batch is divided among them."""
-    cpus_per_worker: int = Field(default=1, ge=1)
-    """Logical CPUs that each worker reserves."""
+    cpus_per_worker: int | None = Field(default=None, ge=1)
+    """Logical CPUs that each worker reserves; null shares out all that Ray Data does not need."""
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
     """GPUs that each worker reserves: 0 trains on the CPU."""
+    metric: Literal["accuracy", "macro_f1", "auc"] = "accuracy"
+    """The `val` score that chooses the best epoch, and a search's winner."""
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     """Probability taken from the true class and spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
@@ -159,8 +163,6 @@ class SearchConfig(_Section):
     """Epochs that ASHA grants every trial."""
     reduction_factor: int = Field(default=3, ge=2)
     """ASHA lets the best one in this many go on at each rung."""
-    metric: Literal["accuracy", "macro_f1", "auc"] = "accuracy"
-    """The `val` score that chooses the winner."""
     concurrent: int | None = Field(default=None, ge=1)
     """Trials side by side; null takes as many as the cluster's CPUs or GPUs allow."""
     seed: int = Field(default=0, ge=0)

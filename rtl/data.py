@@ -145,23 +145,27 @@ def cut_batches(parts: Iterator[Batch], sizes: Sequence[int]) -> Iterator[Batch]
         ids, labels, inputs = ids[size:], labels[size:], inputs[size:]
 
 
-@dataclass(frozen=True)
 class ImageReader:
     """Reads, decodes and augments images: (3, S, S) uint8 a row."""
 
-    manifest: Manifest
-    data: DataConfig
-    seed: int
+    def __init__(self, manifest: Manifest, data: DataConfig, seed: int) -> None:
+        self._manifest = manifest
+        self._data = data
+        self._seed = seed
+        self._last: tuple[str, pa.Table] | None = None
+        """The shard read last: its parts and views follow one another."""
 
     def __call__(self, read: Read) -> Iterator[Batch]:
         """Raises DataError where the shard is not what was packed."""
-        table = shards.read_shard(self.manifest, read.shard)
+        if self._last is None or self._last[0] != read.shard.path:
+            self._last = (read.shard.path, shards.read_shard(self._manifest, read.shard))
+        table = self._last[1]
         for start in range(0, len(read.rows), ROWS_PER_BLOCK):
             rows = table.take(read.rows[start : start + ROWS_PER_BLOCK])
             ids = rows["id"].to_pylist()
             pixels = [
                 images.view(
-                    images.decode(encoded), self.data.image_size, self.data.augment, self.seed,
+                    images.decode(encoded), self._data.image_size, self._data.augment, self._seed,
                     image_id, read.view,
                 )
                 for image_id, encoded in zip(ids, rows["image"].to_pylist(), strict=True)
@@ -213,6 +217,26 @@ class Stream:
                 return
             self._ahead = None
             yield batch
+
+
+class InMemory:
+    """A `Source` whose reader remembers what it read: no Ray, no start-up."""
+
+    def __init__(self, plan: Plan, reader: Reader) -> None:
+        self._plan = plan
+        self._reader = reader
+
+    def train_batches(self, epoch: int) -> Iterator[Batch]:
+        """See `Source`."""
+        sizes = [self._plan.local_rows(step) for step in range(self._plan.steps)]
+        return cut_batches(self._rows(self._plan.train(epoch)), sizes)
+
+    def rows_of(self, split: str, epoch: int) -> Iterator[Batch]:
+        """See `Source`."""
+        return self._rows(self._plan.evaluation(split, epoch))
+
+    def _rows(self, reads: Sequence[Read]) -> Iterator[Batch]:
+        return (batch for read in reads for batch in self._reader(read))
 
 
 def stream(reads: Sequence[Read], reader: Reader) -> Iterator[tuple[Read, Batch]]:

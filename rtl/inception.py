@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import torch
@@ -49,6 +49,22 @@ class Normalize(nn.Module):
         return ((pixels / 255.0 - self.mean) / self.std).to(self.dtype)
 
 
+class Dropout(nn.Module):
+    """Dropout whose mask is set from outside: a function of (seed, step), not of the process."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.mask: torch.Tensor | None = None
+        """Factors (N, 2048), 0 or 1 / (1 - p), for the next forward in training mode."""
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """(N, 2048) to (N, 2048)."""
+        if not self.training or self.mask is None:
+            return pooled
+        return pooled * self.mask.to(pooled.dtype)
+
+
 def build(num_classes: int, dropout: float = 0.0) -> nn.Sequential:
     """The whole network with random weights: normalised (N, 3, H, W) to logits (N, num_classes)."""
     source = Inception3(aux_logits=False, transform_input=False, init_weights=False)
@@ -59,7 +75,7 @@ def build(num_classes: int, dropout: float = 0.0) -> nn.Sequential:
             layers[_POOL_AFTER[name]] = nn.MaxPool2d(kernel_size=3, stride=2)
     layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten(1)
-    layers["dropout"] = nn.Dropout(dropout)
+    layers["dropout"] = Dropout(dropout)
     layers["fc"] = nn.Linear(2048, num_classes)
     return nn.Sequential(layers)
 
@@ -78,6 +94,21 @@ def split(network: nn.Sequential, unfrozen_layers: int) -> tuple[nn.Sequential, 
         at = names.index(BLOCKS[len(BLOCKS) - unfrozen_layers])
     trunk, tail = OrderedDict(children[:at]), OrderedDict(children[at:])
     return nn.Sequential(trunk), nn.Sequential(tail)
+
+
+def taps(network: nn.Sequential, depths: Collection[int]) -> dict[int, nn.Sequential]:
+    """The trunk of the deepest tail, then what lies between it and each shallower tail's cut.
+
+    By k, in forward order: run one after the other, each part gives the features of its k.
+    """
+    children = list(network.named_children())
+    parts: dict[int, nn.Sequential] = {}
+    start = 0
+    for k in sorted(depths, reverse=True):
+        end = len(split(network, k)[0])
+        parts[k] = nn.Sequential(OrderedDict(children[start:end]))
+        start = end
+    return parts
 
 
 def init_head(network: nn.Sequential, seed: int) -> None:

@@ -25,9 +25,9 @@ class Pretrained:
 
     state: dict[str, torch.Tensor]
     """fp32, torchvision's names; the classifier may be missing."""
-    mean: tuple[float, ...]
+    mean: tuple[float, float, float]
     """Of the RGB scaled to 0..1, channel by channel."""
-    std: tuple[float, ...]
+    std: tuple[float, float, float]
     sha256: str
     """Of the file that they came from."""
     source: str
@@ -65,7 +65,7 @@ def _packaged() -> Pretrained:
         for name, value in raw.items()
         if value.dtype == torch.uint8
     }
-    return Pretrained(state, (0.0,) * 3, (1.0,) * 3, PACKAGED_SHA256, "packaged")
+    return Pretrained(state, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), PACKAGED_SHA256, "packaged")
 
 
 def _imagenet(storage_root: str) -> Pretrained:
@@ -108,4 +108,6 @@ def _from_bytes(data: bytes, source: str) -> Pretrained:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise WeightsError(f"{source} holds no state_dict (names to tensors); save one.")
     kept = {n: t.float() for n, t in state.items() if not n.startswith("AuxLogits.")}
-    return Pretrained(kept, (0.5,) * 3, (0.5,) * 3, hashlib.sha256(data).hexdigest(), source)
+    return Pretrained(
+        kept, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), hashlib.sha256(data).hexdigest(), source
+    )

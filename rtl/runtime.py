@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 from rtl.errors import ResourceError
+
+Progress = Callable[[int, int], None]
+"""Told what is done and the total; called in the driver."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """Tells nobody."""
+
 
 THREAD_ENV = {
     # Ray starts workers with OMP_NUM_THREADS = num_cpus and a malloc that returns the network's
@@ -43,6 +52,7 @@ def connect(num_cpus: int | None = None) -> None:
     options: dict[str, Any] = {"address": address} if address else {"num_cpus": num_cpus}
     if not address:
         options["include_dashboard"] = False
+        os.environ.update(THREAD_ENV)  # the workers of a cluster that starts here inherit it
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except ConnectionError as error:

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtl import local_s3
+from rtl import local_s3, shards, storage
+from rtl.shards import Manifest
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
@@ -39,6 +40,31 @@ def make_folder(root: Path, per_class: int, labels: tuple[str, ...] = tuple(COLO
         for i in range(per_class):
             (root / label / f"{i:04}.jpg").write_bytes(make_image(label, i))
     return root
+
+
+def make_dataset(
+    uri: str, train: int = 24, val: int = 12, test: int = 12, shard_rows: int = 10
+) -> Manifest:
+    """A packed data set of generated photos, its classes in turn, its splits distinct."""
+    classes = tuple(COLOURS)
+    found, counts, start = [], {}, 0
+    for split, rows in (("train", train), ("val", val), ("test", test)):
+        numbers = range(start, start + rows)
+        start += rows
+        counts[split] = tuple(
+            sum(n % len(classes) == label for n in numbers) for label in range(len(classes))
+        )
+        for part in range(0, rows, shard_rows):
+            chosen = numbers[part : part + shard_rows]
+            labels = [n % len(classes) for n in chosen]
+            pixels = [make_image(classes[k], n) for n, k in zip(chosen, labels, strict=True)]
+            encoded = shards.encode_shard([f"{n:05}" for n in chosen], pixels, labels)
+            path = f"{split}/{part // shard_rows:05}.parquet"
+            storage.write_bytes(storage.join(uri, path), encoded)
+            found.append(shards.Shard(path, split, len(chosen), **storage.describe(encoded)))
+    manifest = Manifest(classes, counts, tuple(found))
+    manifest.save(uri)
+    return shards.load_manifest(uri)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,284 @@
+"""The training loop: one process's part of a fit, wherever it runs.
+
+A worker of a TorchTrainer, a trial of a search and a test run the same `fit`; what differs is in
+`Hooks`. The numbers do not depend on how many workers share a batch: the loss is the mean over all
+rows of the batch, and the dropout masks are drawn for the whole batch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rtl import device as devices
+from rtl import inception, metrics
+from rtl.checkpoint import Checkpoint, Epoch
+from rtl.config import Config, OptimizerConfig
+from rtl.data import Batch, Plan, Source
+from rtl.errors import DataError, TrainingError
+from rtl.metrics import Mean, Predictions, Scores
+from rtl.pretrained import Pretrained
+
+T = TypeVar("T")
+
+
+class Hooks:
+    """What a fit needs from where it runs; as it stands, one process on its own that tells nobody.
+
+    A worker of a TorchTrainer and a trial of a search each override what they have.
+    """
+
+    def report(self, epoch: Epoch) -> None:
+        """Called in every process after each epoch, its checkpoint being committed."""
+
+    def progress(self, epoch: int, rows: int) -> None:
+        """Called after each step with the epoch and its rows so far, over all workers."""
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Commits a checkpoint; called in every process, with equal content."""
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, in all of them, ordered by rank."""
+        return [value]
+
+    def wrap(self, tail: nn.Module) -> nn.Module:
+        """Makes the tail average its gradients over the workers."""
+        return tail
+
+
+class Learner:
+    """A pretrained network cut for training: the folded frozen trunk and the trainable tail."""
+
+    def __init__(
+        self, config: Config, num_classes: int, pretrained: Pretrained, device: torch.device
+    ) -> None:
+        self.network = inception.build(num_classes, config.model.dropout)
+        inception.load_part(self.network, pretrained.state)
+        inception.init_head(self.network, config.train.seed)
+        self._trunk, tail = inception.split(self.network, config.model.unfrozen_layers)
+        self._pretrained = pretrained
+        self.dtype = devices.resolve_precision(config.model.precision, device)
+        self.device = device
+        self.tail = tail.to(device).to(memory_format=torch.channels_last)
+        self.num_classes = num_classes
+
+    @cached_property
+    def frozen(self) -> inception.Frozen:
+        """The trunk for inference; a fit on cached features never makes it."""
+        mean, std = self._pretrained.mean, self._pretrained.std
+        return inception.Frozen(self._trunk, mean, std, self.device, self.dtype)
+
+    def features(self, inputs: torch.Tensor) -> torch.Tensor:
+        """What the tail sees, in fp32: of uint8 images the trunk's output, else the features."""
+        inputs = devices.to_device(inputs, self.device)
+        if inputs.dtype == torch.uint8:
+            inputs = self.frozen(inputs)
+            if len(self._trunk):
+                # Features are cached in bf16: rounded here as well, both kinds of fit are equal.
+                inputs = inputs.to(torch.bfloat16)
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        inputs = inputs.to(torch.float32)
+        return inputs.clone() if inputs.is_inference() else inputs
+
+    def logits(self, features: torch.Tensor, tail: nn.Module | None = None) -> torch.Tensor:
+        """fp32 (N, C), by the tail or by what wraps it."""
+        with devices.autocast(self.device, self.dtype):
+            output: torch.Tensor = (tail or self.tail)(features)
+        return output.float()
+
+    def predict(self, batches: Iterator[Batch]) -> Predictions:
+        """Probabilities of all rows of one process, in fp32."""
+        self.tail.eval()
+        ids: list[str] = []
+        labels, probabilities = [], []
+        with torch.inference_mode():
+            for batch in batches:
+                if len(batch):
+                    logits = self.logits(self.features(batch.inputs))
+                    ids += batch.ids
+                    labels.append(batch.labels.numpy())
+                    probabilities.append(logits.softmax(dim=1).cpu().numpy())
+        if not ids:
+            none = np.empty((0, self.num_classes), np.float32)
+            return Predictions([], np.empty(0, np.int64), none)
+        return Predictions(ids, np.concatenate(labels), np.concatenate(probabilities))
+
+
+def fit(
+    learner: Learner,
+    source: Source,
+    plan: Plan,
+    config: Config,
+    hooks: Hooks,
+    start: Checkpoint | None = None,
+) -> Checkpoint:
+    """Trains until the last epoch or until patience ends; `start` is where an earlier fit stopped.
+
+    Returns the last state. Raises TrainingError for a loss that is no number.
+    """
+    manifest, settings = plan.manifest, config.train
+    optimizer = make_optimizer(learner.tail, config.optimizer)
+    weights = torch.from_numpy(_class_weights(manifest.counts["train"], settings.class_weights))
+    weights = weights.to(learner.device)
+    total_steps = settings.epochs * plan.steps
+    if start is not None:
+        learner.tail.load_state_dict(start.tail)
+        optimizer.load_state_dict(start.optimizer)
+    tail = hooks.wrap(learner.tail)
+    state = start
+    while not finished(state, settings.epochs, settings.patience, settings.metric):
+        history = state.history if state else ()
+        epoch, started = len(history), time.monotonic()
+        inception.set_train_mode(learner.tail, config.model.batch_norm)
+        losses, rows = Mean(), 0
+        for step, batch in enumerate(source.train_batches(epoch)):
+            number = epoch * plan.steps + step
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * lr_factor(
+                    number, total_steps, config.optimizer.warmup_fraction
+                )
+            loss = _step(learner, tail, optimizer, batch, weights, plan, config, epoch, step)
+            losses.add(loss, len(batch))
+            rows += plan.global_rows(step)
+            hooks.progress(epoch, rows)
+        trained_s = time.monotonic() - started
+        predictions = metrics.gather(
+            hooks.gather(learner.predict(source.rows_of("val", epoch))), manifest.rows("val")
+        )
+        done = Epoch(
+            epoch=epoch,
+            train_loss=_merge(hooks.gather(losses)).value,
+            lr=optimizer.param_groups[0]["lr"],
+            val=metrics.evaluate(predictions.probabilities, predictions.labels, manifest.classes),
+            seconds=time.monotonic() - started,
+            rows_per_s=rows / trained_s,
+        )
+        history = (*history, done)
+        state = Checkpoint(
+            history, best_epoch(history, settings.metric),
+            learner.tail.state_dict(), optimizer.state_dict(),
+        )  # fmt: skip
+        hooks.save(state)
+        hooks.report(done)
+    if state is None:
+        raise TrainingError(f"train.epochs is {settings.epochs}; at least 1 is needed.")
+    return state
+
+
+def _step(
+    learner: Learner,
+    tail: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    weights: torch.Tensor,
+    plan: Plan,
+    config: Config,
+    epoch: int,
+    step: int,
+) -> float:
+    """One optimizer step; the sum of the losses over this worker's rows."""
+    number = epoch * plan.steps + step
+    features = learner.features(batch.inputs)
+    labels = devices.to_device(batch.labels, learner.device)
+    dropout = learner.tail.get_submodule("dropout")
+    if isinstance(dropout, inception.Dropout) and dropout.p:
+        mask = dropout_mask(plan.batch_size, dropout.p, config.train.seed, number)
+        first = plan.rank * (plan.batch_size // plan.num_ranks)
+        dropout.mask = devices.to_device(mask[first : first + len(batch)], learner.device)
+    logits = learner.logits(features, tail)
+    losses = functional.cross_entropy(
+        logits, labels, reduction="none", label_smoothing=config.train.label_smoothing
+    )
+    total = (losses * weights[labels]).sum()
+    # Averaged over the workers, the gradient is that of the mean over all rows of the batch.
+    loss = total * plan.num_ranks / plan.global_rows(step)
+    value = float(total.detach())
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"The loss is {value} in step {step} of epoch {epoch}; it must be a number. Lower "
+            f"optimizer.lr ({config.optimizer.lr:g}) or set model.precision=fp32."
+        )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(learner.tail.parameters(), config.optimizer.max_grad_norm)
+    optimizer.step()
+    return value
+
+
+def make_optimizer(tail: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW in four groups: head or blocks, with weight decay or (BatchNorm, biases) without."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in tail.named_parameters():
+        groups.setdefault((name.startswith("fc."), parameter.ndim > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.lr,
+                "peak": config.lr if head else config.lr * config.tail_lr_factor,
+                "weight_decay": config.weight_decay if decay else 0.0,
+            }
+            for (head, decay), parameters in sorted(groups.items(), reverse=True)
+        ]
+    )
+
+
+def lr_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
+    """Share of the peak learning rate: a linear rise, then half a cosine to zero."""
+    warmup = warmup_fraction * total_steps
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total_steps - warmup)))
+
+
+def dropout_mask(rows: int, p: float, seed: int, step: int) -> torch.Tensor:
+    """Factors (rows, 2048) for a whole batch: 0 with probability p, else 1 / (1 - p)."""
+    generator = torch.Generator().manual_seed((seed << 32) + step)
+    return (torch.rand(rows, 2048, generator=generator) >= p).float() / (1 - p)
+
+
+def best_epoch(history: tuple[Epoch, ...], metric: str) -> int:
+    """The epoch with the highest `val` score, of equals that with the lowest log loss."""
+    return max(history, key=lambda e: (e.val.score(metric), -e.val.log_loss)).epoch
+
+
+def finished(state: Checkpoint | None, epochs: int, patience: int | None, metric: str) -> bool:
+    """Whether all epochs are done, or `patience` of them brought no better score."""
+    if state is None:
+        return False
+    done = len(state.history)
+    stale = done - 1 - best_epoch(state.history, metric)
+    return done >= epochs or (patience is not None and stale >= patience)
+
+
+def evaluate(learner: Learner, source: Source, plan: Plan, split: str, hooks: Hooks) -> Scores:
+    """All rows of a split, by all workers together."""
+    parts = hooks.gather(learner.predict(source.rows_of(split, 0)))
+    whole = metrics.gather(parts, plan.manifest.rows(split))
+    return metrics.evaluate(whole.probabilities, whole.labels, plan.manifest.classes)
+
+
+def _class_weights(counts: tuple[int, ...], policy: str) -> np.ndarray:
+    """fp32 (C,), with mean 1 over the training rows."""
+    shares = np.array(counts, np.float64)
+    if (shares == 0).any():
+        missing = int((shares == 0).argmax())
+        raise DataError(f"Class number {missing} has no training row; pack again without it.")
+    weights = 1 / shares if policy == "balanced" else np.ones_like(shares)
+    return np.asarray(weights * shares.sum() / (weights * shares).sum(), np.float32)
+
+
+def _merge(parts: list[Mean]) -> Mean:
+    whole = Mean()
+    for part in parts:
+        whole = whole.merge(part)
+    return whole

@@ -1,0 +1,125 @@
+"""A run's folder: who owns the name, what it was started with, and how it ended."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rtl import storage
+from rtl.config import Config
+from rtl.errors import ConfigError, NotFoundError, RunExistsError
+from rtl.metrics import Scores
+
+Kind = Literal["train", "search"]
+
+_FREE_KEYS = ("train.workers", "train.cpus_per_worker", "train.max_failures", "search.concurrent",
+              "features.memory_gb", "storage")  # fmt: skip
+"""Keys that change how fast a run goes, not what it gives: a resumed run may set them anew."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    name: str
+    kind: Kind
+    bundle: str
+    """URI of the finished model."""
+    version: int
+    """Its number in the registry."""
+    unfrozen_layers: int
+    lr: float
+    best_epoch: int
+    epochs: int
+    """That were run."""
+    val: Scores
+    test: Scores | None
+    """None where the data set has no `test` rows."""
+    seconds: float
+    """From the start of the command to the bundle."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` is the inverse."""
+        test = self.test.to_dict() if self.test else None
+        return {**vars(self), "val": self.val.to_dict(), "test": test}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Result:
+        """The inverse of `to_dict`."""
+        test = Scores.from_dict(content["test"]) if content["test"] else None
+        return cls(**{**content, "val": Scores.from_dict(content["val"]), "test": test})
+
+
+def locate(config: Config) -> str:
+    """The run's URI. Raises ConfigError without a name."""
+    if config.name is None:
+        raise ConfigError("The run has no name; give one with --name NAME or name: in the recipe.")
+    return storage.join(config.storage, "runs", config.name)
+
+
+def claim(config: Config, kind: Kind, manifest_digest: str, resume: bool) -> str:
+    """Takes the name for a new run, or checks that `resume` goes on with the same one.
+
+    Returns the run's URI. Raises RunExistsError for a used name, or for one that is resumed with
+    another config, data set or verb.
+    """
+    uri = locate(config)
+    record = {
+        "kind": kind,
+        "config": config.to_dict(),
+        "manifest_digest": manifest_digest,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "owner": secrets.token_hex(8),
+    }
+    path = storage.join(uri, "run.json")
+    if storage.create(path, json.dumps(record, indent=1, sort_keys=True).encode()):
+        return uri
+    if not resume:
+        raise RunExistsError(
+            f"The run name {config.name!r} is used at {uri}. Go on with it by --resume, or choose "
+            "another name."
+        )
+    earlier = storage.read_json(path)
+    if earlier["kind"] != kind:
+        raise RunExistsError(f"{config.name!r} is a {earlier['kind']} run; resume it as one.")
+    if earlier["manifest_digest"] != manifest_digest:
+        raise RunExistsError(
+            f"{config.name!r} was started on another data set (digest "
+            f"{earlier['manifest_digest'][:12]}, now {manifest_digest[:12]}); choose another name."
+        )
+    differing = differences(earlier["config"], record["config"])
+    if differing:
+        raise RunExistsError(
+            f"{config.name!r} was started with another config: {'; '.join(differing)}. Resume it "
+            "with the same values, or choose another name."
+        )
+    return uri
+
+
+def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
+    """The keys that decide a result and differ, each with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted({*before, *now} - {"serve"}) if not prefix else sorted({*before, *now})
+        return [
+            line
+            for key in keys
+            for line in differences(before.get(key), now.get(key), f"{prefix}{key}.")
+        ]
+    key = prefix.removesuffix(".")
+    return [f"{key} was {before!r}, is {now!r}"] if before != now and key not in _FREE_KEYS else []
+
+
+def result(uri: str) -> Result | None:
+    """How the run ended; None while it has not."""
+    try:
+        return Result.from_dict(storage.read_json(storage.join(uri, "result.json")))
+    except NotFoundError:
+        return None
+
+
+def finish(uri: str, outcome: Result) -> None:
+    """Writes the result, a run's last act."""
+    storage.write_json(storage.join(uri, "result.json"), outcome.to_dict())

@@ -1,0 +1,318 @@
+"""`rtl train`: one fit by a TorchTrainer, from committed shards to a bundle in the registry.
+
+The driver claims the run's name, checks that the cluster can hold what is asked for, has the frozen
+trunk's features computed where that pays, and starts the workers. They find their way on from the
+run's last committed checkpoint, so that a lost worker, a lost driver and `--resume` are one case.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shutil
+import tempfile
+import time
+from typing import Any, TypeVar
+
+import ray
+import torch
+from torch import nn
+
+from rtl import bundle, features, pretrained, registry, run, runtime, storage
+from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
+from rtl.config import Config
+from rtl.data import ImageReader, InMemory, Plan, Source, Stream
+from rtl.errors import ConfigError, DataError, ResourceError, TrainingError
+from rtl.features import FeatureReader, Features
+from rtl.loop import Hooks, Learner, evaluate, fit
+from rtl.metrics import Scores
+from rtl.progress import Watcher, mailbox
+from rtl.shards import Manifest, load_manifest
+
+T = TypeVar("T")
+
+
+def train(config: Config, resume: bool = False, watcher: Watcher | None = None) -> run.Result:
+    """Runs one fit to its end and registers its bundle. Ray is connected already.
+
+    Raises ConfigError, DataError, RunExistsError, ResourceError, WeightsError, TrainingError or
+    StorageError, each before anything is started where that can be known.
+    """
+    started = time.monotonic()
+    watcher = watcher or Watcher()
+    config, manifest = prepare(config)
+    k = config.model.unfrozen_layers
+    cached = features.pays(config, k)
+    config = share_cpus(config, data_cpus=0 if cached else 1)
+    uri = run.claim(config, "train", manifest.digest, resume)
+    done = run.result(uri)
+    if done is not None:
+        return done
+    if cached:
+        features.build(config, manifest, [k], watcher.features)
+    with mailbox(watcher) as box:
+        _fit(config, uri, box)
+        error = ray.get(box.error.remote())
+    if error is not None:
+        raise error
+    outcome = storage.read_json(storage.join(uri, "outcome.json"))
+    return conclude(config, "train", uri, outcome, time.monotonic() - started)
+
+
+def prepare(config: Config) -> tuple[Config, Manifest]:
+    """The config with absolute URIs, and the data set, both checked for a fit."""
+    if config.data.uri is None:
+        raise ConfigError("data.uri is not set; give the packed data set with --data URI.")
+    config = config.replace(
+        storage=storage.normalize(config.storage),
+        data={"uri": storage.normalize(config.data.uri)},
+    )
+    manifest = load_manifest(str(config.data.uri))
+    for split in ("train", "val"):
+        if not manifest.rows(split):
+            raise DataError(
+                f"{manifest.uri} has no {split} rows; pack it again with {split} rows in the "
+                "source or pack.val_fraction above 0."
+            )
+    if config.train.workers > 1 and manifest.rows("train") < config.train.batch_size:
+        raise ConfigError(
+            f"train.batch_size is {config.train.batch_size}, the data set has "
+            f"{manifest.rows('train')} training rows; with several workers a batch must be full."
+        )
+    pretrained.load(config.model.weights, config.storage)
+    return config, manifest
+
+
+def share_cpus(config: Config, data_cpus: int) -> Config:
+    """Gives each worker its CPUs and checks that the cluster has them all.
+
+    Raises ResourceError with the arithmetic.
+    """
+    settings = config.train
+    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    cpus = settings.cpus_per_worker
+    if cpus is None:
+        free = int(sum(nodes)) - data_cpus
+        cpus = max(1, min(free // settings.workers, int(max(nodes, default=1))))
+    runtime.check_resources("Training", settings.workers, cpus, settings.gpus_per_worker, data_cpus)
+    return config.replace(train={"cpus_per_worker": cpus})
+
+
+def make_source(config: Config, plan: Plan, first_epoch: int) -> Source:
+    """Features from memory, features from storage or images, whichever the config and data give."""
+    k = config.model.unfrozen_layers
+    if not features.pays(config, k):
+        reader = ImageReader(plan.manifest, config.data, config.train.seed)
+        return Stream(plan, reader, first_epoch, config.train.epochs)
+    found = find_features(config, plan.manifest)
+    if found.bytes <= config.features.memory_gb * 1e9:
+        return InMemory(plan, FeatureReader(found, keep=True))
+    return Stream(plan, FeatureReader(found, keep=False), first_epoch, config.train.epochs)
+
+
+def find_features(config: Config, manifest: Manifest) -> Features:
+    """The committed features of a fit. Raises DataError where they are gone."""
+    weights = pretrained.load(config.model.weights, config.storage)
+    uri = features.locate(config, manifest, weights.sha256, config.model.unfrozen_layers)
+    found = features.load(uri)
+    if found is None:
+        raise DataError(f"The features at {uri} are gone; run the same command again.")
+    return found
+
+
+def write_outcome(
+    uri: str,
+    config: Config,
+    manifest: Manifest,
+    learner: Learner,
+    state: Checkpoint,
+    test: Scores | None,
+) -> None:
+    """The bundle of the best epoch, whose weights the learner holds, and `outcome.json`."""
+    best = state.history[state.best]
+    weights = pretrained.load(config.model.weights, config.storage)
+    info = bundle.BundleInfo(
+        name=str(config.name),
+        classes=manifest.classes,
+        unfrozen_layers=config.model.unfrozen_layers,
+        image_size=config.data.image_size,
+        mean=weights.mean,
+        std=weights.std,
+        weights={"source": weights.source, "sha256": weights.sha256},
+        temperature=1.0,
+        metrics={"val": best.val.to_dict(), "test": test.to_dict() if test else None},
+        manifest_digest=manifest.digest,
+        config=config.to_dict(),
+        versions={
+            "python": platform.python_version(), "torch": torch.__version__,
+            "ray": ray.__version__,
+        },
+        cost={"train_seconds": sum(epoch.seconds for epoch in state.history)},
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )  # fmt: skip
+    bundle.save(storage.join(uri, "bundle"), info, learner.network)
+    outcome = {
+        "history": [epoch.to_dict() for epoch in state.history],
+        "best": state.best,
+        "unfrozen_layers": config.model.unfrozen_layers,
+        "lr": config.optimizer.lr,
+        "test": test.to_dict() if test else None,
+    }
+    storage.write_json(storage.join(uri, "outcome.json"), outcome)
+
+
+def conclude(
+    config: Config, kind: run.Kind, uri: str, outcome: dict[str, Any], seconds: float
+) -> run.Result:
+    """Registers the run's bundle and writes its result."""
+    bundle_uri = storage.join(uri, "bundle")
+    version = registry.register(config.storage, str(config.name), bundle_uri)
+    history = [Epoch.from_dict(epoch) for epoch in outcome["history"]]
+    result = run.Result(
+        name=str(config.name),
+        kind=kind,
+        bundle=bundle_uri,
+        version=version,
+        unfrozen_layers=outcome["unfrozen_layers"],
+        lr=outcome["lr"],
+        best_epoch=outcome["best"],
+        epochs=len(history),
+        val=history[outcome["best"]].val,
+        test=Scores.from_dict(outcome["test"]) if outcome["test"] else None,
+        seconds=seconds,
+    )
+    run.finish(uri, result)
+    return result
+
+
+def _fit(config: Config, uri: str, box: Any) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    settings = config.train
+    cpus = settings.cpus_per_worker or 1
+    # Ray's own records: its checkpoints are not used, so they need not outlive the attempt.
+    folder = tempfile.mkdtemp(prefix="rtl-train-")
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"config": config.to_dict(), "uri": uri, "mailbox": box},
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu=bool(settings.gpus_per_worker),
+            resources_per_worker={"CPU": cpus}
+            | ({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}),
+        ),
+        run_config=RunConfig(
+            name="attempt",
+            storage_path=folder,
+            failure_config=FailureConfig(max_failures=settings.max_failures),
+            worker_runtime_env={"env_vars": runtime.env_vars(cpus)},  # type: ignore[call-arg]
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise TrainingError(
+            f"Training stopped after {settings.max_failures} restarts (train.max_failures): "
+            f"{str(error).strip().splitlines()[-1]}. Its last commit stands: go on with --resume."
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _worker(loop_config: dict[str, Any]) -> None:
+    """What each worker of the TorchTrainer runs."""
+    import ray.train
+
+    from rtl.config import from_dict
+
+    box = loop_config["mailbox"]
+    if ray.get(box.error.remote()) is not None:
+        return  # the attempt before failed for a reason that stays
+    context = ray.train.get_context()
+    config, uri = from_dict(loop_config["config"]), loop_config["uri"]
+    runtime.quiet()
+    torch.set_num_threads(config.train.cpus_per_worker or 1)
+    try:
+        _fit_and_judge(config, uri, _WorkerHooks(uri, box), context)
+    except (TrainingError, DataError, ConfigError, ResourceError) as error:
+        ray.get(box.fail.remote(error))
+        raise
+
+
+def _fit_and_judge(config: Config, uri: str, hooks: _WorkerHooks, context: Any) -> None:
+    import ray.train.torch
+
+    manifest = load_manifest(str(config.data.uri))
+    plan = Plan(
+        manifest, config.train.seed, config.train.batch_size, config.features.views,
+        context.get_world_rank(), context.get_world_size(),
+    )  # fmt: skip
+    weights = pretrained.load(config.model.weights, config.storage)
+    device = ray.train.torch.get_device()
+    learner = Learner(config, len(manifest.classes), weights, device)
+    checkpoints = Checkpoints(storage.join(uri, "checkpoints"))
+    start = checkpoints.last()
+    source = make_source(config, plan, len(start.history) if start else 0)
+    state = fit(learner, source, plan, config, hooks, start)
+    test = judge(learner, source, plan, checkpoints, state, hooks)
+    if plan.rank == 0:
+        write_outcome(uri, config, manifest, learner, state, test)
+
+
+def judge(
+    learner: Learner,
+    source: Source,
+    plan: Plan,
+    checkpoints: Checkpoints,
+    state: Checkpoint,
+    hooks: Hooks,
+) -> Scores | None:
+    """Puts the best epoch's weights into the learner and opens `test`, once, with them."""
+    learner.tail.load_state_dict(checkpoints.read(state.best).tail)
+    return evaluate(learner, source, plan, "test", hooks) if plan.manifest.rows("test") else None
+
+
+class _WorkerHooks(Hooks):
+    """A worker of the TorchTrainer: rank 0 commits and tells the driver."""
+
+    def __init__(self, uri: str, box: Any) -> None:
+        import ray.train
+
+        context = ray.train.get_context()
+        self._leads = context.get_world_rank() == 0
+        self._ranks = context.get_world_size()
+        self._checkpoints = Checkpoints(storage.join(uri, "checkpoints"))
+        self._box = box
+
+    def report(self, epoch: Epoch) -> None:
+        """See `Hooks`."""
+        if self._leads:
+            self._box.put.remote(("epoch", epoch.to_dict()))
+
+    def progress(self, epoch: int, rows: int) -> None:
+        """See `Hooks`."""
+        if self._leads:
+            self._box.put.remote(("step", (epoch, rows)))
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """See `Hooks`; no worker goes on before the commit stands."""
+        if self._leads:
+            self._checkpoints.save(checkpoint)
+        self.gather(None)
+
+    def gather(self, value: T) -> list[T]:
+        """See `Hooks`."""
+        if self._ranks == 1:
+            return [value]
+        values: list[Any] = [None] * self._ranks
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def wrap(self, tail: nn.Module) -> nn.Module:
+        """See `Hooks`."""
+        import ray.train.torch
+
+        wrapped: nn.Module = ray.train.torch.prepare_model(tail)
+        return wrapped

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rtl import bundle, config, features, run, runtime, storage, train
+from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
+from rtl.config import Config
+from rtl.data import ImageReader, InMemory, Plan
+from rtl.errors import ConfigError, ResourceError, RunExistsError, TrainingError
+from rtl.features import FeatureReader
+from rtl.loop import Hooks, Learner, fit
+from rtl.pretrained import load as load_weights
+from rtl.progress import Watcher
+from rtl.shards import Manifest
+from tests.conftest import make_dataset
+
+
+def make_config(uri: str, name: str = "fit", **sections: Any) -> Config:
+    base = config.load().replace(
+        name=name,
+        storage=f"{uri}/root",
+        data={"uri": f"{uri}/data", "image_size": 80},
+        train={"epochs": 2, "batch_size": 8, "cpus_per_worker": 1},
+        model={"unfrozen_layers": 1},
+        optimizer={"lr": 3e-3},
+        features={"cache": "off"},
+    )
+    return base.replace(**sections)
+
+
+class Recorder(Hooks):
+    """Keeps what a fit commits, and stops it after an epoch where asked to."""
+
+    def __init__(self, uri: str, stop_after: int | None = None) -> None:
+        self.checkpoints = Checkpoints(uri)
+        self._stop_after = stop_after
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        self.checkpoints.save(checkpoint)
+
+    def report(self, epoch: Epoch) -> None:
+        if epoch.epoch == self._stop_after:
+            raise KeyboardInterrupt
+
+
+def fit_here(settings: Config, manifest: Manifest, hooks: Hooks, reader: Any = None) -> Checkpoint:
+    plan = Plan(manifest, settings.train.seed, settings.train.batch_size, settings.features.views)
+    reader = reader or ImageReader(manifest, settings.data, settings.train.seed)
+    weights = load_weights("packaged", settings.storage)
+    learner = Learner(settings, len(manifest.classes), weights, torch.device("cpu"))
+    start = hooks.checkpoints.last() if isinstance(hooks, Recorder) else None
+    return fit(learner, InMemory(plan, reader), plan, settings, hooks, start)
+
+
+def test_a_stopped_and_resumed_fit_ends_with_the_same_weights(tmp_path: Path) -> None:
+    manifest = make_dataset(str(tmp_path / "data"))
+    settings = make_config(str(tmp_path), train={"epochs": 3})
+    whole = fit_here(settings, manifest, Recorder(str(tmp_path / "whole")))
+    with pytest.raises(KeyboardInterrupt):
+        fit_here(settings, manifest, Recorder(str(tmp_path / "cut"), stop_after=0))
+    resumed = fit_here(settings, manifest, Recorder(str(tmp_path / "cut")))
+    assert [e.train_loss for e in resumed.history] == [e.train_loss for e in whole.history]
+    assert whole.history[0].train_loss > whole.history[-1].train_loss
+    for name, tensor in whole.tail.items():
+        assert torch.equal(tensor, resumed.tail[name]), name
+
+
+def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
+    manifest = make_dataset(str(tmp_path / "data"))
+    settings = make_config(str(tmp_path), optimizer={"lr": 1e30, "warmup_fraction": 0.0})
+    with pytest.raises(TrainingError, match=r"optimizer\.lr"):
+        fit_here(settings, manifest, Hooks())
+
+
+def test_an_uncommitted_checkpoint_does_not_exist(tmp_path: Path) -> None:
+    manifest = make_dataset(str(tmp_path / "data"))
+    recorder = Recorder(str(tmp_path / "c"))
+    fit_here(make_config(str(tmp_path)), manifest, recorder)
+    storage.delete(str(tmp_path / "c" / "0001" / "COMMIT"))
+    last = recorder.checkpoints.last()
+    assert last is None or last.history[-1].epoch == 0
+
+
+def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
+    manifest = make_dataset(f"{s3}/data", train=48)
+    settings = make_config(
+        s3, train={"epochs": 4, "patience": 4}, features={"cache": "on"},
+        model={"unfrozen_layers": 0},
+    )  # fmt: skip
+    epochs: list[Epoch] = []
+    steps: list[tuple[int, int]] = []
+    watcher = Watcher(step=lambda *step: steps.append(step), epoch=epochs.append)
+    result = train.train(settings, watcher=watcher)
+    assert [epoch.epoch for epoch in epochs] == [0, 1, 2, 3]
+    assert steps[-1] == (3, 48)
+    assert result.test is not None
+    assert result.test.rows == 12
+    assert result.test.accuracy.value >= 0.75  # 1/3 by chance
+    # The bundle alone gives the same answers from the encoded images.
+    classifier = bundle.Classifier.load(result.bundle)
+    reader = ImageReader(manifest, settings.data, 0)
+    plan = Plan(manifest, 0, 8, 1)
+    right = sum(
+        int((classifier.predict(batch.inputs).argmax(1) == batch.labels).sum())
+        for batch in InMemory(plan, reader).rows_of("test", 0)
+    )
+    assert right / 12 == result.test.accuracy.value
+    assert train.train(settings, resume=True) == result  # a finished run is not run again
+    with pytest.raises(RunExistsError, match="--resume"):
+        train.train(settings)
+    with pytest.raises(RunExistsError, match=r"optimizer\.lr was 0\.003, is 0\.1"):
+        train.train(settings.replace(optimizer={"lr": 0.1}), resume=True)
+
+
+def test_one_worker_and_two_give_the_same_losses(tmp_path: Path, ray_cluster: None) -> None:
+    make_dataset(str(tmp_path / "data"), train=28)
+    losses = []
+    for workers in (1, 2):
+        epochs: list[Epoch] = []
+        settings = make_config(
+            str(tmp_path), name=f"w{workers}", train={"workers": workers, "epochs": 2}
+        )
+        train.train(settings, watcher=Watcher(epoch=epochs.append))
+        losses.append([(e.train_loss, e.val.log_loss) for e in epochs])
+    assert losses[0] == [pytest.approx(pair, rel=1e-3) for pair in losses[1]]
+
+
+def test_cached_and_uncached_fits_see_the_same_numbers(tmp_path: Path, ray_cluster: None) -> None:
+    manifest = make_dataset(str(tmp_path / "data"))
+    settings = make_config(str(tmp_path), model={"precision": "fp32"}, features={"views": 2})
+    found = features.build(settings, manifest, [0, 1, 2])
+    assert found[1].shape == (2048, 1, 1) or found[1].shape[0] == 2048
+    cached = fit_here(settings, manifest, Hooks(), FeatureReader(found[1], keep=True))
+    plain = fit_here(settings, manifest, Hooks())
+    assert [e.train_loss for e in cached.history] == pytest.approx(
+        [e.train_loss for e in plain.history], rel=1e-3
+    )
+    again = features.build(settings, manifest, [1], lambda *_: pytest.fail("computed again"))
+    assert again[1] == found[1]
+    other = settings.replace(data={"image_size": 96})
+    assert features.locate(other, manifest, "w", 1) != features.locate(settings, manifest, "w", 1)
+
+
+@pytest.mark.parametrize(
+    ("sections", "error", "says"),
+    [
+        ({"train": {"workers": 4, "batch_size": 8}}, ResourceError, r"4 x 1 CPUs .* \+ 1 .* = 5"),
+        ({"train": {"gpus_per_worker": 1}}, ResourceError, "GPU"),
+        ({"data": {"uri": None}}, ConfigError, "--data"),
+        ({"train": {"workers": 2, "batch_size": 64}}, ConfigError, "24 training rows"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_it_starts(
+    tmp_path: Path, ray_cluster: None, sections: dict[str, Any], error: type, says: str
+) -> None:
+    make_dataset(str(tmp_path / "data"))
+    settings = make_config(str(tmp_path)).replace(**sections)
+    with pytest.raises(error, match=says):
+        train.train(settings)
+    assert run.result(run.locate(settings)) is None
+    assert not storage.exists(run.locate(settings))
+
+
+def test_a_lasting_error_in_a_worker_reaches_the_caller(tmp_path: Path, ray_cluster: None) -> None:
+    make_dataset(str(tmp_path / "data"))
+    settings = make_config(
+        str(tmp_path), optimizer={"lr": 1e30, "warmup_fraction": 0.0}, train={"max_failures": 1}
+    )
+    with pytest.raises(TrainingError, match=r"optimizer\.lr"):
+        train.train(settings)
+
+
+def test_connect_is_idempotent(ray_cluster: None) -> None:
+    import ray
+
+    before = ray.get_runtime_context().get_job_id()
+    runtime.connect(num_cpus=1)
+    assert ray.get_runtime_context().get_job_id() == before
