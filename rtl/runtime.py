@@ -26,6 +26,7 @@ THREAD_ENV = {
 }
 
 _QUIET_ENV = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -70,8 +71,10 @@ def quiet() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    for name in ("ray", "ray.data", "ray.train", "ray.tune", "ray.serve"):
+    for name in ("ray", "ray.data", "ray.train", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # A trial that fails is a line of rtl's own table, not a page of Tune's.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 def env_vars(num_threads: int) -> dict[str, str]:

@@ -11,7 +11,8 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,7 +22,7 @@ from rtl import features, pretrained, run, runtime, storage
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config, from_dict
 from rtl.data import Plan
-from rtl.errors import RtlError, TrainingError
+from rtl.errors import TrainingError
 from rtl.loop import Hooks, Learner, fit
 from rtl.shards import load_manifest
 from rtl.train import conclude, judge, make_source, prepare, write_outcome
@@ -120,11 +121,13 @@ def trial_uri(run_uri: str, number: int) -> str:
 
 
 def _run(config: Config, uri: str, concurrent: int, watch: Watch) -> list[Trial]:
+    import optuna
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
     runtime.quiet()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     settings = config.search
     board = _Board(config.train.epochs, watch)
     space = {
@@ -163,7 +166,10 @@ def _run(config: Config, uri: str, concurrent: int, watch: Watch) -> list[Trial]
                 callbacks=[board.callback()],
             ),
         )  # fmt: skip
-        tuner.fit()
+        outcomes = tuner.fit()
+        for outcome in (outcomes[i] for i in range(len(outcomes))):
+            if outcome.error is not None:
+                board.explain(Path(outcome.path).name, outcome.error)
     return board.trials
 
 
@@ -264,8 +270,15 @@ class _Board:
             score=last.get("score", float("nan")),
             log_loss=last.get("log_loss", float("inf")),
             seconds=last.get("seconds", 0.0),
-            reason=_reason(tune_trial) if state == "failed" else "",
         )
+        self._watch(self.trials)
+
+    def explain(self, name: str, error: Exception) -> None:
+        """Adds to a failed trial what rtl said, else the last line of what Ray did."""
+        number = int(name.removeprefix("trial-"))
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[-1].removeprefix("rtl.errors.")
+        self.trials[number] = replace(self.trials[number], reason=reason)
         self._watch(self.trials)
 
     def callback(self) -> Any:
@@ -284,12 +297,3 @@ class _Board:
                 board.update(trial, "failed" if failed else "finished")
 
         return Callback()
-
-
-def _reason(tune_trial: Any) -> str:
-    """The first line of what rtl said, else of what Ray did."""
-    error = tune_trial.get_pickled_error()
-    cause = getattr(error, "cause", error)
-    if isinstance(cause, RtlError):
-        return str(cause)
-    return str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__

@@ -29,7 +29,7 @@ def test_the_winner_is_the_best_on_val(trials: list[Trial], winner: int) -> None
 
 
 def test_without_a_score_there_is_no_winner() -> None:
-    with pytest.raises(TrainingError, match="2 trials .* too high"):
+    with pytest.raises(TrainingError, match=r"2 trials .* too high"):
         choose([trial(0, 0, math.nan, reason="too high"), trial(1, 0, math.nan)])
 
 

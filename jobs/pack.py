@@ -1,0 +1,7 @@
+"""`ray job submit --working-dir . -- python jobs/pack.py ...`: the arguments of `rtl pack`."""
+
+import sys
+
+from rtl.cli import main
+
+sys.exit(main(["pack", *sys.argv[1:]]))

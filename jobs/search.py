@@ -1,0 +1,7 @@
+"""`ray job submit --working-dir . -- python jobs/search.py ...`: the arguments of `rtl search`."""
+
+import sys
+
+from rtl.cli import main
+
+sys.exit(main(["search", *sys.argv[1:]]))

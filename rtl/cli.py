@@ -1,0 +1,212 @@
+"""The command line: parse, call one function, say where the result is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rtl.errors import RtlError
+
+if TYPE_CHECKING:
+    from rtl.config import Config
+    from rtl.run import Result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; 0 when it did what was asked, 1 after an error, 130 after Ctrl-C."""
+    parsed = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _end)
+    action: Callable[[argparse.Namespace], None] = parsed.action
+    try:
+        action(parsed)
+    except RtlError as error:
+        sys.stderr.write(f"rtl {parsed.verb}: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"rtl {parsed.verb}: stopped.\n")
+        return 130
+    return 0
+
+
+def _end(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rtl", description="From labelled images to a served classifier."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def add(name: str, action: Callable[[argparse.Namespace], None], about: str) -> Any:
+        verb = verbs.add_parser(name, help=about, description=about)
+        verb.set_defaults(action=action)
+        verb.add_argument("--recipe", metavar="FILE", help="YAML recipe (`rtl config` prints one)")
+        verb.add_argument(
+            "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+            help="override a key of the recipe, such as search.trials=16; may be repeated",
+        )  # fmt: skip
+        verb.add_argument("--storage", metavar="URI", help="folder or s3:// prefix for all results")
+        return verb
+
+    add("config", _config, "Print the effective config as a recipe.")
+    verb = add("pack", _pack, "Turn labelled images into shards.")
+    verb.add_argument("source", help="folder a class, CSV, Parquet, Stanford Dogs or WebDataset")
+    verb.add_argument("dest", help="folder or s3:// prefix of the data set")
+    for name, action, about in (
+        ("train", _train, "Fit one model."),
+        ("search", _search, "Find the depth and learning rate; register the winner."),
+    ):
+        verb = add(name, action, about)
+        verb.add_argument("--name", help="name of the run and of the model")
+        verb.add_argument("--data", metavar="URI", help="the packed data set")
+        if name == "train":
+            verb.add_argument("--resume", action="store_true", help="go on with a run of this name")
+    verb = add("evaluate", _evaluate, "Score a model on a split of a packed data set.")
+    verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
+    verb.add_argument("--data", metavar="URI", help="the packed data set")
+    verb.add_argument("--split", default="test", choices=["train", "val", "test"])
+    verb = add("promote", _promote, "Make a version of a model the current one.")
+    verb.add_argument("name")
+    verb.add_argument("version", type=int)
+    verb = add("serve", _serve, "Serve a model over HTTP until Ctrl-C.")
+    verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
+    verb.add_argument("--detach", action="store_true", help="return, and leave it to the cluster")
+    verb = add("demo", _demo, "The whole way on 2,624 real photos of solar cells.")
+    verb.add_argument("--quick", action="store_true", help="300 photos and a small search")
+    verb.add_argument("--keep", action="store_true", help="leave the endpoint up until Ctrl-C")
+    return parser
+
+
+def _load(arguments: argparse.Namespace) -> Config:
+    from rtl import config
+
+    settings = config.load(arguments.recipe, arguments.overrides)
+    if arguments.storage:
+        settings = settings.replace(storage=arguments.storage)
+    if getattr(arguments, "data", None):
+        settings = settings.replace(data={"uri": arguments.data})
+    if arguments.verb in ("train", "search") and arguments.name:
+        settings = settings.replace(name=arguments.name)
+    return settings
+
+
+def _config(arguments: argparse.Namespace) -> None:
+    from rtl import config
+
+    sys.stdout.write(config.to_yaml(_load(arguments)))
+
+
+def _pack(arguments: argparse.Namespace) -> None:
+    from rtl import console, pack, runtime
+
+    settings = _load(arguments)
+    runtime.connect()
+    with console.Bars() as bars:
+        manifest = pack.pack(arguments.source, arguments.dest, settings.pack, bars)
+    rows = ", ".join(f"{manifest.rows(s)} {s}" for s in ("train", "val", "test"))
+    console.say(f"{len(manifest.classes)} classes, {rows} rows, digest {manifest.digest[:12]}")
+    if manifest.quarantine:
+        first = manifest.quarantine[0]
+        console.say(
+            f"{len(manifest.quarantine)} rows were left out (see quarantine in manifest.json), "
+            f"first {first.id}: {first.reason}"
+        )
+    console.say(f"Packed at {manifest.uri}")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from rtl import console, runtime, train
+    from rtl.progress import Watcher
+
+    settings = _load(arguments)
+    runtime.connect()
+    with console.FitView() as view:
+        watcher = Watcher(features=view.features, step=view.step, epoch=view.epoch)
+        result = train.train(settings, arguments.resume, watcher)
+    _show(result, settings)
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    from rtl import console, runtime, search
+
+    settings = _load(arguments)
+    runtime.connect()
+    with console.SearchView(settings.train.metric) as view:
+        result = search.search(settings, view.features, view.board)
+    _show(result, settings)
+
+
+def _show(result: Result, settings: Config) -> None:
+    from rtl import console
+
+    console.say(
+        f"Best: {result.unfrozen_layers} unfrozen layers, lr {result.lr:.2g}, epoch "
+        f"{result.best_epoch + 1} of {result.epochs}, {result.seconds:.0f} s in all"
+    )
+    for line in console.scores_lines("val", result.val):
+        console.say(line)
+    for line in console.scores_lines("test", result.test) if result.test else []:
+        console.say(line)
+    console.say(f"Bundle {result.bundle}, registered as {result.name}@{result.version}")
+    console.say(
+        f"Next: rtl promote {result.name} {result.version} --storage {settings.storage}; "
+        f"rtl serve {result.name} --storage {settings.storage}"
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from rtl import console, evaluate, registry, runtime
+    from rtl.errors import ConfigError
+
+    settings = _load(arguments)
+    if settings.data.uri is None:
+        raise ConfigError("data.uri is not set; give the packed data set with --data URI.")
+    uri = registry.resolve(settings.storage, arguments.bundle)
+    runtime.connect()
+    with console.Bars() as bars:
+        scores = evaluate.evaluate(
+            uri, settings.data.uri, arguments.split, bool(settings.train.gpus_per_worker),
+            lambda done, total: bars(done, total, "rows"),
+        )  # fmt: skip
+    for line in console.scores_lines(arguments.split, scores):
+        console.say(line)
+    console.say(json.dumps(scores.to_dict()))
+
+
+def _promote(arguments: argparse.Namespace) -> None:
+    from rtl import console, registry
+
+    settings = _load(arguments)
+    registry.promote(settings.storage, arguments.name, arguments.version)
+    console.say(f"{arguments.name}@{arguments.version} is current.")
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from rtl import console, registry, runtime, serve
+
+    settings = _load(arguments)
+    uri = registry.resolve(settings.storage, arguments.bundle)
+    runtime.connect()
+    url = serve.deploy(uri, settings.serve)
+    console.say(f"Serving {uri} at {url}")
+    console.say(f"Try: curl --data-binary @photo.jpg {url}/predict")
+    if not arguments.detach:
+        try:
+            signal.pause()
+        finally:
+            serve.shutdown()
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from rtl import demo
+
+    demo.run(arguments.storage, arguments.quick, arguments.keep, _load(arguments).serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""`rtl evaluate`: a bundle's scores on a split of a packed data set, every row once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import ray.data
+import torch
+
+from rtl import bundle, device, metrics, runtime
+from rtl.config import AugmentConfig, DataConfig
+from rtl.data import ImageReader, Plan
+from rtl.errors import DataError
+from rtl.metrics import Predictions, Scores
+from rtl.shards import SPLITS, load_manifest
+
+
+def evaluate(
+    bundle_uri: str,
+    data_uri: str,
+    split: str = "test",
+    use_gpu: bool = False,
+    progress: runtime.Progress = runtime.no_progress,
+) -> Scores:
+    """Scores over all rows of a split, by actors of Ray Data. Ray is connected already.
+
+    Raises BundleError, and DataError where the split is empty or the classes are others.
+    """
+    runtime.quiet()
+    info = bundle.verify(bundle_uri)
+    manifest = load_manifest(data_uri)
+    if split not in SPLITS or not manifest.rows(split):
+        there = ", ".join(name for name in SPLITS if manifest.rows(name))
+        raise DataError(f"{manifest.uri} has no rows of {split!r}; it has {there}.")
+    if manifest.classes != info.classes:
+        raise DataError(
+            f"The data set has the classes {list(manifest.classes)[:5]}, the bundle "
+            f"{list(info.classes)[:5]} (first 5 of each); they must be the same."
+        )
+    reads = Plan(manifest, 0, 1, 1).evaluation(split, 0)
+    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    dataset = ray.data.from_items(reads, override_num_blocks=len(reads)).map_batches(
+        _Judge,
+        fn_constructor_args=(bundle_uri, manifest, info.image_size, use_gpu),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(len(reads), max(1, cpus))),
+        num_cpus=0 if use_gpu else 1,
+        num_gpus=1 if use_gpu else 0,
+        runtime_env={"env_vars": runtime.env_vars(1)},
+    )
+    parts: list[Predictions] = []
+    total = manifest.rows(split)
+    for row in dataset.iter_rows():
+        probabilities = np.asarray(row["probabilities"], np.float32).reshape(-1, len(info.classes))
+        parts.append(
+            Predictions(list(row["ids"]), np.asarray(row["labels"], np.int64), probabilities)
+        )
+        progress(sum(len(part.ids) for part in parts), total)
+    whole = metrics.gather(parts, total)
+    return metrics.evaluate(whole.probabilities, whole.labels, manifest.classes)
+
+
+class _Judge:
+    """An actor that answers for whole shards."""
+
+    def __init__(self, bundle_uri: str, manifest: Any, image_size: int, use_gpu: bool) -> None:
+        torch.set_num_threads(1)
+        self._classifier = bundle.Classifier.load(bundle_uri, device.pick(use_gpu))
+        data = DataConfig(image_size=image_size, augment=AugmentConfig())
+        self._reader = ImageReader(manifest, data, seed=0)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        ids: list[str] = []
+        labels: list[int] = []
+        probabilities: list[float] = []
+        for read in batch["item"]:
+            for rows in self._reader(read):
+                for part in torch.split(rows.inputs, 8):
+                    probabilities += self._classifier.predict(part).flatten().tolist()
+                ids += rows.ids
+                labels += rows.labels.tolist()
+        return {"ids": [ids], "labels": [labels], "probabilities": [probabilities]}

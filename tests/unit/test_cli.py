@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rtl import cli, config, demo
+from rtl.config import Config
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_config_prints_a_recipe_that_reads_back(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["config", "--set", "search.trials=16", "--storage", "s3://b/p"]) == 0
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(capsys.readouterr().out)
+    read = config.load(recipe)
+    assert (read.search.trials, read.storage) == (16, "s3://b/p")
+
+
+def test_an_error_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["config", "--set", "search.trails=16"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("rtl config: search.trails is not a key")
+    assert "search.trials" in error
+    assert "Traceback" not in error
+
+
+def test_help_starts_nothing() -> None:
+    code = (
+        "import sys, rtl, rtl.cli\n"
+        "try: rtl.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'ray', 'torch', 'boto3', 'pyarrow', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+    assert "search" in done.stdout
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "jobs" / "recipes").glob("*.yaml")))
+def test_recipes_are_valid(recipe: Path) -> None:
+    assert config.load(recipe).name
+
+
+def test_the_demo_runs_its_recipe() -> None:
+    whole: Config = config.from_dict(demo.RECIPE)
+    assert whole == config.load(ROOT / "jobs" / "recipes" / "elpv.yaml")
+    demo.make_config("s3://b/demo", quick=True)
+
+
+def test_the_demo_splits_by_the_papers_protocol() -> None:
+    photos = demo.load_photos()
+    splits = demo.split(photos, 0.25, seed=0)
+    assert len(photos) == 2624
+    assert sum(photo.label == "defective" for photo in photos) == 821
+    assert 650 <= splits.count("test") <= 662
+    for kind in ("mono", "poly"):
+        share = [s for p, s in zip(photos, splits, strict=True) if p.cell_type == kind]
+        assert share.count("test") / len(share) == pytest.approx(0.25, abs=0.01)
+    assert demo.split(photos, 0.25, seed=0) == splits
+    assert demo.split(photos, 0.25, seed=1) != splits
+    quick = demo.sample(photos, 300)
+    assert len({photo.path for photo in quick}) == 300
