@@ -199,7 +199,8 @@ def _serve(arguments: argparse.Namespace) -> None:
         try:
             signal.pause()
         finally:
-            serve.shutdown()
+            if runtime.joined():
+                serve.shutdown()
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -55,6 +55,15 @@ class PackConfig(_Section):
     split_column: str = "split"
     """The column of a table source with `train`, `val` or `test`, where it has one."""
 
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> PackConfig:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave "
+                "nothing to train on; their sum must be below 1"
+            )
+        return self
+
 
 class AugmentConfig(_Section):
     """The random part of a view; view 0 has none."""
@@ -240,10 +249,7 @@ class Config(_Section):
 
     def replace(self, **sections: dict[str, Any] | str | None) -> Config:
         """A copy with keys replaced, validated: `replace(model={"unfrozen_layers": 2})`."""
-        tree = self.to_dict()
-        for key, value in sections.items():
-            tree[key] = {**tree[key], **value} if isinstance(value, dict) else value
-        return from_dict(tree)
+        return from_dict(_merge(self.to_dict(), sections))
 
     def to_dict(self) -> dict[str, Any]:
         """The tree as plain JSON values; `from_dict` is the inverse."""
@@ -254,6 +260,8 @@ def from_dict(tree: dict[str, Any]) -> Config:
     """A `Config` from plain values. Raises ConfigError for a key or value that is not allowed."""
     try:
         return Config.model_validate_json(json.dumps(tree), strict=True)
+    except TypeError as error:
+        raise ConfigError(f"The config holds more than text, numbers and lists: {error}.") from None
     except pydantic.ValidationError as error:
         raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
 
@@ -269,6 +277,8 @@ def load(recipe: str | Path | None = None, overrides: Sequence[str] = ()) -> Con
             text = Path(recipe).read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"The recipe {recipe} cannot be read: {error.strerror}.") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"The recipe {recipe} is not UTF-8 text: {error}.") from None
         loaded = _parse_yaml(text, f"the recipe {recipe}")
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(
@@ -290,9 +300,17 @@ def to_yaml(config: Config) -> str:
 
 
 class _Yaml12Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-3` as the number it is (YAML 1.2), not as a string (YAML 1.1)."""
+    """SafeLoader by YAML 1.2: `1e-3` is a number, `on`, `off` and dates are strings."""
 
 
+_YAML_11 = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+_Yaml12Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _YAML_11]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Yaml12Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
@@ -319,6 +337,16 @@ def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
     tree[path[-1]] = value
 
 
+def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(tree)
+    for key, value in changes.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            value = _merge(below, value)
+        merged[key] = value
+    return merged
+
+
 def _keys(section: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name, field in section.model_fields.items():
@@ -340,6 +368,6 @@ def _explain(error: Any) -> str:
         hint = f"; the nearest is {near[0]}" if near else ""
         return f"{key} is not a key of the config{hint}. `rtl config` lists them all."
     message = error["msg"].removeprefix("Value error, ")
-    if not key:
-        return f"{message}."
+    if error["type"] == "value_error":  # of a whole section: the message names the keys
+        return f"{key}: {message}." if key else f"{message}."
     return f"{key} is {error['input']!r}: {message[0].lower()}{message[1:]}."

@@ -129,7 +129,8 @@ def _run(
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
     finally:
-        serve.shutdown()
+        if runtime.joined():
+            serve.shutdown()  # else the cluster ends with this process
     auc = result.test.auc
     console.say(
         json.dumps(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,11 @@ from rtl.errors import CorruptImageError, ImageTooLargeError, UnsupportedImageEr
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is accepted, told by content; every other decoder that Pillow knows stays closed."""
 
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, RuntimeError)
+# What Pillow and torchvision raise on damaged bytes; the second line comes from damaged EXIF.
+_BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, RuntimeError,
+    struct.error, TypeError, AttributeError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def decode(data: bytes, max_pixels: int = 100_000_000) -> torch.Tensor:
         return _decode_with_pillow(data, max_pixels)
     except _BROKEN as error:
         # torchvision's first line holds the path of its own build; the reason is its last words.
-        reason = str(error).splitlines()[0].rsplit(".cpp:", 1)[-1].split(",", 1)[-1].strip()
+        reason = str(error).partition("\n")[0].rsplit(".cpp:", 1)[-1].split(",", 1)[-1].strip()
         raise CorruptImageError(
             f"The {header.format} image cannot be decoded to its end ({reason or 'broken data'}); "
             "it was cut or damaged. Fetch it again from where it came."
@@ -78,16 +83,14 @@ def decode(data: bytes, max_pixels: int = 100_000_000) -> torch.Tensor:
 
 
 def resize(image: torch.Tensor, size: int) -> torch.Tensor:
-    """The evaluation view: shorter side to `size`, antialiased, centre square.
+    """The evaluation view: the centre square, resized to `size` with antialiasing.
 
-    uint8 (3, H, W) to uint8 (3, size, size).
+    uint8 (3, H, W) to uint8 (3, size, size). Cropped first: the shorter side of a strip of 10 x
+    65535 pixels brought to 299 would need gigabytes.
     """
-    _, height, width = image.shape
-    scale = size / min(height, width)
-    shape = [max(size, round(height * scale)), max(size, round(width * scale))]
-    resized = v2.functional.resize(image, shape, antialias=True)
-    square: torch.Tensor = v2.functional.center_crop(resized, [size])
-    return square
+    square = v2.functional.center_crop(image, [min(image.shape[1:])])
+    resized: torch.Tensor = v2.functional.resize(square, [size, size], antialias=True)
+    return resized
 
 
 def view(
@@ -101,7 +104,8 @@ def view(
         return resize(image, size)
     key = hashlib.blake2b(f"{seed}/{number}/{image_id}".encode(), digest_size=7).digest()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int.from_bytes(key, "big"))
+        # Not torch.manual_seed: that would set the GPU's generator too, which nothing restores.
+        torch.default_generator.manual_seed(int.from_bytes(key, "big"))
         augmented: torch.Tensor = _augmentation(size, augment)(image)
     return augmented
 

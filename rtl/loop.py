@@ -39,8 +39,8 @@ class Hooks:
     def report(self, epoch: Epoch) -> None:
         """Called in every process after each epoch, its checkpoint being committed."""
 
-    def progress(self, epoch: int, rows: int) -> None:
-        """Called after each step with the epoch and its rows so far, over all workers."""
+    def progress(self, epoch: int, rows: int, total: int) -> None:
+        """Called after each step: the epoch, its rows so far over all workers, and all of them."""
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Commits a checkpoint; called in every process, with equal content."""
@@ -149,7 +149,7 @@ def fit(
             loss = _step(learner, tail, optimizer, batch, weights, plan, config, epoch, step)
             losses.add(loss, len(batch))
             rows += plan.global_rows(step)
-            hooks.progress(epoch, rows)
+            hooks.progress(epoch, rows, manifest.rows("train"))
         trained_s = time.monotonic() - started
         predictions = metrics.gather(
             hooks.gather(learner.predict(source.rows_of("val", epoch))), manifest.rows("val")

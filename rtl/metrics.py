@@ -145,11 +145,8 @@ class Scores:
             raise ConfigError(f"{name!r} is not a score; it must be one of {', '.join(SCORES)}.")
         estimate = getattr(self, name)
         if estimate is None:
-            rule = (
-                "all classes are among the first 5"
-                if name == "top5"
-                else f"all {self.rows} rows are of one class"
-            )
+            alike = f"all {self.rows} rows are of one class"
+            rule = "all classes are among the first 5" if name == "top5" else alike
             raise DataError(f"{name} is undefined: {rule}. Choose accuracy, or other rows.")
         return float(estimate.value)
 
@@ -337,9 +334,8 @@ def _macro_f1(confusion: _Ints) -> Estimate:
     scales = []
     for _ in range(_RESAMPLES // 100):  # in portions, for the memory of large tables
         draws = rng.multinomial(rows, confusion[true, called] / rows, size=100).astype(np.float32)
-        scales.append(
-            np.arcsin(np.sqrt(_mean_f1(draws @ right, draws @ is_true, draws @ is_called)))
-        )
+        f1 = _mean_f1(draws @ right, draws @ is_true, draws @ is_called)
+        scales.append(np.arcsin(np.sqrt(f1)))
     scale = np.concatenate(scales)
     middle, half = 2 * np.arcsin(np.sqrt(value)) - scale.mean(), _Z * scale.std(ddof=1)
     low, high = np.sin(np.clip([middle - half, middle + half], 0, np.pi / 2)) ** 2

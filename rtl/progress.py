@@ -21,8 +21,8 @@ class Watcher:
 
     features: runtime.Progress = runtime.no_progress
     """Images whose features are computed."""
-    step: Callable[[int, int], None] = field(default=runtime.no_progress)
-    """The epoch, and its rows so far."""
+    step: Callable[[int, int, int], None] = field(default=lambda *_: None)
+    """The epoch, its rows so far, and all of them."""
     epoch: Callable[[Epoch], None] = field(default=lambda _: None)
     """An epoch's outcome."""
 

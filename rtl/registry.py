@@ -1,21 +1,23 @@
 """The registry: the bundles of a name, numbered 1, 2, 3, ..., and the pointer to the current one.
 
-    <storage>/registry/<name>/<version>/     a bundle, and the CLAIM of who took the number
+    <storage>/registry/<name>/<version>/     a bundle, and the claim of who took the number
     <storage>/registry/<name>/current.json   {"version": n}
 
-A number is claimed by create-if-absent, so two registrations at once get two numbers; one that died
-before its `COMMIT` leaves a number that is never listed and never used again.
+Two registrations at once get two numbers; one that died before its `COMMIT` leaves a number that is
+never listed and never used again.
 """
 
 from __future__ import annotations
 
+import random
 import re
 import secrets
+import time
 
 from rtl import bundle, storage
 from rtl.errors import BundleError, DataError, NotFoundError
 
-_CLAIM = "CLAIM"
+_CLAIM = "CLAIM-"
 _CURRENT = "current.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ENTRY = re.compile(rf"(?P<name>{_NAME.pattern})(?:@(?P<version>[1-9][0-9]*))?")
@@ -30,10 +32,7 @@ def register(storage_root: str, name: str, bundle_uri: str) -> int:
     """
     _check_name(name)
     files = bundle.read_files(bundle_uri)
-    version = max(_numbers(storage_root, name), default=0) + 1
-    token = secrets.token_hex(16).encode()
-    while not storage.create(storage.join(_at(storage_root, name, version), _CLAIM), token):
-        version += 1
+    version = _claim(storage_root, name)
     storage.commit(_at(storage_root, name, version), files)
     return version
 
@@ -115,6 +114,24 @@ def entry_of(bundle_uri: str) -> tuple[str, int] | None:
     """The (name, version) that a bundle's URI stands for; None outside a registry."""
     match = _PLACE.search(bundle_uri)
     return (match["name"], int(match["version"])) if match else None
+
+
+def _claim(storage_root: str, name: str) -> int:
+    """A number that nobody else has or gets.
+
+    Each writes its own claim, then looks who else did, and takes the number only when alone: of two
+    the later one sees the earlier one's. (`storage.create` would be shorter, but S3 servers that
+    ignore `If-None-Match`, rclone's among them, let two callers win.)
+    """
+    mine = _CLAIM + secrets.token_hex(16)
+    while True:
+        version = max(_numbers(storage_root, name), default=0) + 1
+        place = _at(storage_root, name, version)
+        storage.write_bytes(storage.join(place, mine), mine.encode())
+        if storage.list_names(place) == [mine]:
+            return version
+        storage.delete(storage.join(place, mine))
+        time.sleep(random.uniform(0, 0.2))  # noqa: S311 -- jitter, not a secret
 
 
 def _check_name(name: str) -> None:

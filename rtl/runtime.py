@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from rtl.errors import ResourceError
@@ -55,13 +57,32 @@ def connect(num_cpus: int | None = None) -> None:
         options["include_dashboard"] = False
         os.environ.update(THREAD_ENV)  # the workers of a cluster that starts here inherit it
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+        with _hushed():
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except ConnectionError as error:
         raise ResourceError(
             f"No Ray cluster answers at RAY_ADDRESS={address!r} ({error}). Correct it, or unset it "
             "to run on this machine."
         ) from None
     quiet()
+
+
+def joined() -> bool:
+    """Whether `connect` joins a cluster that others use too; else Ray ends with this process."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Drops what Ray's C++ part writes to stderr as it starts; its errors come as exceptions."""
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def quiet() -> None:

@@ -66,7 +66,7 @@ class Manifest:
     @property
     def digest(self) -> str:
         """sha256 over everything but the place: equal digests mean equal data."""
-        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
+        return _digest(self._content())
 
     def split(self, name: str) -> tuple[Shard, ...]:
         """The shards of a split, in manifest order."""
@@ -100,11 +100,12 @@ def load_manifest(uri: str) -> Manifest:
             f"{storage.normalize(uri)} holds no {MANIFEST}: it is no packed data set, or its "
             "packing did not finish. Run `rtl pack SRC DEST` to make one."
         ) from None
-    if content.get("version") != VERSION:
-        raise DataError(
-            f"{path} has version {content.get('version')!r}, this rtl reads {VERSION}; pack again."
-        )
-    manifest = Manifest(
+    version = content.get("version") if isinstance(content, dict) else None
+    if version != VERSION:
+        raise DataError(f"{path} has version {version!r}, this rtl reads {VERSION}; pack again.")
+    if content.pop("digest", None) != _digest(content):
+        raise DataError(f"{path} does not match its own digest: it was cut or edited; pack again.")
+    return Manifest(
         classes=tuple(content["classes"]),
         counts={split: tuple(counts) for split, counts in content["counts"].items()},
         shards=tuple(Shard(**shard) for shard in content["shards"]),
@@ -112,9 +113,10 @@ def load_manifest(uri: str) -> Manifest:
         packing=content["packing"],
         uri=storage.normalize(uri),
     )
-    if manifest.digest != content.get("digest"):
-        raise DataError(f"{path} does not match its own digest: it was cut or edited; pack again.")
-    return manifest
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def encode_shard(ids: Sequence[str], images: Sequence[bytes], labels: Sequence[int]) -> bytes:

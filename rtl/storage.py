@@ -9,6 +9,7 @@ exponential back-off and full jitter.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -35,9 +36,12 @@ _BASE_DELAY_S = 0.2
 _MAX_DELAY_S = 8.0
 _FINAL_ERRNO = {
     errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EISDIR,
-    errno.ENOTDIR, errno.ENAMETOOLONG,
+    errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST,
 }  # fmt: skip
-_FINAL_WORDS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")
+_FINAL_WORDS = (
+    "ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH",
+    "locate credentials", "Parameter validation", "is a directory", "Not a regular file",
+)  # fmt: skip
 
 T = TypeVar("T")
 
@@ -61,12 +65,11 @@ def normalize(uri: str | Path) -> str:
     """
     text = os.fspath(uri)
     if text.startswith("s3://"):
-        if not text.removeprefix("s3://").strip("/"):
+        if not _bucket_and_key(text)[0]:
             raise StorageError(f"{text} names no bucket; write s3://BUCKET/PREFIX.")
         return text.rstrip("/")
-    if text.startswith("file://"):
-        text = text.removeprefix("file://")
-    elif "://" in text:
+    text = text.removeprefix("file://")
+    if "://" in text:
         raise StorageError(f"{text} is neither a local path nor s3://; rtl reads and writes these.")
     return str(Path(text).expanduser().absolute())
 
@@ -90,6 +93,34 @@ def read_bytes(uri: str | Path) -> bytes:
             return bytes(file.read())
 
     return _retry(read, "read", normalize(uri))
+
+
+def read_range(uri: str | Path, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset` on, fewer where the object ends before.
+
+    Takes local names that are not UTF-8 too. Raises NotFoundError or StorageError.
+    """
+    target = normalize(uri)
+
+    def read() -> bytes:
+        if is_local(target):
+            with Path(target).open("rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        from botocore.exceptions import ClientError
+
+        bucket, key = _bucket_and_key(target)
+        part = f"bytes={offset}-{offset + size - 1}"
+        try:
+            found = _s3().get_object(Bucket=bucket, Key=key, Range=part)
+            return bytes(found["Body"].read())
+        except ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status == 416:  # the object ends before `offset`
+                return b""
+            raise FileNotFoundError if status == 404 else error from None
+
+    return _retry(read, "read", target) if size > 0 else b""
 
 
 def read_json(uri: str | Path) -> Any:
@@ -136,8 +167,8 @@ def create(uri: str | Path, data: bytes) -> bool:
         try:
             _s3().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
         except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (409, 412):
-                raise
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 412:
+                raise  # 409, a write in between that may yet fail, is tried again
         # Also after a refusal: a retried PUT may meet its own first attempt, whose answer was lost.
         return read_bytes(target) == data
 
@@ -154,9 +185,11 @@ def exists(uri: str | Path) -> bool:
 def list_files(uri: str | Path) -> list[Entry]:
     """All files below a folder or prefix, sorted by path; none where it does not exist.
 
-    Links that lead out of the folder are left out. Raises StorageError.
+    Links to folders and links that lead out of the folder are left out. Raises StorageError.
     """
     root = normalize(uri)
+    if is_local(root):
+        return _retry(lambda: _list_local(Path(root)), "list", root)
     fs, path = _open(root)
     selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
     infos = _retry(lambda: fs.get_file_info(selector), "list", root)
@@ -166,9 +199,6 @@ def list_files(uri: str | Path) -> list[Entry]:
         if info.type == pafs.FileType.File
         for relative in [info.path[len(path) :].lstrip("/")]
     ]
-    if is_local(root):
-        real_root = Path(root).resolve()
-        entries = [e for e in entries if Path(e.uri).resolve().is_relative_to(real_root)]
     return sorted(entries, key=lambda entry: entry.path)
 
 
@@ -190,7 +220,8 @@ def delete(uri: str | Path) -> None:
     info = _retry(lambda: fs.get_file_info(path), "look up", target)
     below = [entry.uri for entry in list_files(target)]
     for name in [target] if info.type == pafs.FileType.File else below:
-        _delete_object(name)
+        bucket, key = _bucket_and_key(name)
+        _retry(functools.partial(_s3().delete_object, Bucket=bucket, Key=key), "delete", name)
 
 
 def commit(uri: str | Path, files: Mapping[str, bytes]) -> None:
@@ -258,18 +289,29 @@ def _write_local(path: Path, data: bytes, replace: bool) -> bool:
         if replace:
             temporary.replace(path)
             return True
-        try:
+        with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
-        except FileExistsError:
-            return False
-        return True
+            return True
+        return False
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _delete_object(uri: str) -> None:
-    bucket, key = _bucket_and_key(uri)
-    _retry(lambda: _s3().delete_object(Bucket=bucket, Key=key), "delete", uri)
+def _list_local(root: Path) -> list[Entry]:
+    # pyarrow follows links to folders: in circles, or through the whole file system.
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    entries, real_root = [], root.resolve()
+    for folder, _, names in os.walk(root, onerror=fail):
+        for path in (Path(folder, name) for name in names):
+            inside = not path.is_symlink() or path.resolve().is_relative_to(real_root)
+            with contextlib.suppress(FileNotFoundError):  # gone in between: another's temporary
+                if inside and path.is_file():
+                    size = path.stat().st_size
+                    entries.append(Entry(str(path), str(path.relative_to(root)), size))
+    return sorted(entries, key=lambda entry: entry.path)
 
 
 def _delete_local(path: Path) -> None:
@@ -305,28 +347,19 @@ def _is_storage_fault(error: Exception) -> bool:
 
 
 def _is_final(error: Exception) -> bool:
-    if isinstance(error, OSError) and error.errno in _FINAL_ERRNO:
-        return True
-    response = getattr(error, "response", None)
-    if response is not None:
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return 400 <= status < 500 and status not in (408, 409, 429)
-    if type(error).__name__ in ("NoCredentialsError", "ParamValidationError"):
-        return True
-    return any(word in str(error) for word in _FINAL_WORDS)
+    response = getattr(error, "response", None) or {}
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if 400 <= status < 500:
+        return status not in (408, 409, 429)
+    known = isinstance(error, OSError) and error.errno in _FINAL_ERRNO
+    return known or any(word in str(error) for word in _FINAL_WORDS)
 
 
 def _open(uri: str | Path) -> tuple[Any, str]:
     target = normalize(uri)
     if is_local(target):
-        return _local_fs(), target
-    bucket, key = _bucket_and_key(target)
-    return _bucket_fs(bucket), f"{bucket}/{key}".rstrip("/")
-
-
-@functools.cache
-def _local_fs() -> Any:
-    return pafs.LocalFileSystem()
+        return pafs.LocalFileSystem(), target
+    return _bucket_fs(_bucket_and_key(target)[0]), target.removeprefix("s3://")
 
 
 @functools.cache
@@ -347,6 +380,8 @@ def _s3() -> Any:
             connect_timeout=10,
             read_timeout=60,
             retries={"total_max_attempts": 1},  # `_retry` is the one place that tries again
+            # rclone sends the whole object's checksum with a part of it, which cannot fit.
+            response_checksum_validation="when_required",
             s3={"addressing_style": "path"} if "AWS_ENDPOINT_URL" in os.environ else None,
         ),
     )

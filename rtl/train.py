@@ -291,10 +291,10 @@ class _WorkerHooks(Hooks):
         if self._leads:
             self._box.put.remote(("epoch", epoch.to_dict()))
 
-    def progress(self, epoch: int, rows: int) -> None:
+    def progress(self, epoch: int, rows: int, total: int) -> None:
         """See `Hooks`."""
         if self._leads:
-            self._box.put.remote(("step", (epoch, rows)))
+            self._box.put.remote(("step", (epoch, rows, total)))
 
     def save(self, checkpoint: Checkpoint) -> None:
         """See `Hooks`; no worker goes on before the commit stands."""

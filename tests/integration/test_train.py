@@ -92,11 +92,11 @@ def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
         model={"unfrozen_layers": 0},
     )  # fmt: skip
     epochs: list[Epoch] = []
-    steps: list[tuple[int, int]] = []
+    steps: list[tuple[int, ...]] = []
     watcher = Watcher(step=lambda *step: steps.append(step), epoch=epochs.append)
     result = train.train(settings, watcher=watcher)
     assert [epoch.epoch for epoch in epochs] == [0, 1, 2, 3]
-    assert steps[-1] == (3, 48)
+    assert steps[-1] == (3, 48, 48)
     assert result.test is not None
     assert result.test.rows == 12
     assert result.test.accuracy.value >= 0.75  # 1/3 by chance

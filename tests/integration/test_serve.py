@@ -1,0 +1,435 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import io
+import json
+import secrets
+import socket
+import struct
+import threading
+import time
+import warnings
+import zlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from PIL import Image
+
+from rtl import bundle, inception, local_s3, pretrained, registry, storage
+from rtl.bundle import BundleInfo, Classifier
+from rtl.config import ServeConfig
+from rtl.errors import BundleError, ConfigError, ResourceError
+from tests.conftest import COLOURS, make_image
+
+with warnings.catch_warnings():
+    # Ray Serve's own config classes use a form of `Field` that pydantic 2 deprecates.
+    warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field`")
+    from rtl.serve import app, deployment
+    from rtl.serve.engine import Engine
+
+CONFIG = ServeConfig(
+    port=0, max_batch_size=4, max_body_mb=0.5, max_pixels=1_000_000, top_k=2, timeout_s=6.0
+)
+ESTIMATE = {"value": 0.9, "low": 0.8, "high": 0.95}
+INFO = BundleInfo(
+    name="first",
+    classes=tuple(COLOURS),
+    unfrozen_layers=2,
+    image_size=75,
+    mean=(0.0,) * 3,
+    std=(1.0,) * 3,
+    weights={"source": "packaged", "sha256": pretrained.PACKAGED_SHA256},
+    metrics={"val": {"accuracy": ESTIMATE}, "test": None},
+    manifest_digest="d" * 64,
+    config={},
+)
+
+
+@pytest.fixture(scope="module")
+def root(s3_server: str) -> str:
+    """A storage root with the bundles `first` and `second`, registered as versions of one name."""
+    root = f"{s3_server}/{secrets.token_hex(6)}"
+    network = inception.build(num_classes=3)
+    inception.load_part(network, pretrained.load("packaged", "unused").state)
+    for seed, name in enumerate(("first", "second")):
+        inception.init_head(network, seed)
+        with torch.no_grad():
+            network.get_submodule("fc").weight.mul_(20)  # classes far from equally probable
+        bundle.save(f"{root}/{name}", dataclasses.replace(INFO, name=name), network)
+        registry.register(root, "colours", f"{root}/{name}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def first(root: str) -> str:
+    return registry.resolve(root, "colours@1")
+
+
+@pytest.fixture(scope="module")
+def second(root: str) -> str:
+    return registry.resolve(root, "colours@2")
+
+
+@pytest.fixture(scope="module")
+def url(ray_cluster: None, first: str) -> Iterator[str]:
+    """The endpoint, serving `first`."""
+    yield deployment.deploy(first, CONFIG)
+    deployment.shutdown()
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def encode(image: Image.Image, fmt: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, fmt, **options)
+    return buffer.getvalue()
+
+
+def photo() -> Image.Image:
+    return Image.open(io.BytesIO(make_image("red", 0)))
+
+
+def rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encode(photo(), "JPEG", exif=exif)
+
+
+def huge_png() -> bytes:
+    """A header of 10^10 pixels over a handful of bytes."""
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 9)), (b"IEND", b""))
+    parts = [
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+JPEG = make_image("red", 0)
+GOOD = {
+    "jpeg": JPEG,
+    "png": make_image("blue", 1, fmt="PNG"),
+    "cmyk": encode(photo().convert("CMYK"), "JPEG"),
+    "16 bits": encode(Image.new("I;16", (90, 80), 40_000), "PNG"),
+    "alpha": encode(photo().convert("RGBA"), "PNG"),
+    "palette": encode(photo().convert("P"), "PNG", transparency=0),
+    "rotated": rotated(),
+    "gif": encode(photo(), "GIF", save_all=True, append_images=[photo().rotate(90)]),
+    "webp": encode(photo(), "WEBP", save_all=True, append_images=[photo().rotate(90)]),
+    "one pixel": encode(Image.new("RGB", (1, 1)), "PNG"),
+}
+BAD = {
+    "empty": (b"", 400, "corrupt_image"),
+    "truncated jpeg": (JPEG[: len(JPEG) // 2], 400, "corrupt_image"),
+    "truncated png": (GOOD["png"][:2000], 400, "corrupt_image"),
+    "broken png": (GOOD["png"][:500] + b"x" * 40 + GOOD["png"][540:], 400, "corrupt_image"),
+    "bomb": (huge_png(), 413, "image_too_large"),
+    "large": (encode(Image.new("RGB", (1001, 1000)), "PNG"), 413, "image_too_large"),
+    "text": (b"hello, this is no image", 415, "unsupported_image"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "unsupported_image"),
+    "other format": (encode(photo(), "PPM"), 415, "unsupported_image"),
+    "a URL": (b'{"url": "http://127.0.0.1/x.jpg"}', 415, "unsupported_image"),
+}
+
+
+@pytest.fixture(scope="module")
+def classifier(first: str) -> Classifier:
+    return Classifier.load(first)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_an_image_gets_the_classifiers_probabilities(
+    client: httpx.Client, classifier: Classifier, name: str
+) -> None:
+    # A wrong content type does no harm: the bytes say what they are.
+    reply = client.post("/predict?top_k=3", content=GOOD[name], headers={"content-type": "text/x"})
+    assert reply.status_code == 200, reply.text
+    found = {p["label"]: p["probability"] for p in reply.json()["predictions"]}
+    expected = classifier.predict(classifier.preprocess(GOOD[name])[None])[0]
+    assert found == pytest.approx(dict(zip(COLOURS, expected.tolist(), strict=True)), abs=1e-4)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert max(found.values()) > 0.34
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_image_gets_its_status_and_a_json_error(client: httpx.Client, name: str) -> None:
+    data, status, type_ = BAD[name]
+    reply = client.post("/predict", content=data, headers={"content-type": "image/jpeg"})
+    assert (reply.status_code, reply.json()["error"]["type"]) == (status, type_)
+    assert len(reply.json()["error"]["message"]) > 20
+    assert "/work" not in reply.text
+    assert ".cpp" not in reply.text
+
+
+def test_top_k(client: httpx.Client) -> None:
+    counts = {"": 2, "?top_k=1": 1, "?top_k=3": 3, "?top_k=999": 3}
+    for query, count in counts.items():
+        assert len(client.post(f"/predict{query}", content=JPEG).json()["predictions"]) == count
+    for text in ("0", "-1", "1.5", "x", "", "%C2%B2", "9" * 30):
+        reply = client.post(f"/predict?top_k={text}", content=JPEG)
+        assert (reply.status_code, reply.json()["error"]["type"]) == (400, "bad_request"), text
+
+
+def test_multipart(client: httpx.Client) -> None:
+    alone = client.post("/predict", content=JPEG).json()
+    reply = client.post("/predict", files={"image": ("a.jpg", JPEG)})
+    assert reply.json().keys() == {"predictions", "model"}
+    assert reply.json()["predictions"][0]["label"] == alone["predictions"][0]["label"]
+    files = [("f", ("a.jpg", JPEG)), ("f", ("b.txt", b"text")), ("g", ("c.png", GOOD["png"]))]
+    several = client.post("/predict?top_k=1", files=files)
+    assert several.status_code == 200
+    a, b, c = several.json()["results"]
+    assert [a["file"], b["file"], c["file"]] == ["a.jpg", "b.txt", "c.png"]
+    assert a["predictions"][0]["label"] == alone["predictions"][0]["label"]
+    assert len(c["predictions"]) == 1
+    assert (b["error"]["type"], b["error"]["status"]) == ("unsupported_image", 415)
+    bad = client.post("/predict", files={"f": ("b.txt", b"text")})
+    assert bad.status_code == 415
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"content": b"nonsense", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+        {"content": JPEG, "headers": {"content-type": "multipart/form-data"}},
+        {"files": {"field": (None, "no file name")}},
+        {"files": [("f", (f"{i}.jpg", b"x")) for i in range(app.MAX_PARTS + 1)]},
+    ],
+)
+def test_a_broken_multipart_body_is_the_clients_error(client: httpx.Client, body: Any) -> None:
+    reply = client.post("/predict", **body)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (400, "bad_request")
+
+
+def test_health_and_model(client: httpx.Client) -> None:
+    health = client.get("/healthz")
+    assert (health.status_code, health.json()["status"]) == (200, "ok")
+    model = client.get("/model").json()
+    assert (model["name"], model["version"], model["unfrozen_layers"]) == ("colours", 1, 2)
+    assert model["classes"] == list(COLOURS)
+    assert model["metrics"]["val"]["accuracy"] == ESTIMATE
+    assert model["manifest_digest"] == "d" * 64
+    assert "s3://" not in json.dumps(model)
+
+
+def test_unknown_routes_answer_json(client: httpx.Client) -> None:
+    for method, path, status in (
+        ("GET", "/nothing", 404),
+        ("POST", "/predict/", 404),
+        ("GET", "/predict", 405),
+        ("POST", "/model", 405),
+    ):
+        reply = client.request(method, path)
+        assert reply.status_code == status
+        assert reply.json()["error"]["type"] in ("not_found", "method_not_allowed")
+
+
+def open_request(url: str, *headers: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    sock = socket.create_connection((host, int(port)), timeout=30)
+    lines = ["POST /predict HTTP/1.1", f"Host: {host}", *headers, "", ""]
+    sock.sendall("\r\n".join(lines).encode())
+    return sock
+
+
+def status_of(sock: socket.socket) -> int:
+    answer = sock.recv(65536).decode()
+    return int(answer.split()[1])
+
+
+def test_a_large_body_is_refused_before_it_is_read_whole(client: httpx.Client, url: str) -> None:
+    reply = client.post("/predict", content=b"x" * 500_001)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (413, "body_too_large")
+    # One byte less is judged by its content.
+    assert client.post("/predict", content=b"x" * 500_000).status_code == 415
+    with open_request(url, "Content-Length: 1000000000000") as sock:
+        assert status_of(sock) == 413
+    with open_request(url, "Transfer-Encoding: chunked") as sock:
+        for _ in range(6):  # and no end
+            sock.sendall(b"186a0\r\n" + b"x" * 100_000 + b"\r\n")
+        assert status_of(sock) == 413
+    assert client.post("/predict", content=JPEG).status_code == 200
+
+
+def test_a_slow_client_times_out_and_harms_nobody(client: httpx.Client, url: str) -> None:
+    with contextlib.ExitStack() as stack:
+        socks = [
+            stack.enter_context(open_request(url, f"Content-Length: {len(JPEG)}"))
+            for _ in range(20)
+        ]
+        for sock in socks:
+            sock.sendall(JPEG[:100])
+        started = time.monotonic()
+        assert client.post("/predict", content=JPEG).status_code == 200
+        assert time.monotonic() - started < CONFIG.timeout_s
+        for sock in socks:
+            answer = b"".join(iter(lambda sock=sock: sock.recv(65536), b""))  # until it is closed
+            assert answer.startswith(b"HTTP/1.1 408 "), answer
+            assert b'"slow_request"' in answer
+
+
+def served(client: httpx.Client) -> tuple[str, int]:
+    model = client.get("/model").json()
+    return model["name"], model["version"]
+
+
+def test_a_model_is_swapped_without_a_lost_request(
+    client: httpx.Client, url: str, first: str, second: str
+) -> None:
+    statuses: list[int] = []
+    versions: list[int] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=url, timeout=60) as own:
+            while not stop.is_set():
+                reply = own.post("/predict", content=JPEG)
+                statuses.append(reply.status_code)
+                if reply.status_code == 200:
+                    versions.append(reply.json()["model"]["version"])
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert deployment.deploy(second, CONFIG) == url
+        assert served(client) == ("colours", 2)
+        time.sleep(0.5)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        deployment.deploy(first, CONFIG)
+    assert set(statuses) == {200}
+    assert set(versions) == {1, 2}
+    assert served(client) == ("colours", 1)
+
+
+def test_a_broken_bundle_never_replaces_a_good_one(
+    client: httpx.Client, root: str, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = f"{root}/broken"
+    storage.commit(broken, storage.read_committed(first))
+    data = bytearray(storage.read_bytes(f"{broken}/{bundle.MODEL}"))
+    data[-1] ^= 1
+    storage.write_bytes(f"{broken}/{bundle.MODEL}", bytes(data))
+    with pytest.raises(BundleError, match="altered"):
+        deployment.deploy(broken, CONFIG)
+    assert served(client) == ("colours", 1)
+    # Also where only the replicas see that it is broken.
+    monkeypatch.setattr(bundle, "verify", lambda _: None)
+    with pytest.raises(BundleError, match=r"was refused, .*/1 stays in service.*altered"):
+        deployment.deploy(broken, CONFIG)
+    assert served(client) == ("colours", 1)
+    assert client.post("/predict", content=JPEG).status_code == 200
+
+
+def test_what_cannot_start_is_refused_at_once(ray_cluster: None, url: str, first: str) -> None:
+    with pytest.raises(ResourceError, match="3 replicas x 2 CPUs = 6, the cluster has 4"):
+        deployment.deploy(first, CONFIG.model_copy(update={"replicas": 3, "cpus_per_replica": 2}))
+    with pytest.raises(ConfigError, match="cannot move"):
+        deployment.deploy(first, CONFIG.model_copy(update={"port": local_s3.free_port()}))
+    with pytest.raises(ConfigError, match="cannot be listened on"):
+        deployment._check_port("127.0.0.1", int(url.rsplit(":", 1)[1]))
+
+
+def with_engine(uri: str, config: ServeConfig, test: Callable[..., Awaitable[None]]) -> None:
+    """Runs a test on an engine and its application in this process."""
+
+    async def main() -> None:
+        engine = Engine(config)
+        await engine.load(uri)
+        transport = httpx.ASGITransport(app.build(engine), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://rtl") as http:
+            await test(engine, http)
+
+    asyncio.run(main())
+
+
+@pytest.fixture(scope="module")
+def local(first: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = str(tmp_path_factory.mktemp("serve") / "bundle")
+    storage.commit(uri, bundle.read_files(first))
+    return uri
+
+
+def test_what_waits_for_the_model_goes_as_one_batch(local: str) -> None:
+    async def test(engine: Engine, http: httpx.AsyncClient) -> None:
+        sizes: list[int] = []
+        predict = engine.served.classifier.predict
+
+        def record(batch: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(batch))
+            return predict(batch)
+
+        engine.served.classifier.predict = record  # type: ignore[method-assign]
+        busy = engine._model.submit(time.sleep, 1.0)
+        waiting = [http.post("/predict", content=make_image("red", i)) for i in range(11)]
+        replies = await asyncio.gather(*waiting)
+        assert busy.done()
+        assert [reply.status_code for reply in replies] == [200] * 11
+        # The first image was alone when it went to the model; the others queued meanwhile.
+        assert sum(sizes) == 11
+        assert sizes.count(4) == 2
+        assert len(sizes) <= 4
+
+    with_engine(local, CONFIG, test)
+
+
+def test_too_many_at_once_are_told_to_come_again(local: str) -> None:
+    async def test(engine: Engine, http: httpx.AsyncClient) -> None:
+        busy = asyncio.wrap_future(engine._model.submit(time.sleep, 2.0))
+        files = [("f", (f"{i}.jpg", JPEG)) for i in range(6)]
+        # 32 images may wait: five times six of them, and then two alone.
+        inside = [asyncio.create_task(http.post("/predict", files=files)) for _ in range(5)]
+        await asyncio.sleep(0.5)
+        late = [await http.post("/predict", files=files)]
+        inside += [asyncio.create_task(http.post("/predict", content=JPEG)) for _ in range(2)]
+        await asyncio.sleep(0.5)
+        late += [await http.post("/predict", content=JPEG)]
+        assert not busy.done()
+        for reply in late:
+            assert (reply.status_code, reply.json()["error"]["type"]) == (503, "overloaded")
+            assert reply.headers["retry-after"] == "1"
+        assert [reply.status_code for reply in await asyncio.gather(*inside)] == [200] * 7
+        assert (await http.post("/predict", content=JPEG)).status_code == 200
+
+    with_engine(local, CONFIG, test)
+
+
+def test_an_answer_that_takes_too_long_is_a_504(local: str) -> None:
+    async def test(engine: Engine, http: httpx.AsyncClient) -> None:
+        busy = engine._model.submit(time.sleep, 1.5)
+        late = await http.post("/predict", content=JPEG)
+        assert (late.status_code, late.json()["error"]["type"]) == (504, "timeout")
+        await asyncio.wrap_future(busy)
+        assert (await http.post("/predict", content=JPEG)).status_code == 200
+
+    with_engine(local, CONFIG.model_copy(update={"timeout_s": 1.0}), test)
+
+
+def test_a_model_that_fails_is_unhealthy_and_says_nothing_of_the_inside(local: str) -> None:
+    async def test(engine: Engine, http: httpx.AsyncClient) -> None:
+        def fail(_: object) -> None:
+            raise RuntimeError("secret detail")
+
+        engine.served.classifier.predict = fail  # type: ignore[assignment, method-assign]
+        # It answered a moment ago, then it is asked again.
+        assert (await http.get("/healthz")).status_code == 200
+        engine._answered = -1e9
+        health = await http.get("/healthz")
+        reply = await http.post("/predict", content=JPEG)
+        assert (health.status_code, health.json()["error"]["type"]) == (503, "unhealthy")
+        assert (reply.status_code, reply.json()["error"]["type"]) == (500, "internal")
+        assert "secret" not in health.text + reply.text
+
+    with_engine(local, CONFIG, test)

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+
+from rtl import config
+from rtl.config import Config
+from rtl.errors import ConfigError
+
+
+def test_the_defaults_are_a_valid_config() -> None:
+    assert config.load() == Config() == config.from_dict({})
+
+
+@pytest.mark.parametrize("content", ["", "# every key is a comment\n", "{}"])
+def test_an_empty_recipe_is_the_defaults(tmp_path: Path, content: str) -> None:
+    assert config.load(_recipe(tmp_path, content)) == Config()
+
+
+def test_a_recipe_goes_over_the_defaults_and_overrides_over_the_recipe(tmp_path: Path) -> None:
+    recipe = _recipe(tmp_path, "train: {epochs: 3, batch_size: 16}\n")
+    loaded = config.load(recipe, ["train.epochs=5", "train.epochs=6", "data.augment.jitter=0"])
+    assert loaded.train == Config().train.model_copy(update={"epochs": 6, "batch_size": 16})
+    assert loaded.data.augment.jitter == 0
+    assert loaded.model == Config().model
+
+
+def test_yaml_and_dict_are_read_back_to_an_equal_config(tmp_path: Path) -> None:
+    changed = config.load(
+        overrides=[
+            "name=cells-2", "storage=s3://rtl/a", "features.cache=off", "optimizer.lr=3e-5",
+            "search.unfrozen_layers=[0, 16]", "train.patience=2", "data.augment.min_scale=1",
+        ]
+    )  # fmt: skip
+    assert config.load(_recipe(tmp_path, config.to_yaml(changed))) == changed
+    assert config.from_dict(changed.to_dict()) == changed
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optimizer.lr=1e-3", 1e-3),
+        ("optimizer.lr=1E-3", 1e-3),
+        ("optimizer.lr=1.e-3", 1e-3),
+        ("optimizer.lr=.5e-3", 5e-4),
+        ("optimizer.lr=0.002", 2e-3),
+        ("optimizer.lr=1", 1.0),
+        ("features.cache=on", "on"),
+        ("features.cache=off", "off"),
+        ("name=2026-11-24", "2026-11-24"),
+        ("name=e3", "e3"),
+        ("name=", None),
+        ("train.cpus_per_worker=null", None),
+        ("data.augment.vertical_flip=true", True),
+        ("search.unfrozen_layers=[1]", (1,)),
+        ("data.uri=s3://bucket/a=b", "s3://bucket/a=b"),
+        (" train.epochs = 4", 4),
+    ],
+)
+def test_a_value_is_read_as_yaml_1_2(override: str, expected: Any) -> None:
+    value: Any = config.load(overrides=[override])
+    for part in override.partition("=")[0].strip().split("."):
+        value = getattr(value, part)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "nearest"),
+    [
+        ("train.epoch", "train.epochs"),
+        ("serch.trials", "search"),
+        ("lr", "optimizer.lr"),
+        ("unfrozen_layers", "model.unfrozen_layers"),
+        ("data.augment.jiter", "data.augment.jitter"),
+        ("model.unfrozen_layer", "model.unfrozen_layers"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_one(unknown: str, nearest: str) -> None:
+    key = unknown if unknown != "serch.trials" else "serch"
+    rule = f"{key} is not a key of the config; the nearest is {nearest}. `rtl config` lists them"
+    with pytest.raises(ConfigError, match=f"^{re.escape(rule)}"):
+        config.load(overrides=[f"{unknown}=1"])
+
+
+def test_an_unknown_key_with_nothing_near_names_no_other() -> None:
+    with pytest.raises(ConfigError, match=r"^xyzzy is not a key of the config\. `rtl config`"):
+        config.load(overrides=["xyzzy=1"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epochs=many", "train.epochs is 'many': input should be a valid integer."),
+        ("train.epochs=1.5", "train.epochs is 1.5: input should be a valid integer."),
+        ("train.epochs=true", "train.epochs is True: input should be a valid integer."),
+        ("train.epochs='2'", "train.epochs is '2': input should be a valid integer."),
+        ("train.epochs=0", "train.epochs is 0: input should be greater than or equal to 1."),
+        ("train.epochs=null", "train.epochs is None: input should be a valid integer."),
+        ("train=3", "train is 3: input should be an object."),
+        ("optimizer.lr=.nan", "optimizer.lr is nan: input should be a finite number."),
+        ("optimizer.lr=.inf", "optimizer.lr is inf: input should be a finite number."),
+        ("model.unfrozen_layers=17", "model.unfrozen_layers is 17: input should be less than or"),
+        ("model.precision=fp16", "model.precision is 'fp16': input should be 'auto', 'fp32' or"),
+        ("search.unfrozen_layers=[0, a]", "search.unfrozen_layers.1 is 'a': input should be a"),
+        ("name=../other", "name is '../other': string should match pattern"),
+        ("name=!!timestamp 2026-11-24", "The config holds more than text, numbers and lists"),
+    ],
+)
+def test_an_ill_typed_value_is_refused_with_key_value_and_rule(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        config.load(overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.workers=3"], "train.batch_size 32 is not divisible by train.workers 3"),
+        (["search.unfrozen_layers=[]"], "search: unfrozen_layers is []; give at least one depth"),
+        (["search.unfrozen_layers=[2,17]"], "search: unfrozen_layers is [2, 17]; give at least"),
+        (["search.lr_min=0.1"], "search: lr_min 0.1 is above lr_max 0.003; swap them."),
+        (
+            ["pack.val_fraction=0.5", "pack.test_fraction=0.5"],
+            "pack: val_fraction 0.5 and test_fraction 0.5 leave nothing to train on",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        config.load(overrides=overrides)
+
+
+def test_every_wrong_key_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(overrides=["train.epochs=0", "serve.port=70000"])
+    assert [line.split()[0] for line in str(caught.value).splitlines()] == [
+        "train.epochs",
+        "serve.port",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"- train\n", "holds a list; it must map sections to keys"),
+        (b"train\n", "holds a str; it must map"),
+        (b"train: {epochs: 3\n", "is not valid YAML: .* line 2"),
+        (b"train: !!python/name:os.system\n", "is not valid YAML: could not determine a constr"),
+        (b"name: \xff\xfe\n", "is not UTF-8 text"),
+    ],
+)
+def test_a_recipe_that_is_none_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"(?s)^The recipe {re.escape(str(recipe))} {message}"):
+        config.load(recipe)
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read: No such file"):
+        config.load(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epochs", "--set 'train.epochs' is not of the form section.key=value."),
+        ("=3", "--set '=3' is not of the form section.key=value."),
+        ("train.epochs=[", "--set 'train.epochs=[' is not valid YAML"),
+    ],
+)
+def test_an_override_that_cannot_be_read_is_quoted(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        config.load(overrides=[override])
+
+
+def test_an_override_below_a_value_of_the_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--set train\.epochs: train is 3 in the recipe"):
+        config.load(_recipe(tmp_path, "train: 3"), ["train.epochs=2"])
+
+
+def test_replace_changes_the_named_keys_alone_and_checks_them() -> None:
+    before = config.load(overrides=["data.augment.vertical_flip=true", "train.epochs=2"])
+    after = before.replace(data={"augment": {"jitter": 0.0}}, name="b")
+    assert after.to_dict() == {
+        **before.to_dict(),
+        "name": "b",
+        "data": {
+            **before.data.model_dump(),
+            "augment": {**before.data.augment.model_dump(), "jitter": 0.0},
+        },
+    }
+    with pytest.raises(ConfigError, match=r"train\.epochs is 0"):
+        before.replace(train={"epochs": 0})
+    with pytest.raises(ConfigError, match="modle is not a key of the config; the nearest is model"):
+        before.replace(modle={"unfrozen_layers": 2})
+
+
+@pytest.mark.parametrize(("section", "key"), [(None, "name"), ("train", "epochs")])
+def test_a_config_is_frozen(section: str | None, key: str) -> None:
+    loaded = Config()
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        setattr(getattr(loaded, section) if section else loaded, key, 3)
+
+
+def test_every_key_says_what_it_does() -> None:
+    for section in (Config, *config._Section.__subclasses__()):
+        assert section.__doc__
+        assert [n for n, field in section.model_fields.items() if not field.description] == []
+
+
+def _recipe(folder: Path, content: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(content, encoding="utf-8")
+    return path
