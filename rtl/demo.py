@@ -40,10 +40,10 @@ RECIPE: dict[str, Any] = {
     "data": {"augment": {"min_scale": 0.8, "vertical_flip": True, "jitter": 0.1}},
     "features": {"views": 2},
     "model": {"weights": "packaged"},
-    "train": {"epochs": 8, "batch_size": 32, "label_smoothing": 0.05},
+    "train": {"epochs": 5, "batch_size": 32, "label_smoothing": 0.05},
     "search": {
-        "unfrozen_layers": [2, 3], "lr_min": 5e-4, "lr_max": 2e-3, "trials": 4,
-        "grace_epochs": 3, "reduction_factor": 3,
+        "unfrozen_layers": [1, 3], "lr_min": 5e-4, "lr_max": 2e-3, "trials": 3,
+        "grace_epochs": 2, "reduction_factor": 3,
     },
 }  # fmt: skip
 """The same as `jobs/recipes/elpv.yaml`."""

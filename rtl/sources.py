@@ -13,10 +13,8 @@ a reason. Ids are paths relative to the source, so that they do not change with 
 from __future__ import annotations
 
 import io
-import json
 import os
 import posixpath
-import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +25,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from rtl import storage
+from rtl import storage, webdataset
 from rtl.config import PackConfig
 from rtl.errors import DataError, NotFoundError
 from rtl.shards import Quarantined
@@ -41,11 +39,7 @@ LAYOUTS = (
 _SPLITS = {
     "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
 }  # fmt: skip
-_IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 _CLUTTER = ("Thumbs.db", "desktop.ini", "__MACOSX")
-_NO_VALUE = ("", "nan", "<na>")
-_TAR_BUFFER = 4 * 2**20
-_MAX_LABEL_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +212,8 @@ def _read_table(uri: str, config: PackConfig) -> dict[str, list[str]]:
     for name in wanted:
         if table.column_names.count(name) == 1:
             columns[name] = [
-                _text(value, f"{uri}: column {name!r}") for value in table[name].to_pylist()
+                webdataset.text(value, f"{uri}: column {name!r}")
+                for value in table[name].to_pylist()
             ]
         elif name == config.split_column == PackConfig().split_column:
             columns[name] = [""] * len(table)
@@ -299,11 +294,11 @@ def _webdataset(
         )
     for tar, split in zip(tars, splits, strict=True):
         samples: dict[str, dict[str, Any]] = {}
-        for key, part, value in _members(tar.uri, config.label_column):
+        for key, part, value in webdataset.members(tar.uri, config.label_column):
             sample = samples.setdefault(key, {})
             sample[part] = None if part in sample else value  # None: the tar holds it twice
         for key, sample in samples.items():
-            identity = f"{_shown(tar.path)}/{_shown(_inside(key))}"
+            identity = f"{_shown(tar.path)}/{_shown(webdataset.inside(key))}"
             label = sample.get("cls", sample.get("json", ""))
             if "image" not in sample:
                 quarantine.append(_no_image(identity, "the tar holds its label alone"))
@@ -315,79 +310,6 @@ def _webdataset(
             else:
                 offset, size = sample["image"]
                 yield Row(identity, tar.uri, label, split, offset, size)
-
-
-def _members(uri: str, label_key: str) -> Iterator[tuple[str, str, Any]]:
-    """(key, `image`, (offset, size) of its bytes) and (key, `cls` or `json`, label text)."""
-    try:
-        with tarfile.open(fileobj=io.BufferedReader(_Remote(uri), _TAR_BUFFER), mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
-                folder, _, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                part = "image" if suffix.lower() in _IMAGE_SUFFIXES else suffix.lower()
-                if not stem or part not in ("image", "cls", "json"):
-                    continue
-                key = f"{folder}/{stem}"
-                if not member.isreg() or member.issparse():
-                    yield key, part, None
-                elif part == "image":
-                    yield key, part, (member.offset_data, member.size)
-                else:
-                    file = tar.extractfile(member)
-                    data = file.read(_MAX_LABEL_BYTES) if file else b""
-                    yield key, part, _member_label(data, part, label_key)
-            end = tar.offset
-    except tarfile.TarError as error:
-        raise DataError(f"{uri} is no whole, uncompressed tar ({error}); make it anew.") from None
-    # tarfile takes a cut at a member's border, and a broken header, for the end.
-    if storage.read_range(uri, end, 512) != bytes(512):
-        raise DataError(
-            f"{uri} stops at byte {end} without the zero block that ends a tar: it was cut or "
-            "damaged. Fetch or make it anew."
-        )
-
-
-def _member_label(data: bytes, part: str, label_key: str) -> str:
-    try:
-        if part == "cls":
-            return _text(data.decode())
-        content = json.loads(data)
-        return _text(content.get(label_key)) if isinstance(content, dict) else ""
-    except (ValueError, DataError):
-        return ""
-
-
-def _inside(key: str) -> str:
-    """A member's name without any way out of the tar."""
-    parts = [part for part in key.split("/") if part not in ("", ".")]
-    return "/".join("__" if part == ".." else part for part in parts)
-
-
-class _Remote(io.RawIOBase):
-    """An object of storage as a file that is read in ranges."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_END:
-            raise io.UnsupportedOperation("the object's end is not known")
-        self._position = offset + (self._position if whence == os.SEEK_CUR else 0)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        data = storage.read_range(self._uri, self._position, len(buffer))
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
 
 
 def _files(root: str) -> list[Entry]:
@@ -415,22 +337,12 @@ def _hidden(path: str) -> bool:
 
 
 def _looks_like_image(path: str) -> bool:
-    return path.lower().rsplit(".", 1)[-1] in _IMAGE_SUFFIXES
+    return path.lower().rsplit(".", 1)[-1] in webdataset.IMAGE_SUFFIXES
 
 
 def _shown(name: str) -> str:
     """The name itself, or with escapes where its bytes are not UTF-8."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _text(value: Any, where: str = "the label") -> str:
-    """A table's or a member's value as stripped text, empty where it is missing."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # pandas makes whole numbers floats where one is missing
-    if value is not None and not isinstance(value, str | int | float):
-        raise DataError(f"{where} holds a {type(value).__name__}; it must be text or numbers.")
-    text = "" if value is None else str(value).strip()
-    return "" if text.lower() in _NO_VALUE else text
 
 
 def _unique(rows: Iterable[Row]) -> Iterator[Row]:

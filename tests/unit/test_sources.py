@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.io
 
-from rtl import sources, storage
+from rtl import sources, storage, webdataset
 from rtl.config import PackConfig
 from rtl.errors import DataError, NotFoundError
 from rtl.sources import Listing
@@ -334,7 +334,7 @@ def test_listing_a_tar_reads_past_the_images(
 ) -> None:
     members = [(f"{i}.{s}", d) for i in range(4) for s, d in (("jpg", bytes(2**20)), ("cls", b"1"))]
     (tmp_path / "big.tar").write_bytes(tar(*members, ("z.jpg", b"x"), ("z.cls", b"2")))
-    monkeypatch.setattr(sources, "_TAR_BUFFER", 2**14)
+    monkeypatch.setattr(webdataset, "_TAR_BUFFER", 2**14)
     fetched = []
     read_range = storage.read_range
 
