@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
 from rtl import local_s3, run, storage
@@ -39,19 +44,18 @@ def job_server(s3_server: str) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{ports[1]}"
     finally:
-        head.terminate()
-        try:
-            head.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            head.kill()
-            head.wait()
+        # `ray start` does not take its processes with it.
+        parts = psutil.Process(head.pid).children(recursive=True)
+        head.kill()
+        head.wait()
+        for part in parts:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                part.kill()
+        psutil.wait_procs(parts, timeout=10)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_for(url: str, head_s: int = 60) -> None:
-    import time
-
-    import httpx
-
     deadline = time.monotonic() + head_s
     while True:
         try:

@@ -1,0 +1,220 @@
+"""Imports go one way. The tables say which; the tests read every import and hold it.
+
+A new module: put its name into the layer of what it is for. It may then import from its own layer
+and from those above it in the table, in functions too; under `TYPE_CHECKING` it may name anything.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+LAYERS = {
+    "errors": {"rtl", "errors"},
+    "ground": {"config", "storage"},
+    "core": {
+        "images", "shards", "inception", "pretrained", "device", "metrics", "bundle", "registry",
+        "local_s3",
+    },
+    "cluster": {"runtime"},
+    "data": {"sources", "webdataset", "pack", "data", "features"},
+    "fit": {"checkpoint", "run", "loop", "progress", "train"},
+    "judge": {"search", "evaluate"},
+    "serve": {"serve"},
+    "top": {"predict", "console", "demo", "cli"},
+}  # fmt: skip
+"""Layer by layer from the ground up: the modules and packages of `rtl`, `rtl` for its own file."""
+
+WITHOUT_RAY = ("errors", "ground", "core")
+"""Layers that never import Ray: they work, and are tested, without a cluster."""
+
+SERVE_IMPORTS = {
+    "rtl", "errors", "config", "storage", "images", "inception", "pretrained", "device", "metrics",
+    "bundle", "registry", "runtime", "local_s3",
+}  # fmt: skip
+"""All that the endpoint is made of: a server needs no training code."""
+
+MAX_LINES = 400
+
+
+def _sources(folder: Path) -> dict[str, Path]:
+    """`rtl.serve.app` -> its file, for every Python file below `folder`."""
+    found = {}
+    for path in folder.rglob("*.py"):
+        parts = path.relative_to(folder.parent).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+MODULES = _sources(ROOT / "rtl")
+LEVEL = {name: level for level, names in enumerate(LAYERS.values()) for name in names}
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node of a module but those under `if TYPE_CHECKING:`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            for other in child.orelse:
+                yield from (other, *_statements(other))
+        else:
+            yield from (child, *_statements(child))
+
+
+def _imports(source: str) -> set[str]:
+    """Full names of the modules that a source imports, anywhere in it."""
+    found = set()
+    for node in _statements(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: write the whole name, not a relative one"
+            for alias in node.names:
+                below = f"{node.module}.{alias.name}"
+                found.add(below if below in MODULES else str(node.module))
+    return found
+
+
+def _own(imports: set[str]) -> set[str]:
+    return {name for name in imports if name.split(".")[0] == "rtl"}
+
+
+def _short(module: str) -> str:
+    """`rtl.serve.app` -> `serve`, as it stands in the tables."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else parts[0]
+
+
+IMPORTS = {name: _imports(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_stands_in_the_table(module: str) -> None:
+    assert _short(module) in LEVEL, f"add {_short(module)!r} to LAYERS in {Path(__file__).name}"
+
+
+def test_a_module_stands_in_one_layer() -> None:
+    assert sum(map(len, LAYERS.values())) == len(LEVEL)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_imports_nothing_from_a_layer_above_its_own(module: str) -> None:
+    own = LEVEL.get(_short(module), -1)
+    above = [other for other in _own(IMPORTS[module]) if LEVEL.get(_short(other), 99) > own]
+    assert above == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {module: _own(imports) - {module} for module, imports in IMPORTS.items()}
+    assert list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize("layer", WITHOUT_RAY)
+def test_a_layer_below_the_cluster_imports_no_ray(layer: str) -> None:
+    with_ray = [
+        module
+        for module, imports in IMPORTS.items()
+        if _short(module) in LAYERS[layer] and any(n.split(".")[0] == "ray" for n in imports)
+    ]
+    assert with_ray == []
+
+
+def test_serving_imports_no_training() -> None:
+    allowed = SERVE_IMPORTS | {"serve"}
+    serving = {module: imports for module, imports in IMPORTS.items() if _short(module) == "serve"}
+    assert serving
+    for module, imports in serving.items():
+        assert {_short(other) for other in _own(imports)} <= allowed, module
+
+
+def test_rtl_never_imports_its_jobs_tests_or_benchmarks() -> None:
+    outside = {"jobs", "tests", "benchmarks"}
+    assert {
+        m for m, names in IMPORTS.items() if outside & {n.split(".")[0] for n in names}
+    } == set()
+
+
+def test_a_job_imports_rtl() -> None:
+    for path in (ROOT / "jobs").rglob("*.py"):
+        assert _own(_imports(path.read_text(encoding="utf-8"))), path
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_is_short_enough_to_read(module: str) -> None:
+    lines = len(MODULES[module].read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, "split it by responsibility"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import ray.data", {"ray.data"}),
+        ("from rtl import storage, images", {"rtl.storage", "rtl.images"}),
+        ("from rtl.errors import RtlError", {"rtl.errors"}),
+        ("from rtl import __version__", {"rtl"}),
+        ("def f():\n  if x:\n    import ray", {"ray"}),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  import ray", {"typing"}),
+        ("if typing.TYPE_CHECKING:\n  import ray\nelse:\n  import torch", {"torch"}),
+    ],
+)
+def test_the_reader_of_imports_finds_them(source: str, expected: set[str]) -> None:
+    assert _imports(source) == expected
+
+
+# What importing does: nothing
+
+
+def _fresh(code: str, folder: Path) -> str:
+    """What a new interpreter prints, with the project to be found and `folder` around it."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder, check=True, capture_output=True, text=True, timeout=120,
+    ).stdout  # fmt: skip
+
+
+HEAVY = "print(sorted({name.split('.')[0] for name in sys.modules} & {'ray', 'torch'}))"
+
+
+@pytest.mark.parametrize("module", ["rtl", "rtl.cli"])
+def test_importing_the_command_line_loads_neither_ray_nor_torch(
+    module: str, tmp_path: Path
+) -> None:
+    assert _fresh(f"import sys, {module}; {HEAVY}", tmp_path) == "[]\n"
+
+
+def test_help_loads_neither_ray_nor_torch(tmp_path: Path) -> None:
+    code = f"""
+import sys, rtl.cli
+try:
+    rtl.cli.main(["--help"])
+except SystemExit as end:
+    print(end.code)
+{HEAVY}
+"""
+    assert _fresh(code, tmp_path).splitlines()[-2:] == ["0", "[]"]
+
+
+def test_importing_any_module_starts_and_writes_nothing(tmp_path: Path) -> None:
+    code = f"""
+import importlib, json, logging, socket, threading
+
+def refuse(*_):
+    raise AssertionError("an import went to the network")
+
+socket.socket.connect = socket.socket.connect_ex = refuse
+for name in {sorted(MODULES)}:
+    importlib.import_module(name)
+import ray
+print(json.dumps([ray.is_initialized(), len(logging.getLogger().handlers),
+                  logging.getLogger().level == logging.WARNING]))
+"""
+    assert json.loads(_fresh(code, tmp_path)) == [False, 0, True]
+    assert list(tmp_path.iterdir()) == []
