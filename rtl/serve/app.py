@@ -185,7 +185,11 @@ async def _images(request: Request, body: bytes) -> tuple[list[str | None], list
             f"The multipart body cannot be read: {reason}. Send up to {MAX_PARTS} images as file "
             "parts, or one as the body itself.",
         ) from None
-    parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    try:
+        parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+        names, images = [part.filename for part in parts], [await part.read() for part in parts]
+    finally:
+        await form.close()
     if not parts:
         raise RequestError(
             400,
@@ -193,7 +197,7 @@ async def _images(request: Request, body: bytes) -> tuple[list[str | None], list
             "The multipart body has no file part; give each image a file name (curl -F "
             "image=@photo.jpg).",
         )
-    return [part.filename for part in parts], [await part.read() for part in parts]
+    return names, images
 
 
 def _one(answer: Answer | ImageError, top_k: int) -> Response:

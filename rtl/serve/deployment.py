@@ -91,9 +91,9 @@ def deploy(bundle_uri: str, config: ServeConfig, name: str = "rtl") -> str:
     ResourceError for more than the cluster has; ConfigError for a port that cannot be had.
     """
     runtime.quiet()  # importing Serve has set its logger to INFO
+    _check_resources(config)
     uri = storage.normalize(bundle_uri)
     bundle.verify(uri)
-    _check_resources(config)
     url = _start(config)
     before = _served(name)
     try:

@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -51,7 +51,7 @@ INFO = BundleInfo(
 
 
 @pytest.fixture(scope="module")
-def root(s3_server: str) -> str:
+def root(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A storage root with the bundles `first` and `second`, registered as versions of one name."""
     root = f"{s3_server}/{secrets.token_hex(6)}"
     network = inception.build(num_classes=3)
@@ -60,8 +60,9 @@ def root(s3_server: str) -> str:
         inception.init_head(network, seed)
         with torch.no_grad():
             network.get_submodule("fc").weight.mul_(20)  # classes far from equally probable
-        bundle.save(f"{root}/{name}", dataclasses.replace(INFO, name=name), network)
-        registry.register(root, "colours", f"{root}/{name}")
+        made = str(tmp_path_factory.mktemp("made") / name)
+        bundle.save(made, dataclasses.replace(INFO, name=name), network)
+        registry.register(root, "colours", made)
     return root
 
 
@@ -318,10 +319,12 @@ def test_a_broken_bundle_never_replaces_a_good_one(
     client: httpx.Client, root: str, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = f"{root}/broken"
-    storage.commit(broken, storage.read_committed(first))
-    data = bytearray(storage.read_bytes(f"{broken}/{bundle.MODEL}"))
-    data[-1] ^= 1
-    storage.write_bytes(f"{broken}/{bundle.MODEL}", bytes(data))
+    files = storage.read_committed(first)
+    model = bytearray(files[bundle.MODEL])
+    model[-1] ^= 1
+    storage.write_bytes(f"{broken}/{bundle.MODEL}", bytes(model))
+    storage.write_bytes(f"{broken}/{bundle.INFO}", files[bundle.INFO])
+    storage.seal(broken, {name: storage.describe(data) for name, data in files.items()})
     with pytest.raises(BundleError, match="altered"):
         deployment.deploy(broken, CONFIG)
     assert served(client) == ("colours", 1)
@@ -333,11 +336,11 @@ def test_a_broken_bundle_never_replaces_a_good_one(
     assert client.post("/predict", content=JPEG).status_code == 200
 
 
-def test_what_cannot_start_is_refused_at_once(ray_cluster: None, url: str, first: str) -> None:
+def test_what_cannot_start_is_refused_at_once(url: str, local: str) -> None:
     with pytest.raises(ResourceError, match="3 replicas x 2 CPUs = 6, the cluster has 4"):
-        deployment.deploy(first, CONFIG.model_copy(update={"replicas": 3, "cpus_per_replica": 2}))
+        deployment.deploy(local, CONFIG.model_copy(update={"replicas": 3, "cpus_per_replica": 2}))
     with pytest.raises(ConfigError, match="cannot move"):
-        deployment.deploy(first, CONFIG.model_copy(update={"port": local_s3.free_port()}))
+        deployment.deploy(local, CONFIG.model_copy(update={"port": local_s3.free_port()}))
     with pytest.raises(ConfigError, match="cannot be listened on"):
         deployment._check_port("127.0.0.1", int(url.rsplit(":", 1)[1]))
 
@@ -362,6 +365,12 @@ def local(first: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 def test_what_waits_for_the_model_goes_as_one_batch(local: str) -> None:
     async def test(engine: Engine, http: httpx.AsyncClient) -> None:
         sizes: list[int] = []
@@ -372,49 +381,61 @@ def test_what_waits_for_the_model_goes_as_one_batch(local: str) -> None:
             return predict(batch)
 
         engine.served.classifier.predict = record  # type: ignore[method-assign]
-        busy = engine._model.submit(time.sleep, 1.0)
-        waiting = [http.post("/predict", content=make_image("red", i)) for i in range(11)]
-        replies = await asyncio.gather(*waiting)
-        assert busy.done()
-        assert [reply.status_code for reply in replies] == [200] * 11
-        # The first image was alone when it went to the model; the others queued meanwhile.
-        assert sum(sizes) == 11
-        assert sizes.count(4) == 2
-        assert len(sizes) <= 4
+        free = threading.Event()
+        engine._model.submit(free.wait, 60)
+        images = [make_image("red", i) for i in range(11)]
+        asked = [asyncio.create_task(http.post("/predict", content=data)) for data in images]
+        await until(lambda: len(engine._waiting) == 10)
+        free.set()
+        assert [(await task).status_code for task in asked] == [200] * 11
+        # The first was alone when it went to the model; the others queued meanwhile.
+        assert sizes == [1, 4, 4, 2]
 
     with_engine(local, CONFIG, test)
 
 
 def test_too_many_at_once_are_told_to_come_again(local: str) -> None:
     async def test(engine: Engine, http: httpx.AsyncClient) -> None:
-        busy = asyncio.wrap_future(engine._model.submit(time.sleep, 2.0))
+        free = threading.Event()
+        engine._model.submit(free.wait, 60)
         files = [("f", (f"{i}.jpg", JPEG)) for i in range(6)]
         # 32 images may wait: five times six of them, and then two alone.
         inside = [asyncio.create_task(http.post("/predict", files=files)) for _ in range(5)]
-        await asyncio.sleep(0.5)
+        await until(lambda: engine._inside == 30)
         late = [await http.post("/predict", files=files)]
         inside += [asyncio.create_task(http.post("/predict", content=JPEG)) for _ in range(2)]
-        await asyncio.sleep(0.5)
+        await until(lambda: engine._inside == 32)
+
+        async def unread() -> AsyncIterator[bytes]:
+            pytest.fail("an overloaded server reads no body")
+            yield b""
+
+        assert engine.full
         late += [await http.post("/predict", content=JPEG)]
-        assert not busy.done()
+        late += [await http.post("/predict", content=unread())]
+        free.set()
         for reply in late:
             assert (reply.status_code, reply.json()["error"]["type"]) == (503, "overloaded")
             assert reply.headers["retry-after"] == "1"
         assert [reply.status_code for reply in await asyncio.gather(*inside)] == [200] * 7
+        assert engine._inside == 0
         assert (await http.post("/predict", content=JPEG)).status_code == 200
 
-    with_engine(local, CONFIG, test)
+    with_engine(local, CONFIG.model_copy(update={"timeout_s": 30.0}), test)
 
 
 def test_an_answer_that_takes_too_long_is_a_504(local: str) -> None:
     async def test(engine: Engine, http: httpx.AsyncClient) -> None:
-        busy = engine._model.submit(time.sleep, 1.5)
+        free = threading.Event()
+        busy = engine._model.submit(free.wait, 60)
         late = await http.post("/predict", content=JPEG)
         assert (late.status_code, late.json()["error"]["type"]) == (504, "timeout")
+        free.set()
         await asyncio.wrap_future(busy)
+        await until(lambda: engine._inside == 0)
         assert (await http.post("/predict", content=JPEG)).status_code == 200
 
-    with_engine(local, CONFIG.model_copy(update={"timeout_s": 1.0}), test)
+    with_engine(local, CONFIG.model_copy(update={"timeout_s": 2.0}), test)
 
 
 def test_a_model_that_fails_is_unhealthy_and_says_nothing_of_the_inside(local: str) -> None:

@@ -3,7 +3,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from rtl.bundle import BundleInfo, Classifier
 from rtl.errors import BundleError, RtlError
 from tests.conftest import make_image
 
-SIZE = 96
+SIZE = 75
 ESTIMATE = {"value": 0.9, "low": 0.8, "high": 0.95}
 INFO = BundleInfo(
     name="solar",
@@ -30,6 +33,15 @@ INFO = BundleInfo(
     config={"name": "solar", "model": {"unfrozen_layers": 2}},
     cost={"seconds": 12.5},
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Two threads on a core that others use too wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +62,9 @@ def solar(network: torch.nn.Sequential, tmp_path_factory: pytest.TempPathFactory
 
 def linked(source: str, target: str) -> str:
     """A copy that a test may damage: `storage` replaces files, it never writes into one."""
-    storage.commit(target, storage.read_committed(source))
+    Path(target).mkdir()
+    for file in Path(source).iterdir():
+        os.link(file, Path(target) / file.name)
     return target
 
 
@@ -62,9 +76,11 @@ def damage_model(uri: str) -> None:
 
 def recommit(uri: str, **changes: Any) -> None:
     """An info that somebody edited, under a `COMMIT` that fits it."""
-    files = storage.read_committed(uri)
-    document = {**json.loads(files[bundle.INFO]), **changes}
-    storage.commit(uri, {**files, bundle.INFO: json.dumps(document).encode()})
+    document = {**storage.read_json(f"{uri}/{bundle.INFO}"), **changes}
+    info = json.dumps(document).encode()
+    storage.write_bytes(f"{uri}/{bundle.INFO}", info)
+    files = storage.read_json(f"{uri}/{storage.COMMIT}")["files"]
+    storage.seal(uri, {**files, bundle.INFO: storage.describe(info)})
 
 
 def test_a_bundle_comes_back_as_it_was_saved(place: str, network: torch.nn.Sequential) -> None:
