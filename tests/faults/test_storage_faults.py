@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import http.server
-import io
 import os
 import socket
 import struct
@@ -13,8 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 from urllib.parse import urlsplit
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from rtl import shards, storage
@@ -130,3 +127,175 @@ def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 def _forget_clients() -> None:
     storage._s3.cache_clear()
     storage._bucket_fs.cache_clear()
+
+
+DATA = os.urandom(50_000)
+
+
+def _read(uri: str) -> None:
+    assert storage.read_bytes(uri) == DATA
+
+
+def _read_range(uri: str) -> None:
+    assert storage.read_range(uri, 7, 9) == DATA[7:16]
+
+
+def _exists(uri: str) -> None:
+    assert storage.exists(uri)
+
+
+def _list(uri: str) -> None:
+    folder, _, name = uri.rpartition("/")
+    assert [(entry.path, entry.size) for entry in storage.list_files(folder)] == [(name, 50_000)]
+
+
+def _write(uri: str) -> None:
+    storage.write_bytes(uri, b"new")
+    assert storage.read_bytes(uri) == b"new"
+
+
+def _create(uri: str) -> None:
+    assert storage.create(uri + ".lock", b"mine")
+    assert storage.read_bytes(uri + ".lock") == b"mine"
+
+
+def _delete(uri: str) -> None:
+    storage.delete(uri)
+    assert not storage.exists(uri)
+
+
+ACTIONS = {
+    _read: ("HEAD", "GET"),
+    _read_range: ("GET",),
+    _exists: ("HEAD",),
+    _list: ("GET",),
+    _write: ("PUT",),
+    _create: ("PUT",),
+    _delete: ("DELETE",),
+}
+
+
+@pytest.mark.parametrize("fault", ["503", "429", "500", "reset", "lost answer"])
+@pytest.mark.parametrize("act", ACTIONS)
+def test_a_passing_fault_is_tried_again(
+    proxy: Proxy, s3: str, act: Callable[[str], None], fault: Fault
+) -> None:
+    uri = storage.join(s3, "x")
+    storage.write_bytes(uri, DATA)
+    for method in ACTIONS[act]:
+        before = proxy.seen.count(method)
+        proxy.fail(fault, 2, method)
+        act(uri)
+        assert proxy.seen.count(method) >= before + 3
+
+
+PERSISTING: list[tuple[Callable[[str], None], Fault]] = [
+    # No "reset" for these: pyarrow itself tries again for 6 s, in each attempt.
+    (_read, "503"),
+    (_list, "503"),
+    *((act, fault) for act in (_write, _create, _delete) for fault in ("503", "reset")),
+    *((_read_range, fault) for fault in ("503", "reset", "cut")),
+]
+
+
+@pytest.mark.parametrize(("act", "fault"), PERSISTING)
+def test_a_persisting_fault_is_an_error_that_names_the_object(
+    proxy: Proxy,
+    s3: str,
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[str], None],
+    fault: Fault,
+) -> None:
+    monkeypatch.setattr(storage, "_ATTEMPTS", 2)
+    uri = storage.join(s3, "x")
+    storage.write_bytes(uri, DATA)
+    named = s3 if act is _list else f"{uri}.lock" if act is _create else uri
+    proxy.fail(fault, FOR_EVER, *ACTIONS[act][-1:])
+    with pytest.raises(StorageError, match=rf"^Could not \w+ {named} \(2 attempts\): ") as caught:
+        act(uri)
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+
+
+def test_the_waits_grow_and_are_drawn_at_random(
+    proxy: Proxy, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ceilings: list[float] = []
+
+    def draw(low: float, high: float) -> float:
+        assert low == 0
+        ceilings.append(high)
+        return 0.0
+
+    monkeypatch.setattr(storage, "_BASE_DELAY_S", 0.2)
+    monkeypatch.setattr(storage.random, "uniform", draw)
+    proxy.fail("503", FOR_EVER, "PUT")
+    with pytest.raises(StorageError, match=r"\(6 attempts\)"):
+        storage.write_bytes(storage.join(s3, "x"), b"x")
+    assert ceilings == pytest.approx([0.4, 0.8, 1.6, 3.2, 6.4])
+    assert proxy.seen == ["PUT"] * 6
+
+
+def test_a_write_that_fails_leaves_the_old_object(
+    proxy: Proxy, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_ATTEMPTS", 2)
+    uri = storage.join(s3, "x")
+    storage.write_bytes(uri, b"old")
+    proxy.fail("reset", FOR_EVER, "PUT")
+    with pytest.raises(StorageError):
+        storage.write_bytes(uri, b"new")
+    assert storage.read_bytes(uri) == b"old"
+
+
+def test_a_creator_whose_answer_was_lost_learns_that_it_won(proxy: Proxy, s3: str) -> None:
+    uri = storage.join(s3, "lock")
+    proxy.fail("lost answer", 1, "PUT")
+    assert storage.create(uri, b"first")
+    assert not storage.create(uri, b"second")
+
+
+def test_a_conflict_at_creation_is_tried_again(proxy: Proxy, s3: str) -> None:
+    # S3 answers 409 while another request is under way: it may fail, and then nobody has won.
+    proxy.fail("409", 2, "PUT")
+    assert storage.create(storage.join(s3, "lock"), b"mine")
+
+
+def test_a_commit_that_fails_midway_has_no_marker(
+    proxy: Proxy, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_ATTEMPTS", 2)
+    proxy.fail("503", FOR_EVER, "PUT")
+    with pytest.raises(StorageError, match=f"Could not write {s3}/a"):
+        storage.commit(s3, {"a": b"1", "b": b"2"})
+    assert not storage.is_committed(s3)
+    proxy.fail("503", 3, "PUT")
+    monkeypatch.setattr(storage, "_ATTEMPTS", 6)
+    storage.commit(s3, {"a": b"1", "b": b"2"})
+    assert storage.read_committed(s3) == {"a": b"1", "b": b"2"}
+
+
+@pytest.mark.parametrize("act", [_read, _read_range, _list])
+def test_a_get_that_is_cut_is_fetched_again(
+    proxy: Proxy, s3: str, act: Callable[[str], None]
+) -> None:
+    uri = storage.join(s3, "x")
+    storage.write_bytes(uri, DATA)
+    proxy.fail("cut", 2, "GET")
+    act(uri)
+    assert proxy.seen.count("GET") >= 3
+
+
+def test_a_shard_behind_a_bad_line_comes_whole_or_not_at_all(
+    proxy: Proxy, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"{i}" for i in range(50)]
+    data = shards.encode_shard(ids, [DATA[i * 900 :][:900] for i in range(50)], [0] * 50)
+    shard = shards.Shard("train/00000.parquet", "train", 50, **storage.describe(data))
+    manifest = shards.Manifest(("a",), {"train": (50,)}, (shard,), uri=s3)
+    storage.write_bytes(storage.join(s3, shard.path), data)
+    proxy.fail("cut", 1, "GET")
+    assert shards.read_shard(manifest, shard)["id"].to_pylist() == ids
+    monkeypatch.setattr(storage, "_ATTEMPTS", 1)
+    proxy.fail("cut", FOR_EVER, "GET")
+    with pytest.raises((StorageError, DataError), match=r"train/00000\.parquet"):
+        shards.read_shard(manifest, shard)

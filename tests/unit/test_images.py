@@ -251,8 +251,8 @@ def test_resize_gives_the_centre_square(height: int, width: int) -> None:
 
 def test_resize_is_antialiased() -> None:
     stripes = torch.zeros(3, 600, 600, dtype=torch.uint8)
-    stripes[:, :, ::2] = 255
-    assert _difference(images.resize(stripes, 75), torch.full((3, 75, 75), 128)) <= 8
+    stripes[:, :, ::3] = 255
+    assert _difference(images.resize(stripes, 75), torch.full((3, 75, 75), 85)) <= 12
 
 
 def test_a_long_strip_is_resized_without_growing_it_whole() -> None:

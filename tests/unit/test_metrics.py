@@ -143,6 +143,15 @@ def test_an_interval_holds_the_truth_about_95_times_in_100(classes: int, rows: i
     assert all(180 <= times < 200 for times in held.values()), held
 
 
+def test_the_f1_interval_holds_the_truth_with_few_rows_a_class_too() -> None:
+    names = [str(number) for number in range(40)]
+    truth = metrics.evaluate(*_rows(40_000, 40, signal=3), names).score("macro_f1")
+    found = [
+        metrics.evaluate(*_rows(200, 40, seed, signal=3), names).macro_f1 for seed in range(50)
+    ]
+    assert sum(estimate.low <= truth <= estimate.high for estimate in found) >= 43
+
+
 def test_more_rows_make_every_interval_narrower() -> None:
     few, many = (metrics.evaluate(*_rows(rows, 7), NAMES[:7]) for rows in (70, 7000))
     for name in metrics.SCORES:
