@@ -40,9 +40,9 @@ RECIPE: dict[str, Any] = {
     "data": {"augment": {"min_scale": 0.8, "vertical_flip": True, "jitter": 0.1}},
     "features": {"views": 2},
     "model": {"weights": "packaged"},
-    "train": {"epochs": 5, "batch_size": 32, "label_smoothing": 0.05},
+    "train": {"epochs": 4, "batch_size": 32, "label_smoothing": 0.05},
     "search": {
-        "unfrozen_layers": [1, 3], "lr_min": 5e-4, "lr_max": 2e-3, "trials": 3,
+        "unfrozen_layers": [0, 3], "lr_min": 5e-4, "lr_max": 2e-3, "trials": 3,
         "grace_epochs": 2, "reduction_factor": 3,
     },
 }  # fmt: skip
@@ -51,7 +51,7 @@ RECIPE: dict[str, Any] = {
 QUICK: dict[str, Any] = {
     "features": {"views": 1},
     "train": {"epochs": 3},
-    "search": {"unfrozen_layers": [0, 3], "trials": 3, "grace_epochs": 1},
+    "search": {"grace_epochs": 1},
 }
 
 PAPER = (("SVM (paper)", 0.8244, 0.885), ("CNN (paper)", 0.8842, 0.944))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,7 @@ def connect(num_cpus: int | None = None) -> None:
     if not address:
         options["include_dashboard"] = False
         os.environ.update(THREAD_ENV)  # the workers of a cluster that starts here inherit it
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with _hushed():
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
@@ -65,6 +68,8 @@ def connect(num_cpus: int | None = None) -> None:
             f"No Ray cluster answers at RAY_ADDRESS={address!r} ({error}). Correct it, or unset it "
             "to run on this machine."
         ) from None
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a stack and aborts
     quiet()
 
 

@@ -28,7 +28,8 @@ def wait_ended(processes: list[psutil.Process]) -> list[psutil.Process]:
     return psutil.wait_procs(processes, timeout=20)[1]
 
 
-def test_ctrl_c_leaves_no_process_behind() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_demo_leaves_no_process_behind(number: signal.Signals) -> None:
     demo = start_demo()
     assert demo.stdout is not None
     for line in demo.stdout:
@@ -38,7 +39,7 @@ def test_ctrl_c_leaves_no_process_behind() -> None:
     names = " ".join(child.name() for child in children)
     assert "rclone" in names
     assert "raylet" in names
-    demo.send_signal(signal.SIGINT)
+    demo.send_signal(number)
     _, errors = demo.communicate(timeout=60)
     assert demo.returncode == 130
     assert errors.strip().endswith("rtl demo: stopped.")
