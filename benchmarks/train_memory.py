@@ -27,9 +27,9 @@ print("packed")
 """
 TRAIN = """
 import sys
-from rtl import config, runtime, train
+from rtl import recipes, runtime, train
 runtime.connect(num_cpus=2)
-settings = config.load().replace(
+settings = recipes.load().replace(
     name="fit", storage=sys.argv[2], data={"uri": sys.argv[1], "image_size": 80},
     model={"unfrozen_layers": 0}, features={"cache": "off"}, train={"epochs": 1},
 )

@@ -83,9 +83,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load(arguments: argparse.Namespace) -> Config:
-    from rtl import config
+    from rtl import recipes
 
-    settings = config.load(arguments.recipe, arguments.overrides)
+    settings = recipes.load(arguments.recipe, arguments.overrides)
     if arguments.storage:
         settings = settings.replace(storage=arguments.storage)
     if getattr(arguments, "data", None):
@@ -96,9 +96,9 @@ def _load(arguments: argparse.Namespace) -> Config:
 
 
 def _config(arguments: argparse.Namespace) -> None:
-    from rtl import config
+    from rtl import recipes
 
-    sys.stdout.write(config.to_yaml(_load(arguments)))
+    sys.stdout.write(recipes.to_yaml(_load(arguments)))
 
 
 def _pack(arguments: argparse.Namespace) -> None:

@@ -1,21 +1,17 @@
 """The typed config tree: what a recipe may say, with defaults and the rule for each value.
 
-A recipe is a YAML file with the same sections as `Config`; `--set section.key=value` overrides it,
-`rtl config` prints the effective tree. Unknown and ill-typed keys are refused with the nearest key
-that exists. Everything is frozen: a run's config is what it was started with.
+Unknown and ill-typed keys are refused with the nearest key that exists. Everything is frozen: a
+run's config is what it was started with. `rtl.recipes` reads the tree from YAML.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import pydantic
-import yaml
 from pydantic import Field
 
 from rtl.errors import ConfigError
@@ -87,6 +83,8 @@ class DataConfig(_Section):
     """Side in pixels of the square that the network sees; Inception V3 was trained at 299."""
     augment: AugmentConfig = AugmentConfig()
     """How the training views differ from the image."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the views; fits of other seeds share them, and so their features."""
 
 
 class FeaturesConfig(_Section):
@@ -122,6 +120,8 @@ class OptimizerConfig(_Section):
     """Peak learning rate of the head."""
     tail_lr_factor: float = Field(default=0.33, gt=0, le=1)
     """The unfrozen blocks train at `lr` times this."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Each block trains at the rate of the one after it times this (Howard and Ruder 2018)."""
     weight_decay: float = Field(default=1e-2, ge=0)
     """Decoupled weight decay on convolutions and the classifier, not on BatchNorm or biases."""
     warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
@@ -149,33 +149,78 @@ class TrainConfig(_Section):
     """Probability taken from the true class and spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced` weighs a row by the inverse of its class's share."""
+    mixup: float = Field(default=0.0, ge=0)
+    """Mixes the rows of a batch in pairs, by shares from Beta(mixup, mixup) (Zhang et al. 2018)."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Evaluates and keeps an average of the weights that decays by this a step; 0 turns it off."""
     patience: int | None = Field(default=None, ge=1)
     """Epochs without a better `val` score after which training stops; null never stops early."""
     seed: int = Field(default=0, ge=0)
-    """Decides initial head, sample order, augmentation and dropout."""
+    """Decides initial head, sample order and dropout."""
     max_failures: int = Field(default=3, ge=0)
     """Lost workers after which a fit gives up; each restart goes on from the last commit."""
 
 
+class Range(_Section):
+    """Numbers between two ends, both included."""
+
+    min: float
+    """Lower end."""
+    max: float
+    """Upper end."""
+    log: bool = True
+    """Draw the logarithm uniformly, not the number."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Range:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}; swap them")
+        if self.log and self.min <= 0:
+            raise ValueError(f"min is {self.min:g}; a log range lies above 0, or set log: false")
+        return self
+
+
+Choices = Annotated[tuple[int | float | str | bool | None, ...], Field(min_length=1)]
+Values = Annotated[
+    Annotated[Range, pydantic.Tag("range")] | Annotated[Choices, pydantic.Tag("list")],
+    pydantic.Discriminator(lambda value: "range" if isinstance(value, dict | Range) else "list"),
+]
+"""What a search draws a key's value from; the error of a bad one names only the form it has."""
+
+
 class SearchConfig(_Section):
-    """The sweep over `model.unfrozen_layers` and `optimizer.lr`."""
+    """The sweep over `model.unfrozen_layers`, `optimizer.lr` and what else is asked for."""
 
     unfrozen_layers: tuple[int, ...] = (0, 1, 2, 3)
     """The depths that are tried, each from 0 to 16."""
-    lr_min: float = Field(default=3e-4, gt=0)
-    """Lower end of the learning rates, drawn log-uniformly."""
-    lr_max: float = Field(default=3e-3, gt=0)
-    """Upper end of the learning rates."""
+    lr: Values = Range(min=3e-4, max=3e-3)
+    """Peak learning rates of the head: `{min, max}` or a list."""
+    space: dict[str, Values] = {}
+    """Further keys of the config, a range or a list each: `optimizer.weight_decay: [0, 0.01]`."""
+    sampler: Literal["optuna", "grid"] = "optuna"
+    """`grid` tries every combination of lists, `optuna` proposes `trials` points (TPE)."""
     trials: int = Field(default=8, ge=1)
-    """Fits that are started."""
+    """Points that `optuna` proposes."""
+    scheduler: Literal["asha", "none"] = "asha"
+    """`asha` ends trials that fall behind (Li et al. 2020), `none` runs each to its last epoch."""
     grace_epochs: int = Field(default=2, ge=1)
     """Epochs that ASHA grants every trial."""
     reduction_factor: int = Field(default=3, ge=2)
     """ASHA lets the best one in this many go on at each rung."""
+    finalists: int = Field(default=2, ge=1)
+    """Points that are run again with other seeds; the best mean over seeds wins."""
+    seeds: int = Field(default=1, ge=1)
+    """Seeds of each finalist, its first fit's included; 1 runs none again."""
     concurrent: int | None = Field(default=None, ge=1)
     """Trials side by side; null takes as many as the cluster's CPUs or GPUs allow."""
     seed: int = Field(default=0, ge=0)
     """Decides which points are tried."""
+    cpu_hour_price: float = Field(default=0.0, ge=0)
+    """What an hour of one CPU costs, in `currency`; 0 leaves the cost out."""
+    gpu_hour_price: float = Field(default=0.0, ge=0)
+    """What an hour of one GPU costs."""
+    currency: str = "$"
+    """Shown before a cost."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> SearchConfig:
@@ -184,9 +229,22 @@ class SearchConfig(_Section):
                 f"unfrozen_layers is {list(self.unfrozen_layers)}; give at least one depth, "
                 "each from 0 to 16"
             )
-        if self.lr_min > self.lr_max:
-            raise ValueError(f"lr_min {self.lr_min} is above lr_max {self.lr_max}; swap them")
+        rates = (self.lr.min,) if isinstance(self.lr, Range) else self.lr
+        if not all(isinstance(rate, int | float) and rate > 0 for rate in rates):
+            raise ValueError(f"lr is {list(rates)}; learning rates are numbers above 0")
+        ranges = [k for k, v in {"lr": self.lr, **self.space}.items() if isinstance(v, Range)]
+        if self.sampler == "grid" and ranges:
+            raise ValueError(f"sampler is grid and {ranges[0]} is a range; give a list of values")
         return self
+
+    @property
+    def points(self) -> dict[str, Values]:
+        """Every key that is searched, with its values."""
+        return {
+            "model.unfrozen_layers": self.unfrozen_layers,
+            "optimizer.lr": self.lr,
+            **self.space,
+        }
 
 
 class ServeConfig(_Section):
@@ -245,7 +303,39 @@ class Config(_Section):
                 f"train.batch_size {self.train.batch_size} is not divisible by train.workers "
                 f"{self.train.workers}; every worker takes an equal part of the batch"
             )
+        for key, values in self.search.space.items():
+            fixed = ("search.", "features.", "data.", "pack.", "serve.", "model.weights")
+            if key in ("model.unfrozen_layers", "optimizer.lr"):
+                raise ValueError(
+                    f"search.space holds {key}; set search.{key.split('.')[1]} instead"
+                )
+            if key not in _keys(Config) or key.startswith(fixed):
+                raise ValueError(f"search.space holds {key}, which is no key of a fit")
+            ends = (values.min, values.max) if isinstance(values, Range) else values
+            for value in ends:
+                self._check_point(key, value)
         return self
+
+    def _check_point(self, key: str, value: Any) -> None:
+        section, name = key.split(".")
+        try:
+            type(getattr(self, section)).model_validate_json(json.dumps({name: value}), strict=True)
+        except pydantic.ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise ValueError(
+                f"search.space gives {key} the value {value!r}: {message[0].lower()}{message[1:]}"
+            ) from None
+
+    def at(self, point: Mapping[str, Any]) -> Config:
+        """The config at one point of the search: dotted keys replaced."""
+        tree = self.to_dict()
+        for key, value in point.items():
+            *path, name = key.split(".")
+            section = tree
+            for part in path:
+                section = section[part]
+            section[name] = value
+        return from_dict(tree)
 
     def replace(self, **sections: dict[str, Any] | str | None) -> Config:
         """A copy with keys replaced, validated: `replace(model={"unfrozen_layers": 2})`."""
@@ -264,77 +354,6 @@ def from_dict(tree: dict[str, Any]) -> Config:
         raise ConfigError(f"The config holds more than text, numbers and lists: {error}.") from None
     except pydantic.ValidationError as error:
         raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
-
-
-def load(recipe: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """The effective config: defaults, then a YAML recipe, then `section.key=value` overrides.
-
-    Raises ConfigError with the key, the rule it breaks and, for an unknown one, the nearest key.
-    """
-    tree: dict[str, Any] = {}
-    if recipe is not None:
-        try:
-            text = Path(recipe).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"The recipe {recipe} cannot be read: {error.strerror}.") from None
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"The recipe {recipe} is not UTF-8 text: {error}.") from None
-        loaded = _parse_yaml(text, f"the recipe {recipe}")
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ConfigError(
-                f"The recipe {recipe} holds a {type(loaded).__name__}; it must map sections to "
-                "keys, as `rtl config` prints them."
-            )
-        tree = loaded or {}
-    for override in overrides:
-        key, separator, value = override.partition("=")
-        if not separator or not key.strip():
-            raise ConfigError(f"--set {override!r} is not of the form section.key=value.")
-        _assign(tree, key.strip().split("."), _parse_yaml(value, f"--set {override!r}"))
-    return from_dict(tree)
-
-
-def to_yaml(config: Config) -> str:
-    """The tree as a YAML recipe that `load` reads back to an equal one."""
-    return yaml.safe_dump(config.to_dict(), sort_keys=False)
-
-
-class _Yaml12Loader(yaml.SafeLoader):
-    """SafeLoader by YAML 1.2: `1e-3` is a number, `on`, `off` and dates are strings."""
-
-
-_YAML_11 = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
-_Yaml12Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _YAML_11]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Yaml12Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Yaml12Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Yaml12Loader)  # noqa: S506 -- a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where[0].upper()}{where[1:]} is not valid YAML: {error}") from None
-
-
-def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
-    for depth, part in enumerate(path[:-1], 1):
-        child = tree.setdefault(part, {})
-        if not isinstance(child, dict):
-            raise ConfigError(
-                f"--set {'.'.join(path)}: {'.'.join(path[:depth])} is {child!r} in the recipe; "
-                "it must map keys to values."
-            )
-        tree = child
-    tree[path[-1]] = value
 
 
 def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -359,7 +378,7 @@ def _keys(section: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
 
 
 def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in error["loc"] if part not in ("range", "list"))
     known = _keys(Config)
     if error["type"] == "extra_forbidden":
         # The whole path first, then the last part anywhere in the tree: `lr` finds optimizer.lr.

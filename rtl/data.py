@@ -148,10 +148,9 @@ def cut_batches(parts: Iterator[Batch], sizes: Sequence[int]) -> Iterator[Batch]
 class ImageReader:
     """Reads, decodes and augments images: (3, S, S) uint8 a row."""
 
-    def __init__(self, manifest: Manifest, data: DataConfig, seed: int) -> None:
+    def __init__(self, manifest: Manifest, data: DataConfig) -> None:
         self._manifest = manifest
         self._data = data
-        self._seed = seed
         self._last: tuple[str, pa.Table] | None = None
         """The shard read last: its parts and views follow one another."""
 
@@ -165,8 +164,8 @@ class ImageReader:
             ids = rows["id"].to_pylist()
             pixels = [
                 images.view(
-                    images.decode(encoded), self._data.image_size, self._data.augment, self._seed,
-                    image_id, read.view,
+                    images.decode(encoded), self._data.image_size, self._data.augment,
+                    self._data.seed, image_id, read.view,
                 )
                 for image_id, encoded in zip(ids, rows["image"].to_pylist(), strict=True)
             ]  # fmt: skip

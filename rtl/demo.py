@@ -42,7 +42,7 @@ RECIPE: dict[str, Any] = {
     "model": {"weights": "packaged"},
     "train": {"epochs": 4, "batch_size": 32, "label_smoothing": 0.05},
     "search": {
-        "unfrozen_layers": [0, 3], "lr_min": 5e-4, "lr_max": 2e-3, "trials": 3,
+        "unfrozen_layers": [0, 3], "lr": {"min": 5e-4, "max": 2e-3}, "trials": 3,
         "grace_epochs": 2, "reduction_factor": 3,
     },
 }  # fmt: skip

@@ -68,7 +68,7 @@ class _Judge:
         torch.set_num_threads(1)
         self._classifier = bundle.Classifier.load(bundle_uri, device.pick(use_gpu))
         data = DataConfig(image_size=image_size, augment=AugmentConfig())
-        self._reader = ImageReader(manifest, data, seed=0)
+        self._reader = ImageReader(manifest, data)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         ids: list[str] = []

@@ -77,7 +77,6 @@ def locate(config: Config, manifest: Manifest, weights_sha256: str, unfrozen_lay
         "manifest": manifest.digest,
         "weights": weights_sha256,
         "data": config.data.model_dump(mode="json", exclude={"uri"}),
-        "seed": config.train.seed,
         "views": config.features.views,
         "precision": str(_dtype(config)),
         "cut": unfrozen_layers,
@@ -191,7 +190,7 @@ class _Trunk:
                 .to(memory_format=torch.channels_last)
             )
             self._stages.append((k, stage))
-        self._reader = ImageReader(manifest, config.data, config.train.seed)
+        self._reader = ImageReader(manifest, config.data)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         rows: list[dict[str, Any]] = []

@@ -20,7 +20,7 @@ import torch
 
 from rtl import features, pretrained, run, runtime, storage
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
-from rtl.config import Config, from_dict
+from rtl.config import Config, Range, from_dict
 from rtl.data import Plan
 from rtl.errors import TrainingError
 from rtl.loop import Hooks, Learner, fit
@@ -132,9 +132,9 @@ def _run(config: Config, uri: str, concurrent: int, watch: Watch) -> list[Trial]
     board = _Board(config.train.epochs, watch)
     space = {
         "unfrozen_layers": tune.choice(list(settings.unfrozen_layers)),
-        "lr": tune.loguniform(settings.lr_min, settings.lr_max)
-        if settings.lr_min < settings.lr_max
-        else tune.choice([settings.lr_min]),
+        "lr": tune.loguniform(settings.lr.min, settings.lr.max)
+        if isinstance(settings.lr, Range)
+        else tune.choice(list(settings.lr)),
     }
     trainable = tune.with_resources(
         tune.with_parameters(_trial, config=config.to_dict(), uri=uri),

@@ -102,7 +102,7 @@ def make_source(config: Config, plan: Plan, first_epoch: int) -> Source:
     """Features from memory, features from storage or images, whichever the config and data give."""
     k = config.model.unfrozen_layers
     if not features.pays(config, k):
-        reader = ImageReader(plan.manifest, config.data, config.train.seed)
+        reader = ImageReader(plan.manifest, config.data)
         return Stream(plan, reader, first_epoch, config.train.epochs)
     found = find_features(config, plan.manifest)
     if found.bytes <= config.features.memory_gb * 1e9:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rtl import config, registry, search, storage
+from rtl import recipes, registry, search, storage
 from rtl.errors import TrainingError
 from rtl.search import Trial, choose
 from tests.conftest import make_dataset
@@ -35,12 +35,12 @@ def test_without_a_score_there_is_no_winner() -> None:
 
 def test_a_search_over_s3_registers_its_winner(s3: str, ray_cluster: None) -> None:
     make_dataset(f"{s3}/data", train=48)
-    settings = config.load().replace(
+    settings = recipes.load().replace(
         name="colours",
         storage=f"{s3}/root",
         data={"uri": f"{s3}/data", "image_size": 80},
         train={"epochs": 3, "batch_size": 8},
-        search={"unfrozen_layers": [0, 1], "trials": 3, "lr_min": 1e-3, "lr_max": 1e-2,
+        search={"unfrozen_layers": [0, 1], "trials": 3, "lr": {"min": 1e-3, "max": 1e-2},
                 "grace_epochs": 1},
     )  # fmt: skip
     seen: list[list[Trial]] = []
@@ -66,9 +66,9 @@ def test_a_failing_trial_does_not_end_the_search(s3: str, ray_cluster: None) -> 
     sections: dict[str, Any] = {
         "train": {"epochs": 1, "batch_size": 8},
         "optimizer": {"warmup_fraction": 0.0},
-        "search": {"unfrozen_layers": [0], "trials": 2, "lr_min": 1e30, "lr_max": 1e30},
+        "search": {"unfrozen_layers": [0], "trials": 2, "lr": [1e30]},
     }
-    settings = config.load().replace(
+    settings = recipes.load().replace(
         name="nan", storage=f"{s3}/root", data={"uri": f"{s3}/data", "image_size": 80}, **sections
     )
     seen: list[list[Trial]] = []

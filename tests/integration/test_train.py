@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from rtl import bundle, config, features, run, runtime, storage, train
+from rtl import bundle, features, recipes, run, runtime, storage, train
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config
 from rtl.data import ImageReader, InMemory, Plan
@@ -20,7 +20,7 @@ from tests.conftest import make_dataset
 
 
 def make_config(uri: str, name: str = "fit", **sections: Any) -> Config:
-    base = config.load().replace(
+    base = recipes.load().replace(
         name=name,
         storage=f"{uri}/root",
         data={"uri": f"{uri}/data", "image_size": 80},
@@ -49,7 +49,7 @@ class Recorder(Hooks):
 
 def fit_here(settings: Config, manifest: Manifest, hooks: Hooks, reader: Any = None) -> Checkpoint:
     plan = Plan(manifest, settings.train.seed, settings.train.batch_size, settings.features.views)
-    reader = reader or ImageReader(manifest, settings.data, settings.train.seed)
+    reader = reader or ImageReader(manifest, settings.data)
     weights = load_weights("packaged", settings.storage)
     learner = Learner(settings, len(manifest.classes), weights, torch.device("cpu"))
     start = hooks.checkpoints.last() if isinstance(hooks, Recorder) else None
@@ -102,7 +102,7 @@ def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
     assert result.test.accuracy.value >= 0.75  # 1/3 by chance
     # The bundle alone gives the same answers from the encoded images.
     classifier = bundle.Classifier.load(result.bundle)
-    reader = ImageReader(manifest, settings.data, 0)
+    reader = ImageReader(manifest, settings.data)
     plan = Plan(manifest, 0, 8, 1)
     right = sum(
         int((classifier.predict(batch.inputs).argmax(1) == batch.labels).sum())

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rtl import cli, config, demo
-from rtl.config import Config
+from rtl import cli, demo, recipes
+from rtl.config import Config, from_dict
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +18,7 @@ def test_config_prints_a_recipe_that_reads_back(
     assert cli.main(["config", "--set", "search.trials=16", "--storage", "s3://b/p"]) == 0
     recipe = tmp_path / "r.yaml"
     recipe.write_text(capsys.readouterr().out)
-    read = config.load(recipe)
+    read = recipes.load(recipe)
     assert (read.search.trials, read.storage) == (16, "s3://b/p")
 
 
@@ -44,12 +44,12 @@ def test_help_starts_nothing() -> None:
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "jobs" / "recipes").glob("*.yaml")))
 def test_recipes_are_valid(recipe: Path) -> None:
-    assert config.load(recipe).name
+    assert recipes.load(recipe).name
 
 
 def test_the_demo_runs_its_recipe() -> None:
-    whole: Config = config.from_dict(demo.RECIPE)
-    assert whole == config.load(ROOT / "jobs" / "recipes" / "elpv.yaml")
+    whole: Config = from_dict(demo.RECIPE)
+    assert whole == recipes.load(ROOT / "jobs" / "recipes" / "elpv.yaml")
     demo.make_config("s3://b/demo", quick=True)
 
 

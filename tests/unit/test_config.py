@@ -7,36 +7,36 @@ from typing import Any
 import pydantic
 import pytest
 
-from rtl import config
+from rtl import config, recipes
 from rtl.config import Config
 from rtl.errors import ConfigError
 
 
 def test_the_defaults_are_a_valid_config() -> None:
-    assert config.load() == Config() == config.from_dict({})
+    assert recipes.load() == Config() == config.from_dict({})
 
 
 @pytest.mark.parametrize("content", ["", "# every key is a comment\n", "{}"])
 def test_an_empty_recipe_is_the_defaults(tmp_path: Path, content: str) -> None:
-    assert config.load(_recipe(tmp_path, content)) == Config()
+    assert recipes.load(_recipe(tmp_path, content)) == Config()
 
 
 def test_a_recipe_goes_over_the_defaults_and_overrides_over_the_recipe(tmp_path: Path) -> None:
     recipe = _recipe(tmp_path, "train: {epochs: 3, batch_size: 16}\n")
-    loaded = config.load(recipe, ["train.epochs=5", "train.epochs=6", "data.augment.jitter=0"])
+    loaded = recipes.load(recipe, ["train.epochs=5", "train.epochs=6", "data.augment.jitter=0"])
     assert loaded.train == Config().train.model_copy(update={"epochs": 6, "batch_size": 16})
     assert loaded.data.augment.jitter == 0
     assert loaded.model == Config().model
 
 
 def test_yaml_and_dict_are_read_back_to_an_equal_config(tmp_path: Path) -> None:
-    changed = config.load(
+    changed = recipes.load(
         overrides=[
             "name=cells-2", "storage=s3://rtl/a", "features.cache=off", "optimizer.lr=3e-5",
             "search.unfrozen_layers=[0, 16]", "train.patience=2", "data.augment.min_scale=1",
         ]
     )  # fmt: skip
-    assert config.load(_recipe(tmp_path, config.to_yaml(changed))) == changed
+    assert recipes.load(_recipe(tmp_path, recipes.to_yaml(changed))) == changed
     assert config.from_dict(changed.to_dict()) == changed
 
 
@@ -62,7 +62,7 @@ def test_yaml_and_dict_are_read_back_to_an_equal_config(tmp_path: Path) -> None:
     ],
 )
 def test_a_value_is_read_as_yaml_1_2(override: str, expected: Any) -> None:
-    value: Any = config.load(overrides=[override])
+    value: Any = recipes.load(overrides=[override])
     for part in override.partition("=")[0].strip().split("."):
         value = getattr(value, part)
     assert value == expected
@@ -84,12 +84,12 @@ def test_an_unknown_key_names_the_nearest_one(unknown: str, nearest: str) -> Non
     key = unknown if unknown != "serch.trials" else "serch"
     rule = f"{key} is not a key of the config; the nearest is {nearest}. `rtl config` lists them"
     with pytest.raises(ConfigError, match=f"^{re.escape(rule)}"):
-        config.load(overrides=[f"{unknown}=1"])
+        recipes.load(overrides=[f"{unknown}=1"])
 
 
 def test_an_unknown_key_with_nothing_near_names_no_other() -> None:
     with pytest.raises(ConfigError, match=r"^xyzzy is not a key of the config\. `rtl config`"):
-        config.load(overrides=["xyzzy=1"])
+        recipes.load(overrides=["xyzzy=1"])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_an_unknown_key_with_nothing_near_names_no_other() -> None:
 )
 def test_an_ill_typed_value_is_refused_with_key_value_and_rule(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
-        config.load(overrides=[override])
+        recipes.load(overrides=[override])
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,17 @@ def test_an_ill_typed_value_is_refused_with_key_value_and_rule(override: str, me
         (["train.workers=3"], "train.batch_size 32 is not divisible by train.workers 3"),
         (["search.unfrozen_layers=[]"], "search: unfrozen_layers is []; give at least one depth"),
         (["search.unfrozen_layers=[2,17]"], "search: unfrozen_layers is [2, 17]; give at least"),
-        (["search.lr_min=0.1"], "search: lr_min 0.1 is above lr_max 0.003; swap them."),
+        (["search.lr={min: 0.1, max: 0.01}"], "search.lr: min 0.1 is above max 0.01; swap them."),
+        (["search.lr={min: 0, max: 0.01}"], "search.lr: min is 0; a log range lies above 0"),
+        (["search.lr=[]"], "search.lr is []: tuple should have at least 1 item"),
+        (["search.lr=[0.001, big]"], "search: lr is [0.001, 'big']; learning rates are"),
+        (["search.sampler=grid"], "search: sampler is grid and lr is a range; give a list"),
+        (["search.space={optimizer.lr: [1]}"], "search.space holds optimizer.lr; set search.lr"),
+        (["search.space={train.no: [1]}"], "search.space holds train.no, which is no key of a"),
+        (
+            ["search.space={train.epochs: [0]}"],
+            "search.space gives train.epochs the value 0: input",
+        ),
         (
             ["pack.val_fraction=0.5", "pack.test_fraction=0.5"],
             "pack: val_fraction 0.5 and test_fraction 0.5 leave nothing to train on",
@@ -131,12 +141,12 @@ def test_an_ill_typed_value_is_refused_with_key_value_and_rule(override: str, me
 )
 def test_values_that_do_not_go_together_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
-        config.load(overrides=overrides)
+        recipes.load(overrides=overrides)
 
 
 def test_every_wrong_key_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        config.load(overrides=["train.epochs=0", "serve.port=70000"])
+        recipes.load(overrides=["train.epochs=0", "serve.port=70000"])
     assert [line.split()[0] for line in str(caught.value).splitlines()] == [
         "train.epochs",
         "serve.port",
@@ -157,12 +167,12 @@ def test_a_recipe_that_is_none_is_named(tmp_path: Path, content: bytes, message:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_bytes(content)
     with pytest.raises(ConfigError, match=rf"(?s)^The recipe {re.escape(str(recipe))} {message}"):
-        config.load(recipe)
+        recipes.load(recipe)
 
 
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read: No such file"):
-        config.load(tmp_path / "nowhere.yaml")
+        recipes.load(tmp_path / "nowhere.yaml")
 
 
 @pytest.mark.parametrize(
@@ -175,16 +185,16 @@ def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
 )
 def test_an_override_that_cannot_be_read_is_quoted(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
-        config.load(overrides=[override])
+        recipes.load(overrides=[override])
 
 
 def test_an_override_below_a_value_of_the_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--set train\.epochs: train is 3 in the recipe"):
-        config.load(_recipe(tmp_path, "train: 3"), ["train.epochs=2"])
+        recipes.load(_recipe(tmp_path, "train: 3"), ["train.epochs=2"])
 
 
 def test_replace_changes_the_named_keys_alone_and_checks_them() -> None:
-    before = config.load(overrides=["data.augment.vertical_flip=true", "train.epochs=2"])
+    before = recipes.load(overrides=["data.augment.vertical_flip=true", "train.epochs=2"])
     after = before.replace(data={"augment": {"jitter": 0.0}}, name="b")
     assert after.to_dict() == {
         **before.to_dict(),

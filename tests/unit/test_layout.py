@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = {
     "errors": {"rtl", "errors"},
-    "ground": {"config", "storage"},
+    "ground": {"config", "recipes", "storage"},
     "core": {
         "images", "shards", "inception", "pretrained", "device", "metrics", "bundle", "registry",
         "local_s3",
