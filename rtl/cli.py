@@ -64,8 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         verb = add(name, action, about)
         verb.add_argument("--name", help="name of the run and of the model")
         verb.add_argument("--data", metavar="URI", help="the packed data set")
-        if name == "train":
-            verb.add_argument("--resume", action="store_true", help="go on with a run of this name")
+        verb.add_argument("--resume", action="store_true", help="go on with a run of this name")
     verb = add("evaluate", _evaluate, "Score a model on a split of a packed data set.")
     verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
     verb.add_argument("--data", metavar="URI", help="the packed data set")
@@ -137,7 +136,7 @@ def _search(arguments: argparse.Namespace) -> None:
     settings = _load(arguments)
     runtime.connect()
     with console.SearchView(settings.train.metric) as view:
-        result = search.search(settings, view.features, view.board)
+        result = search.search(settings, view.features, view.board, arguments.resume)
     _show(result, settings)
 
 

@@ -213,6 +213,8 @@ class SearchConfig(_Section):
     """Seeds of each finalist, its first fit's included; 1 runs none again."""
     concurrent: int | None = Field(default=None, ge=1)
     """Trials side by side; null takes as many as the cluster's CPUs or GPUs allow."""
+    gpus_per_trial: float = Field(default=1.0, gt=0, le=1)
+    """Share of a GPU that a trial holds, where `train.gpus_per_worker` is 1."""
     seed: int = Field(default=0, ge=0)
     """Decides which points are tried."""
     cpu_hour_price: float = Field(default=0.0, ge=0)
@@ -311,20 +313,12 @@ class Config(_Section):
                 )
             if key not in _keys(Config) or key.startswith(fixed):
                 raise ValueError(f"search.space holds {key}, which is no key of a fit")
-            ends = (values.min, values.max) if isinstance(values, Range) else values
-            for value in ends:
-                self._check_point(key, value)
+            section, name = key.split(".")
+            ends: Any = (values.min, values.max) if isinstance(values, Range) else values
+            whole = isinstance(values, Range) and isinstance(self.get(key), int)
+            for value in ends:  # its own rule refuses a bad one, by its own name
+                from_dict({section: {name: int(value) if whole else value}})
         return self
-
-    def _check_point(self, key: str, value: Any) -> None:
-        section, name = key.split(".")
-        try:
-            type(getattr(self, section)).model_validate_json(json.dumps({name: value}), strict=True)
-        except pydantic.ValidationError as error:
-            message = error.errors()[0]["msg"]
-            raise ValueError(
-                f"search.space gives {key} the value {value!r}: {message[0].lower()}{message[1:]}"
-            ) from None
 
     def at(self, point: Mapping[str, Any]) -> Config:
         """The config at one point of the search: dotted keys replaced."""
@@ -336,6 +330,13 @@ class Config(_Section):
                 section = section[part]
             section[name] = value
         return from_dict(tree)
+
+    def get(self, key: str) -> Any:
+        """The value of a dotted key."""
+        value: Any = self
+        for part in key.split("."):
+            value = getattr(value, part)
+        return value
 
     def replace(self, **sections: dict[str, Any] | str | None) -> Config:
         """A copy with keys replaced, validated: `replace(model={"unfrozen_layers": 2})`."""

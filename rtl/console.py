@@ -23,7 +23,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from rtl.checkpoint import Epoch
     from rtl.metrics import Estimate, Scores
-    from rtl.search import Trial
+    from rtl.trials import Trial
 
 _LINE_EVERY_S = 15.0
 

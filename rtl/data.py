@@ -67,8 +67,11 @@ class Source(Protocol):
     def train_batches(self, epoch: int) -> Iterator[Batch]:
         """This worker's part of each batch of an epoch, in order; a part may be empty."""
 
-    def rows_of(self, split: str, epoch: int) -> Iterator[Batch]:
-        """This worker's rows of `val` or `test`, each once over all workers, in view 0."""
+    def rows_of(self, split: str, epoch: int | None) -> Iterator[Batch]:
+        """This worker's rows of a split, each once over all workers, in view 0.
+
+        With an epoch, `val` at that epoch's end; else the split on its own.
+        """
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ class Stream:
     """A `Source` that Ray Data reads ahead of the training loop.
 
     Epochs are read in order, each with its train rows first and then the rows of `val`; a split
-    that is asked for later, `test`, is a stream of its own.
+    that is asked for without an epoch is a stream of its own.
     """
 
     def __init__(self, plan: Plan, reader: Reader, first_epoch: int, epochs: int) -> None:
@@ -196,11 +199,11 @@ class Stream:
         sizes = [self._plan.local_rows(step) for step in range(self._plan.steps)]
         return cut_batches(self._take(epoch, "train"), sizes)
 
-    def rows_of(self, split: str, epoch: int) -> Iterator[Batch]:
+    def rows_of(self, split: str, epoch: int | None) -> Iterator[Batch]:
         """See `Source`."""
-        if split == "val":
+        if epoch is not None:
             return self._take(epoch, split)
-        reads = self._plan.evaluation(split, epoch)
+        reads = self._plan.evaluation(split, 0)
         return (batch for _, batch in stream(reads, self._reader))
 
     def _take(self, epoch: int, split: str) -> Iterator[Batch]:
@@ -230,9 +233,9 @@ class InMemory:
         sizes = [self._plan.local_rows(step) for step in range(self._plan.steps)]
         return cut_batches(self._rows(self._plan.train(epoch)), sizes)
 
-    def rows_of(self, split: str, epoch: int) -> Iterator[Batch]:
+    def rows_of(self, split: str, epoch: int | None) -> Iterator[Batch]:
         """See `Source`."""
-        return self._rows(self._plan.evaluation(split, epoch))
+        return self._rows(self._plan.evaluation(split, epoch or 0))
 
     def _rows(self, reads: Sequence[Read]) -> Iterator[Batch]:
         return (batch for read in reads for batch in self._reader(read))

@@ -12,7 +12,8 @@ from rtl import bundle, device, metrics, runtime
 from rtl.config import AugmentConfig, DataConfig
 from rtl.data import ImageReader, Plan
 from rtl.errors import DataError
-from rtl.metrics import Predictions, Scores
+from rtl.metrics import Scores
+from rtl.predictions import Predictions, gather
 from rtl.shards import SPLITS, load_manifest
 
 
@@ -57,7 +58,7 @@ def evaluate(
             Predictions(list(row["ids"]), np.asarray(row["labels"], np.int64), probabilities)
         )
         progress(sum(len(part.ids) for part in parts), total)
-    whole = metrics.gather(parts, total)
+    whole = gather(parts, total)
     return metrics.evaluate(whole.probabilities, whole.labels, manifest.classes)
 
 

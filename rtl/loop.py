@@ -24,7 +24,8 @@ from rtl.checkpoint import Checkpoint, Epoch
 from rtl.config import Config, OptimizerConfig
 from rtl.data import Batch, Plan, Source
 from rtl.errors import DataError, TrainingError
-from rtl.metrics import Mean, Predictions, Scores
+from rtl.metrics import Mean
+from rtl.predictions import Predictions, gather
 from rtl.pretrained import Pretrained
 
 T = TypeVar("T")
@@ -151,7 +152,7 @@ def fit(
             rows += plan.global_rows(step)
             hooks.progress(epoch, rows, manifest.rows("train"))
         trained_s = time.monotonic() - started
-        predictions = metrics.gather(
+        predictions = gather(
             hooks.gather(learner.predict(source.rows_of("val", epoch))), manifest.rows("val")
         )
         done = Epoch(
@@ -260,11 +261,12 @@ def finished(state: Checkpoint | None, epochs: int, patience: int | None, metric
     return done >= epochs or (patience is not None and stale >= patience)
 
 
-def evaluate(learner: Learner, source: Source, plan: Plan, split: str, hooks: Hooks) -> Scores:
+def predict_split(
+    learner: Learner, source: Source, plan: Plan, split: str, hooks: Hooks
+) -> Predictions:
     """All rows of a split, by all workers together."""
-    parts = hooks.gather(learner.predict(source.rows_of(split, 0)))
-    whole = metrics.gather(parts, plan.manifest.rows(split))
-    return metrics.evaluate(whole.probabilities, whole.labels, plan.manifest.classes)
+    parts = hooks.gather(learner.predict(source.rows_of(split, None)))
+    return gather(parts, plan.manifest.rows(split))
 
 
 def _class_weights(counts: tuple[int, ...], policy: str) -> np.ndarray:

@@ -13,7 +13,6 @@ for the ROC AUC, on the logit scale as M. S. Pepe 2003 advises (section 5.2.4); 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -59,27 +58,6 @@ class Mean:
         if not self.count:
             raise DataError("The mean of 0 rows is undefined; give the split at least one row.")
         return self.total / self.count
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What a model says of some rows. Raises DataError where the lengths do not agree."""
-
-    ids: list[str]
-    """The rows' ids, N of them."""
-    labels: _Ints
-    """True classes, int64, (N,)."""
-    probabilities: NDArray[np.float32]
-    """Probability of each class, float32, (N, C)."""
-
-    def __post_init__(self) -> None:
-        """Checks the shapes."""
-        rows = len(self.ids)
-        if self.labels.shape != (rows,) or self.probabilities.shape[:-1] != (rows,):
-            raise DataError(
-                f"{rows} ids stand beside labels of shape {self.labels.shape} and probabilities "
-                f"of shape {self.probabilities.shape}; they must be (N,) and (N, C)."
-            )
 
 
 @dataclass(frozen=True)
@@ -188,38 +166,6 @@ class Scores:
             raise DataError(
                 f"The scores are not as rtl writes them ({error}); evaluate the model again."
             ) from None
-
-
-def gather(parts: Sequence[Predictions], rows: int | None = None) -> Predictions:
-    """The workers' predictions as one, sorted by id.
-
-    `rows` is how many the split has, from its manifest. Raises DataError where an id occurs twice,
-    where the count is another one, or where the parts have different classes.
-    """
-    parts = [part for part in parts if part.ids]
-    found = sum(len(part.ids) for part in parts)
-    if not parts or (rows is not None and found != rows):
-        raise DataError(
-            f"{found} rows were evaluated, expected were {rows or 'some'}: a worker's rows are "
-            "missing or doubled. Run the evaluation again."
-        )
-    widths = sorted({part.probabilities.shape[-1] for part in parts})
-    if len(widths) > 1:
-        raise DataError(f"The workers' predictions have {widths} classes; they must have the same.")
-    ids = [row for part in parts for row in part.ids]
-    order = sorted(range(found), key=ids.__getitem__)
-    ordered = [ids[i] for i in order]
-    twice = [row for row, after in itertools.pairwise(ordered) if row == after]
-    if twice:
-        raise DataError(
-            f"{len(twice)} rows were evaluated twice, the first is {twice[0]!r}; every row counts "
-            "once. Run the evaluation again."
-        )
-    return Predictions(
-        ids=ordered,
-        labels=np.concatenate([part.labels for part in parts])[order],
-        probabilities=np.concatenate([part.probabilities for part in parts])[order],
-    )
 
 
 def evaluate(

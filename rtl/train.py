@@ -18,14 +18,15 @@ import ray
 import torch
 from torch import nn
 
-from rtl import bundle, features, pretrained, registry, run, runtime, storage
+from rtl import bundle, features, metrics, pretrained, registry, run, runtime, storage
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config
 from rtl.data import ImageReader, InMemory, Plan, Source, Stream
 from rtl.errors import ConfigError, DataError, ResourceError, TrainingError
 from rtl.features import FeatureReader, Features
-from rtl.loop import Hooks, Learner, evaluate, fit
+from rtl.loop import Hooks, Learner, fit, predict_split
 from rtl.metrics import Scores
+from rtl.predictions import Predictions, encode
 from rtl.progress import Watcher, mailbox
 from rtl.shards import Manifest, load_manifest
 
@@ -126,10 +127,20 @@ def write_outcome(
     manifest: Manifest,
     learner: Learner,
     state: Checkpoint,
-    test: Scores | None,
+    predictions: dict[str, Predictions],
 ) -> None:
-    """The bundle of the best epoch, whose weights the learner holds, and `outcome.json`."""
+    """The bundle of the best epoch, whose weights the learner holds, its predictions, the outcome.
+
+    `predictions` of `val` and, where there are rows, `test`.
+    """
     best = state.history[state.best]
+    test = None
+    if "test" in predictions:
+        found = predictions["test"]
+        test = metrics.evaluate(found.probabilities, found.labels, manifest.classes)
+    for split, rows in predictions.items():
+        path = storage.join(uri, "predictions", f"{split}.parquet")
+        storage.write_bytes(path, encode(rows))
     weights = pretrained.load(config.model.weights, config.storage)
     info = bundle.BundleInfo(
         name=str(config.name),
@@ -256,9 +267,9 @@ def _fit_and_judge(config: Config, uri: str, hooks: _WorkerHooks, context: Any) 
     start = checkpoints.last()
     source = make_source(config, plan, len(start.history) if start else 0)
     state = fit(learner, source, plan, config, hooks, start)
-    test = judge(learner, source, plan, checkpoints, state, hooks)
+    predictions = judge(learner, source, plan, checkpoints, state, hooks)
     if plan.rank == 0:
-        write_outcome(uri, config, manifest, learner, state, test)
+        write_outcome(uri, config, manifest, learner, state, predictions)
 
 
 def judge(
@@ -268,10 +279,14 @@ def judge(
     checkpoints: Checkpoints,
     state: Checkpoint,
     hooks: Hooks,
-) -> Scores | None:
-    """Puts the best epoch's weights into the learner and opens `test`, once, with them."""
+) -> dict[str, Predictions]:
+    """Puts the best epoch's weights into the learner, and has it answer for `val` and `test`.
+
+    This is when `test` is opened, once; it is left out where there are no rows.
+    """
     learner.tail.load_state_dict(checkpoints.read(state.best).tail)
-    return evaluate(learner, source, plan, "test", hooks) if plan.manifest.rows("test") else None
+    splits = [split for split in ("val", "test") if plan.manifest.rows(split)]
+    return {split: predict_split(learner, source, plan, split, hooks) for split in splits}
 
 
 class _WorkerHooks(Hooks):

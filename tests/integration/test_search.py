@@ -1,36 +1,15 @@
 from __future__ import annotations
 
-import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rtl import recipes, registry, search, storage
-from rtl.errors import TrainingError
-from rtl.search import Trial, choose
+from rtl import predictions, recipes, registry, run, search, storage, trials
+from rtl.errors import RunExistsError, TrainingError
+from rtl.trials import Trial, choose
 from tests.conftest import make_dataset
-
-
-def trial(number: int, k: int, score: float, log_loss: float = 0.5, reason: str = "") -> Trial:
-    return Trial(number, k, 1e-3, "finished", 3, score, log_loss, 1.0, reason)
-
-
-@pytest.mark.parametrize(
-    ("trials", "winner"),
-    [
-        ([trial(0, 1, 0.8), trial(1, 2, 0.9)], 1),
-        ([trial(0, 1, 0.9, 0.4), trial(1, 2, 0.9, 0.3)], 1),
-        ([trial(0, 3, 0.9), trial(1, 1, 0.9)], 1),
-        ([trial(0, 3, math.nan), trial(1, 1, 0.1)], 1),
-    ],
-)
-def test_the_winner_is_the_best_on_val(trials: list[Trial], winner: int) -> None:
-    assert choose(trials).number == winner
-
-
-def test_without_a_score_there_is_no_winner() -> None:
-    with pytest.raises(TrainingError, match=r"2 trials .* too high"):
-        choose([trial(0, 0, math.nan, reason="too high"), trial(1, 0, math.nan)])
 
 
 def test_a_search_over_s3_registers_its_winner(s3: str, ray_cluster: None) -> None:
@@ -52,11 +31,16 @@ def test_a_search_over_s3_registers_its_winner(s3: str, ray_cluster: None) -> No
     final = seen[-1]
     assert len(final) == 3
     assert {t.state for t in final} <= {"finished", "stopped"}
-    winner = choose(final)
+    winner = choose(final).winner
     assert (result.unfrozen_layers, result.lr) == (winner.unfrozen_layers, winner.lr)
     assert result.val.accuracy.value == winner.score
     assert result.test is not None
     assert result.test.accuracy.value >= 0.75
+    uri = run.locate(settings)
+    assert trials.recorded(uri) == final
+    test = predictions.decode(storage.read_bytes(storage.join(uri, "predictions/test.parquet")))
+    hits = (test.probabilities.argmax(axis=1) == test.labels).mean()
+    assert hits == pytest.approx(result.test.accuracy.value)
     registry.promote(settings.storage, "colours", result.version)
     assert storage.is_committed(registry.resolve(settings.storage, "colours"))
 
@@ -75,3 +59,47 @@ def test_a_failing_trial_does_not_end_the_search(s3: str, ray_cluster: None) -> 
     with pytest.raises(TrainingError, match=r"None of 2 trials .*optimizer\.lr"):
         search.search(settings, watch=lambda t: seen.append(list(t)))
     assert [t.state for t in seen[-1]] == ["failed", "failed"]
+
+
+def test_finalists_run_with_more_seeds_and_a_killed_search_goes_on(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    make_dataset(f"{tmp_path}/data", train=48)
+    settings = recipes.load().replace(
+        name="grid",
+        storage=f"{tmp_path}/root",
+        data={"uri": f"{tmp_path}/data", "image_size": 80},
+        train={"epochs": 2, "batch_size": 8},
+        search={"unfrozen_layers": [0], "lr": [1e-4, 1e-3, 1e-2], "sampler": "grid",
+                "scheduler": "none", "finalists": 2, "seeds": 2},
+    )  # fmt: skip
+    result = search.search(settings)
+    uri = run.locate(settings)
+    first = trials.recorded(uri)
+    assert [t.lr for t in first[:3]] == [1e-4, 1e-3, 1e-2]
+    assert [(t.seed, t.finalist_of is None) for t in first] == [(0, True)] * 3 + [(1, False)] * 2
+    assert {t.finalist_of for t in first[3:]} == {t.number for t in trials.finalists(first[:3], 2)}
+    about = storage.read_json(storage.join(uri, "search.json"))
+    assert about["seeds"] == 2
+    assert about["mean"] == pytest.approx(choose(first).mean)
+    with pytest.raises(RunExistsError, match="--resume"):
+        search.search(settings)
+    # Killed while trial 1 ran and before the finalists' seeds.
+    storage.delete(storage.join(uri, "result.json"))
+    storage.delete(storage.join(uri, "outcome.json"))
+    storage.delete(storage.join(uri, "bundle"))
+    trials.record(uri, replace(first[1], state="running", history=()))
+    for trial in first[3:]:
+        storage.delete(trials.locate(uri, trial.number))
+    seen: list[Trial] = []
+    again = search.search(settings, watch=lambda t: seen.extend(t), resume=True)
+    assert {t.number for t in seen if t.state == "running" and not t.history} == {1, 3, 4}
+    assert [_outcome(t) for t in trials.recorded(uri)] == [_outcome(t) for t in first]
+    assert again.val == result.val
+    assert search.search(settings, resume=True) == again
+
+
+def _outcome(trial: Trial) -> tuple[Any, ...]:
+    """What must not depend on when and how often the trial was run."""
+    epochs = [(e.epoch, e.train_loss, e.score, e.log_loss) for e in trial.history]
+    return trial.number, dict(trial.point), trial.seed, trial.state, trial.finalist_of, epochs

@@ -20,15 +20,15 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = {
     "errors": {"rtl", "errors"},
-    "ground": {"config", "recipes", "storage"},
+    "ground": {"config", "recipes", "storage", "trials"},
     "core": {
-        "images", "shards", "inception", "pretrained", "device", "metrics", "bundle", "registry",
-        "local_s3",
+        "images", "shards", "inception", "pretrained", "device", "metrics", "predictions", "bundle",
+        "registry", "local_s3",
     },
     "cluster": {"runtime"},
     "data": {"sources", "webdataset", "pack", "data", "features"},
     "fit": {"checkpoint", "run", "loop", "progress", "train"},
-    "judge": {"search", "evaluate"},
+    "judge": {"sweep", "search", "evaluate"},
     "serve": {"serve"},
     "top": {"predict", "console", "demo", "cli"},
 }  # fmt: skip

@@ -9,7 +9,8 @@ from sklearn import metrics as reference
 
 from rtl import metrics
 from rtl.errors import ConfigError, DataError, TrainingError
-from rtl.metrics import Estimate, Mean, Predictions, Scores
+from rtl.metrics import Estimate, Mean, Scores
+from rtl.predictions import Predictions, gather
 
 NAMES = tuple("abcdefghijkl")
 
@@ -282,7 +283,7 @@ def _part(ids: str, classes: int = 2) -> Predictions:
 
 @pytest.mark.parametrize("split", [["badc"], ["ba", "dc"], ["d", "", "cab"], ["a", "b", "c", "d"]])
 def test_gathered_predictions_are_the_same_however_they_were_split(split: list[str]) -> None:
-    together, expected = metrics.gather([_part(ids) for ids in split], rows=4), _part("abcd")
+    together, expected = gather([_part(ids) for ids in split], rows=4), _part("abcd")
     assert together.ids == expected.ids
     assert np.array_equal(together.labels, expected.labels)
     assert np.array_equal(together.probabilities, expected.probabilities)
@@ -303,12 +304,12 @@ def test_a_row_that_is_missing_or_doubled_is_refused(
     split: list[str], rows: int | None, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        metrics.gather([_part(ids) for ids in split], rows)
+        gather([_part(ids) for ids in split], rows)
 
 
 def test_workers_with_different_classes_are_refused() -> None:
     with pytest.raises(DataError, match=r"have \[2, 3\] classes; they must have the same"):
-        metrics.gather([_part("a", 2), _part("b", 3)])
+        gather([_part("a", 2), _part("b", 3)])
 
 
 def test_predictions_of_different_lengths_are_refused() -> None:

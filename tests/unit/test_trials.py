@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from rtl.config import SearchConfig
+from rtl.errors import TrainingError
+from rtl.trials import State, Trial, TrialEpoch, choose, finalists, share_after, spent
+
+
+def trial(
+    number: int,
+    k: int,
+    score: float,
+    log_loss: float = 0.5,
+    of: int | None = None,
+    state: State = "finished",
+) -> Trial:
+    history = (TrialEpoch(0, 1.0, score, log_loss, 2.0, float(number)),)
+    return Trial(
+        number=number,
+        point={"model.unfrozen_layers": k, "optimizer.lr": 1e-3},
+        seed=0 if of is None else number,
+        state=state,
+        history=() if math.isnan(score) else history,
+        reason="the lr is too high" if math.isnan(score) else "",
+        wall_seconds=1800.0,
+        finalist_of=of,
+    )
+
+
+@pytest.mark.parametrize(
+    ("trials", "winner"),
+    [
+        ([trial(0, 1, 0.8), trial(1, 2, 0.9)], 1),
+        ([trial(0, 1, 0.9, 0.4), trial(1, 2, 0.9, 0.3)], 1),
+        ([trial(0, 3, 0.9), trial(1, 1, 0.9)], 1),
+        ([trial(0, 3, math.nan), trial(1, 1, 0.1)], 1),
+        ([trial(0, 3, 0.99, state="failed"), trial(1, 1, 0.1)], 1),
+        ([trial(0, 3, 0.99, state="stopped"), trial(1, 1, 0.1)], 0),
+    ],
+)
+def test_the_winner_is_the_best_on_val(trials: list[Trial], winner: int) -> None:
+    choice = choose(trials)
+    assert choice.winner.number == choice.point == winner
+    assert (choice.mean, choice.spread, choice.seeds) == (choice.winner.score, None, 1)
+
+
+def test_the_luckiest_seed_does_not_win() -> None:
+    lucky = [trial(0, 1, 0.95), trial(3, 1, 0.70, of=0), trial(4, 1, 0.75, of=0)]
+    steady = [trial(1, 2, 0.90), trial(5, 2, 0.91, of=1), trial(6, 2, 0.89, of=1)]
+    once = [trial(2, 3, 0.93)]
+    choice = choose([*lucky, *steady, *once])
+    assert (choice.point, choice.winner.number, choice.seeds) == (1, 5, 3)
+    assert choice.mean == pytest.approx(0.9)
+    assert choice.spread == pytest.approx(0.01)
+
+
+def test_finalists_are_the_best_points_best_first() -> None:
+    points = [trial(0, 1, 0.8), trial(1, 2, math.nan), trial(2, 3, 0.9), trial(3, 1, 0.7)]
+    assert [t.number for t in finalists([*points, trial(4, 1, 0.99, of=3)], 2)] == [2, 0]
+    assert [t.number for t in finalists(points, 9)] == [2, 0, 3]
+
+
+def test_without_a_score_there_is_no_winner() -> None:
+    with pytest.raises(TrainingError, match=r"None of 2 trials .* too high"):
+        choose([trial(0, 0, math.nan), trial(1, 0, math.nan)])
+
+
+def test_what_was_spent() -> None:
+    prices = SearchConfig(cpu_hour_price=0.1, gpu_hour_price=2.0)
+    took = spent([trial(0, 1, 0.8), trial(1, 1, 0.8)], prices)
+    assert (took.cpu_seconds, took.gpu_seconds) == (3600.0, 0.0)
+    assert took.cost == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("scores", "share"),
+    [([0.9], 0.0), ([0.9, 0.5], 0.5), ([0.5, 0.9], 0.0), ([0.896, 0.9, 0.2, 0.3], 0.75), ([], 0.0)],
+)
+def test_what_the_last_half_per_cent_cost(scores: list[float], share: float) -> None:
+    assert share_after([trial(i, 1, score) for i, score in enumerate(scores)]) == share
+
+
+def test_a_record_is_read_back() -> None:
+    before = trial(4, 1, 0.5, of=2)
+    assert Trial.from_dict(before.to_dict()) == before
