@@ -150,9 +150,7 @@ class TrainConfig(_Section):
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced` weighs a row by the inverse of its class's share."""
     mixup: float = Field(default=0.0, ge=0)
-    """Mixes the rows of a batch in pairs, by shares from Beta(mixup, mixup) (Zhang et al. 2018)."""
-    ema: float = Field(default=0.0, ge=0, lt=1)
-    """Evaluates and keeps an average of the weights that decays by this a step; 0 turns it off."""
+    """Mixes neighbours in a batch, by shares from Beta(mixup, mixup) (Zhang et al. 2018); 0: no."""
     patience: int | None = Field(default=None, ge=1)
     """Epochs without a better `val` score after which training stops; null never stops early."""
     seed: int = Field(default=0, ge=0)

@@ -37,13 +37,13 @@ from rtl.run import Result
 RECIPE: dict[str, Any] = {
     "name": "elpv",
     "pack": {"val_fraction": 0.15, "test_fraction": 0.25},
-    "data": {"augment": {"min_scale": 0.8, "vertical_flip": True, "jitter": 0.1}},
-    "features": {"views": 2},
-    "model": {"weights": "packaged"},
-    "train": {"epochs": 4, "batch_size": 32, "label_smoothing": 0.05},
+    "data": {"augment": {"min_scale": 1.0, "vertical_flip": True, "jitter": 0.0}},
+    "features": {"views": 4},
+    "model": {"weights": "packaged", "batch_norm": "train"},
+    "train": {"epochs": 6, "batch_size": 32, "label_smoothing": 0.05},
     "search": {
-        "unfrozen_layers": [0, 3], "lr": {"min": 5e-4, "max": 2e-3}, "trials": 3,
-        "grace_epochs": 2, "reduction_factor": 3,
+        "unfrozen_layers": [5, 3], "lr": [1e-3, 2e-3], "sampler": "grid", "grace_epochs": 2,
+        "reduction_factor": 3,
     },
 }  # fmt: skip
 """The same as `jobs/recipes/elpv.yaml`."""
@@ -51,7 +51,7 @@ RECIPE: dict[str, Any] = {
 QUICK: dict[str, Any] = {
     "features": {"views": 1},
     "train": {"epochs": 3},
-    "search": {"grace_epochs": 1},
+    "search": {"unfrozen_layers": [3, 0], "grace_epochs": 1},
 }
 
 PAPER = (("SVM (paper)", 0.8244, 0.885), ("CNN (paper)", 0.8842, 0.944))

@@ -21,10 +21,11 @@ from torch.nn import functional
 from rtl import device as devices
 from rtl import inception, metrics
 from rtl.checkpoint import Checkpoint, Epoch
-from rtl.config import Config, OptimizerConfig
+from rtl.config import Config
 from rtl.data import Batch, Plan, Source
 from rtl.errors import DataError, TrainingError
 from rtl.metrics import Mean
+from rtl.optimizer import lr_factor, make_optimizer
 from rtl.predictions import Predictions, gather
 from rtl.pretrained import Pretrained
 
@@ -195,11 +196,21 @@ def _step(
         mask = dropout_mask(plan.batch_size, dropout.p, config.train.seed, number)
         first = plan.rank * (plan.batch_size // plan.num_ranks)
         dropout.mask = devices.to_device(mask[first : first + len(batch)], learner.device)
-    logits = learner.logits(features, tail)
-    losses = functional.cross_entropy(
-        logits, labels, reduction="none", label_smoothing=config.train.label_smoothing
+    share, other = _mix(len(batch), plan, config, number)
+    share, other = (
+        devices.to_device(share, learner.device),
+        devices.to_device(other, learner.device),
     )
-    total = (losses * weights[labels]).sum()
+    if config.train.mixup:
+        kept = share.view(-1, *[1] * (features.ndim - 1))
+        features = features * kept + features[other] * (1 - kept)
+    logits = learner.logits(features, tail)
+    total = torch.zeros((), device=learner.device)
+    for targets, part in ((labels, share), (labels[other], 1 - share)):
+        losses = functional.cross_entropy(
+            logits, targets, reduction="none", label_smoothing=config.train.label_smoothing
+        )
+        total = total + (losses * weights[targets] * part).sum()
     # Averaged over the workers, the gradient is that of the mean over all rows of the batch.
     loss = total * plan.num_ranks / plan.global_rows(step)
     value = float(total.detach())
@@ -215,36 +226,34 @@ def _step(
     return value
 
 
-def make_optimizer(tail: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW in four groups: head or blocks, with weight decay or (BatchNorm, biases) without."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in tail.named_parameters():
-        groups.setdefault((name.startswith("fc."), parameter.ndim > 1), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": config.lr,
-                "peak": config.lr if head else config.lr * config.tail_lr_factor,
-                "weight_decay": config.weight_decay if decay else 0.0,
-            }
-            for (head, decay), parameters in sorted(groups.items(), reverse=True)
-        ]
-    )
-
-
-def lr_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
-    """Share of the peak learning rate: a linear rise, then half a cosine to zero."""
-    warmup = warmup_fraction * total_steps
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total_steps - warmup)))
-
-
 def dropout_mask(rows: int, p: float, seed: int, step: int) -> torch.Tensor:
     """Factors (rows, 2048) for a whole batch: 0 with probability p, else 1 / (1 - p)."""
     generator = torch.Generator().manual_seed((seed << 32) + step)
     return (torch.rand(rows, 2048, generator=generator) >= p).float() / (1 - p)
+
+
+def mixup_shares(rows: int, alpha: float, seed: int, step: int) -> np.ndarray:
+    """What each row of a whole batch keeps of itself, fp32 (rows,); neighbours keep the same."""
+    rng = np.random.default_rng((seed, step))
+    return np.repeat(rng.beta(alpha, alpha, -(-rows // 2)), 2)[:rows].astype(np.float32)
+
+
+def _mix(rows: int, plan: Plan, config: Config, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of this worker's rows what each keeps of itself, and the row that the rest comes from.
+
+    The order of rows is random already, so that neighbours are a random pair; with an even number
+    of rows a worker they lie in one worker, however many share the batch.
+    """
+    own = torch.arange(rows)
+    if not config.train.mixup:
+        return torch.ones(rows), own
+    shares = mixup_shares(plan.batch_size, config.train.mixup, config.train.seed, step)
+    first = plan.rank * (plan.batch_size // plan.num_ranks)
+    other = own ^ 1
+    return (
+        torch.from_numpy(shares[first : first + rows]),
+        torch.where(other < rows, other, own),
+    )
 
 
 def best_epoch(history: tuple[Epoch, ...], metric: str) -> int:

@@ -122,7 +122,9 @@ def test_one_worker_and_two_give_the_same_losses(tmp_path: Path, ray_cluster: No
     for workers in (1, 2):
         epochs: list[Epoch] = []
         settings = make_config(
-            str(tmp_path), name=f"w{workers}", train={"workers": workers, "epochs": 2}
+            str(tmp_path),
+            name=f"w{workers}",
+            train={"workers": workers, "epochs": 2, "mixup": 0.2},
         )
         train.train(settings, watcher=Watcher(epoch=epochs.append))
         losses.append([(e.train_loss, e.val.log_loss) for e in epochs])

@@ -27,7 +27,7 @@ LAYERS = {
     },
     "cluster": {"runtime"},
     "data": {"sources", "webdataset", "pack", "data", "features"},
-    "fit": {"checkpoint", "run", "loop", "progress", "train"},
+    "fit": {"checkpoint", "run", "optimizer", "loop", "progress", "train"},
     "judge": {"sweep", "search", "evaluate"},
     "serve": {"serve"},
     "top": {"predict", "console", "demo", "cli"},

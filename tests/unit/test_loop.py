@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rtl import inception
+from rtl.config import OptimizerConfig
+from rtl.loop import mixup_shares
+from rtl.optimizer import lr_factor, make_optimizer
+
+
+def test_each_block_learns_slower_than_the_one_after_it() -> None:
+    _, tail = inception.split(inception.build(2), 3)
+    config = OptimizerConfig(lr=0.1, tail_lr_factor=0.5, layer_decay=0.8, weight_decay=0.01)
+    groups = make_optimizer(tail, config).param_groups
+    names = {id(parameter): name.split(".")[0] for name, parameter in tail.named_parameters()}
+    peaks = {names[id(p)]: group["peak"] for group in groups for p in group["params"]}
+    assert peaks == pytest.approx(
+        {"fc": 0.1, "Mixed_7c": 0.05, "Mixed_7b": 0.04, "Mixed_7a": 0.032}
+    )
+    decays = {p.ndim > 1: group["weight_decay"] for group in groups for p in group["params"]}
+    assert decays == {True: 0.01, False: 0.0}
+    assert sum(len(group["params"]) for group in groups) == len(list(tail.parameters()))
+
+
+def test_the_rate_rises_then_falls_to_zero() -> None:
+    factors = [lr_factor(step, 100, 0.1) for step in range(101)]
+    assert factors[:10] == sorted(factors[:10])
+    assert factors[10] == 1.0
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[100] == pytest.approx(0.0)
+
+
+def test_neighbours_mix_by_the_same_share_and_steps_differ() -> None:
+    shares = mixup_shares(7, 0.2, 0, 3)
+    assert shares.shape == (7,)
+    assert shares.dtype == np.float32
+    assert (shares[0:6:2] == shares[1:6:2]).all()
+    assert ((shares >= 0) & (shares <= 1)).all()
+    assert (shares == mixup_shares(7, 0.2, 0, 3)).all()
+    assert (shares != mixup_shares(7, 0.2, 0, 4)).any()
