@@ -64,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         verb = add(name, action, about)
         verb.add_argument("--name", help="name of the run and of the model")
         verb.add_argument("--data", metavar="URI", help="the packed data set")
+        if name == "search":
+            verb.add_argument(
+                "--budget", metavar="TIME", help="end in this time, such as 30m, 90s or 2h"
+            )
         verb.add_argument("--resume", action="store_true", help="go on with a run of this name")
     verb = add("evaluate", _evaluate, "Score a model on a split of a packed data set.")
     verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
@@ -89,6 +93,9 @@ def _load(arguments: argparse.Namespace) -> Config:
         settings = settings.replace(storage=arguments.storage)
     if getattr(arguments, "data", None):
         settings = settings.replace(data={"uri": arguments.data})
+    if getattr(arguments, "budget", None):
+        minutes = recipes.minutes(arguments.budget)
+        settings = settings.replace(search={"budget_minutes": minutes})
     if arguments.verb in ("train", "search") and arguments.name:
         settings = settings.replace(name=arguments.name)
     return settings
@@ -136,7 +143,7 @@ def _search(arguments: argparse.Namespace) -> None:
     settings = _load(arguments)
     runtime.connect()
     with console.SearchView(settings.train.metric) as view:
-        result = search.search(settings, view.features, view.board, arguments.resume)
+        result = search.search(settings, view.features, view.board, arguments.resume, console.say)
     _show(result, settings)
 
 

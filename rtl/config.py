@@ -135,6 +135,8 @@ class TrainConfig(_Section):
 
     epochs: int = Field(default=8, ge=1)
     """Passes over the training rows, at most."""
+    rows: float = Field(default=1.0, gt=0, le=1)
+    """Share of the training rows that the fit uses: the first of each shard, a random sample."""
     batch_size: int = Field(default=32, ge=2)
     """Rows in a step over all workers."""
     workers: int = Field(default=1, ge=1)
@@ -209,6 +211,8 @@ class SearchConfig(_Section):
     """Points that are run again with other seeds; the best mean over seeds wins."""
     seeds: int = Field(default=1, ge=1)
     """Seeds of each finalist, its first fit's included; 1 runs none again."""
+    budget_minutes: float | None = Field(default=None, gt=0)
+    """The search ends in this time, with less tried where it must; null takes what it takes."""
     concurrent: int | None = Field(default=None, ge=1)
     """Trials side by side; null takes as many as the cluster's CPUs or GPUs allow."""
     gpus_per_trial: float = Field(default=1.0, gt=0, le=1)

@@ -11,6 +11,7 @@ one costs seconds, and meanwhile the next epoch's first rows are decoded during 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ import torch
 from ray.data.block import BlockMetadata
 
 from rtl import images, runtime, shards
-from rtl.config import DataConfig
+from rtl.config import Config, DataConfig
 from rtl.errors import DataError
 from rtl.shards import Manifest, Shard
 
@@ -86,13 +87,33 @@ class Plan:
     """Epoch e trains on view e modulo this."""
     rank: int = 0
     num_ranks: int = 1
+    share: float = 1.0
+    """Of the training rows, the first of each shard."""
+
+    @classmethod
+    def of(cls, config: Config, manifest: Manifest, rank: int = 0, num_ranks: int = 1) -> Plan:
+        """The plan of a fit."""
+        train = config.train
+        return cls(
+            manifest, train.seed, train.batch_size, config.features.views, rank, num_ranks,
+            train.rows,
+        )  # fmt: skip
+
+    @property
+    def rows(self) -> int:
+        """Training rows of an epoch."""
+        return sum(self._used(shard) for shard in self.manifest.split("train"))
+
+    def _used(self, shard: Shard) -> int:
+        return math.ceil(self.share * shard.rows)
 
     def train(self, epoch: int) -> list[Read]:
         """The reads of an epoch's train rows, in order."""
         order = shards.epoch_order(self.manifest.split("train"), self.seed, epoch)
         local = self.batch_size // self.num_ranks
         reads, start = [], 0
-        for shard, rows in order:
+        for shard, drawn in order:
+            rows = drawn[drawn < self._used(shard)]
             positions = np.arange(start, start + len(rows))
             mine = positions % self.batch_size // local == self.rank
             start += len(rows)
@@ -114,11 +135,11 @@ class Plan:
     @property
     def steps(self) -> int:
         """Batches of an epoch, the last one perhaps smaller."""
-        return -(-self.manifest.rows("train") // self.batch_size)
+        return -(-self.rows // self.batch_size)
 
     def global_rows(self, step: int) -> int:
         """Rows of batch `step` over all workers."""
-        return min(self.batch_size, self.manifest.rows("train") - step * self.batch_size)
+        return min(self.batch_size, self.rows - step * self.batch_size)
 
     def local_rows(self, step: int) -> int:
         """Rows of batch `step` that are this worker's."""

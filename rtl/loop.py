@@ -151,7 +151,7 @@ def fit(
             loss = _step(learner, tail, optimizer, batch, weights, plan, config, epoch, step)
             losses.add(loss, len(batch))
             rows += plan.global_rows(step)
-            hooks.progress(epoch, rows, manifest.rows("train"))
+            hooks.progress(epoch, rows, plan.rows)
         trained_s = time.monotonic() - started
         predictions = gather(
             hooks.gather(learner.predict(source.rows_of("val", epoch))), manifest.rows("val")

@@ -49,6 +49,16 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(config.to_dict(), sort_keys=False)
 
 
+def minutes(text: str) -> float:
+    """`30m`, `90s` or `2h` in minutes. Raises ConfigError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if found is None or not float(found[1]):
+        raise ConfigError(
+            f"{text!r} is no time; give a number above 0 with s, m or h, such as 30m."
+        )
+    return float(found[1]) * {"s": 1 / 60, "m": 1.0, "h": 60.0}[found[2]]
+
+
 class _Yaml12Loader(yaml.SafeLoader):
     """SafeLoader by YAML 1.2: `1e-3` is a number, `on`, `off` and dates are strings."""
 

@@ -37,6 +37,7 @@ _QUIET_ENV = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # their files are thrown away; rtl has records
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends a search; Tune would call it finished
 }
 

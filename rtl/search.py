@@ -11,15 +11,17 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
 import torch
 
-from rtl import features, run, runtime, storage, sweep, trials
+from rtl import budget, features, run, runtime, storage, sweep, trials
+from rtl.budget import BudgetPlan
 from rtl.checkpoint import Checkpoints
 from rtl.config import Config, Range, from_dict
-from rtl.errors import TrainingError
+from rtl.errors import ConfigError, TrainingError
 from rtl.loop import Hooks
 from rtl.sweep import Board, Job, Watch
 from rtl.train import conclude, judge, prepare, write_outcome
@@ -30,12 +32,14 @@ def search(
     progress: runtime.Progress = runtime.no_progress,
     watch: Watch = lambda _: None,
     resume: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> run.Result:
     """Runs a search to its end and registers the winner's bundle. Ray is connected already.
 
     `progress` is told the images whose features are computed, `watch` all trials after each change.
-    `resume` goes on with a search of that name: what ended is not run again. Raises the errors of
-    `rtl.train.train`; a trial that fails does not end the search.
+    `say` what a budget made it give up. `resume` goes on with a search of that name: what ended is
+    not run again. Raises the errors of `rtl.train.train`; a trial that fails does not end the
+    search.
     """
     started = time.monotonic()
     config, manifest = prepare(config)
@@ -46,19 +50,45 @@ def search(
     done = run.result(uri)
     if done is not None:
         return done
+    plan: BudgetPlan | None = None
+    deadline: float | None = None
+    if config.search.budget_minutes:
+        if resume:
+            raise ConfigError(
+                "search.budget_minutes is set; a search with a budget is planned for its own time "
+                "and is not resumed. Run it again under another --name."
+            )
+        deadline = started + 60 * config.search.budget_minutes
+        rates = budget.measure(config, concurrent)
+        plan = budget.make_plan(
+            config, manifest, rates, deadline - time.monotonic(), concurrent, built=not cached
+        )
+        config = config.replace(
+            features={"views": plan.views}, search={"unfrozen_layers": plan.depths}
+        )
+        cached = [k for k in cached if k in plan.depths]
     if cached:
         features.build(config, manifest, cached, progress)
     features_seconds = time.monotonic() - started
     board = Board(config, uri, trials.recorded(uri), watch)
-    _sweep(config, board, concurrent)
-    _repeat(config, board, concurrent)
+    given_up: list[str] = []
+    if plan is None or deadline is None:
+        _sweep(config, board, concurrent)
+        _repeat(config, board, concurrent)
+    else:
+        left = deadline - time.monotonic()
+        second = budget.make_plan(config, manifest, rates, left, concurrent, built=True)
+        given_up = list(dict.fromkeys([*plan.given_up, *second.given_up]))
+        for line in given_up:
+            say(f"For the time: {line}.")
+        _rounds(config, board, concurrent, second, deadline)
     choice = trials.choose(board.trials)
     spent = trials.spent(board.trials, config.search)
     about = {
         "winner": choice.winner.number, "metric": config.train.metric, "mean": choice.mean,
         "spread": choice.spread, "seeds": choice.seeds, "currency": config.search.currency,
         "spent": vars(spent), "last_half_percent": trials.share_after(board.trials),
-        "features_seconds": features_seconds,
+        "features_seconds": features_seconds, "given_up": given_up,
     }  # fmt: skip
     storage.write_json(storage.join(uri, "trials.json"), [t.to_dict() for t in board.trials])
     storage.write_json(storage.join(uri, "search.json"), about)
@@ -124,6 +154,32 @@ def _repeat(config: Config, board: Board, concurrent: int) -> None:
             jobs.append(Job(pending.get(key, number), first.point, key[1], first.number))
             number += key not in pending
     sweep.run(config, board, concurrent, jobs, 0, None)
+
+
+def _rounds(
+    config: Config, board: Board, concurrent: int, plan: BudgetPlan, deadline: float
+) -> None:
+    """The two rounds of a search with a budget; both end in time."""
+    first, final = plan.sweep, plan.final
+    last = deadline - budget.START_SECONDS
+    settings = config.at(first.overrides).replace(
+        search={"unfrozen_layers": plan.depths, "trials": first.points}
+    )
+    if config.search.sampler == "grid":
+        points = grid(settings)
+        chosen = points[:: max(1, len(points) // first.points)][: first.points]
+        jobs = [Job(i, {**p, **first.overrides}, config.train.seed) for i, p in enumerate(chosen)]
+        sweep.run(settings, board, concurrent, jobs, 0, (), last - final.seconds)
+    else:
+        until = last - final.seconds
+        sweep.run(settings, board, concurrent, [], first.points, (), until, first.overrides)
+    if final.points:
+        best = trials.finalists(board.trials, final.points)
+        jobs = [
+            Job(board.next_number + i, {**trial.point, **final.overrides}, config.train.seed)
+            for i, trial in enumerate(best)
+        ]
+        sweep.run(config, board, concurrent, jobs, 0, None, last)
 
 
 def _judge_winner(config: dict[str, Any], uri: str, winner: str) -> None:

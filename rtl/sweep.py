@@ -49,7 +49,7 @@ def at(config: Config, point: Mapping[str, Any], seed: int) -> Config:
 def parts(config: Config) -> tuple[Learner, Any, Plan]:
     """What one process needs for a fit."""
     manifest = load_manifest(str(config.data.uri))
-    plan = Plan(manifest, config.train.seed, config.train.batch_size, config.features.views)
+    plan = Plan.of(config, manifest)
     weights = pretrained.load(config.model.weights, config.storage)
     where = device.pick(bool(config.train.gpus_per_worker))
     learner = Learner(config, len(manifest.classes), weights, where)
@@ -63,10 +63,14 @@ def run(
     jobs: Sequence[Job],
     proposals: int,
     ended: Sequence[Trial] | None,
+    deadline: float | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> None:
     """Runs `jobs`, or as many trials as `proposals` that Optuna proposes, `jobs` first.
 
-    `ended` are the trials that ASHA compares with from the start; without them nothing is stopped.
+    `ended` are the trials that ASHA compares with from the start; without them nothing is stopped
+    but at the deadline, a time of the monotonic clock. `fixed` are keys that the config already has
+    and that belong to each proposed point's record.
     """
     from ray import tune
 
@@ -76,6 +80,7 @@ def run(
     for job in jobs:  # an earlier attempt's checkpoints would pass for this one's
         storage.delete(trials.locate(board.uri, job.number))
     board.jobs = {job.number: job for job in jobs}
+    board.fixed = fixed or {}
     trainable = tune.with_resources(
         tune.with_parameters(_trial, config=config.to_dict(), uri=board.uri),
         {"cpu": 1, "gpu": config.search.gpus_per_trial * config.train.gpus_per_worker},
@@ -92,6 +97,7 @@ def run(
                 scheduler=None if ended is None else _asha(config, ended),
                 num_samples=proposals or 1,
                 max_concurrent_trials=concurrent,
+                time_budget_s=None if deadline is None else max(1.0, deadline - time.monotonic()),
                 reuse_actors=True,
                 # Functions: Tune copies a bound method, and the board with it.
                 trial_name_creator=lambda trial: board.name(trial),
@@ -104,6 +110,7 @@ def run(
             ),
         )  # fmt: skip
         outcomes = tuner.fit()
+        board.stop_running()  # Tune does not tell of those that its time budget ended
         for outcome in (outcomes[i] for i in range(len(outcomes))):
             if outcome.error is not None:
                 board.explain(Path(outcome.path).name, outcome.error)
@@ -220,6 +227,8 @@ class Board:
         self.uri = uri
         self.jobs: dict[int, Job] = {}
         """Those of the call of Tune that runs."""
+        self.fixed: Mapping[str, Any] = {}
+        """Added to each point that it proposes."""
         self._config = config
         self._watch = watch
         self._trials = {trial.number: trial for trial in ended}
@@ -264,7 +273,7 @@ class Board:
         self._starts[number] = time.monotonic()
         trial = Trial(
             number=number,
-            point=job.get("point", dict(tune_trial.config)),
+            point=job.get("point") or {**tune_trial.config, **self.fixed},
             seed=job.get("seed", self._config.train.seed),
             gpus=gpus,
             finalist_of=job.get("finalist_of"),
@@ -284,7 +293,15 @@ class Board:
 
     def end(self, tune_trial: Any, failed: bool) -> None:
         """A trial ended."""
-        trial = self._trials[_number(self.name(tune_trial))]
+        self._end(self._trials[_number(self.name(tune_trial))], failed)
+
+    def stop_running(self) -> None:
+        """Ends the trials of which no end was told."""
+        for trial in self.trials:
+            if trial.state == "running" and trial.number in self._starts:
+                self._end(trial, failed=False)
+
+    def _end(self, trial: Trial, failed: bool) -> None:
         whole = trial.epochs >= self._config.at(trial.point).train.epochs
         state: State = "failed" if failed else "finished" if whole else "stopped"
         wall = time.monotonic() - self._starts[trial.number]

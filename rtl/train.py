@@ -256,10 +256,7 @@ def _fit_and_judge(config: Config, uri: str, hooks: _WorkerHooks, context: Any) 
     import ray.train.torch
 
     manifest = load_manifest(str(config.data.uri))
-    plan = Plan(
-        manifest, config.train.seed, config.train.batch_size, config.features.views,
-        context.get_world_rank(), context.get_world_size(),
-    )  # fmt: skip
+    plan = Plan.of(config, manifest, context.get_world_rank(), context.get_world_size())
     weights = pretrained.load(config.model.weights, config.storage)
     device = ray.train.torch.get_device()
     learner = Learner(config, len(manifest.classes), weights, device)

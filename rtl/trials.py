@@ -70,6 +70,11 @@ class Trial:
         return float(self.point["optimizer.lr"])
 
     @property
+    def rows(self) -> float:
+        """Share of the training rows that it saw."""
+        return float(self.point.get("train.rows", 1.0))
+
+    @property
     def best(self) -> TrialEpoch | None:
         """The epoch with the best score, of equals the lowest log loss; None before the first."""
         return max(self.history, key=lambda e: (e.score, -e.log_loss), default=None)
@@ -144,10 +149,12 @@ class _Group:
 def choose(trials: Sequence[Trial]) -> Choice:
     """The winner: the best mean score over seeds, of equals the lower log loss, then the shallower.
 
-    Where points were fitted with several seeds, only those with the most are compared. Raises
-    TrainingError where no trial has a score.
+    Only fits on the largest share of the rows are compared, and where points were fitted with
+    several seeds, only those with the most. Raises TrainingError where no trial has a score.
     """
     groups = _scored(trials)
+    largest = max((group.first.rows for group in groups), default=1.0)
+    groups = [group for group in groups if group.first.rows == largest]
     if not groups:
         reasons = sorted({trial.reason for trial in trials if trial.reason})
         raise TrainingError(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rtl import predictions, recipes, registry, run, search, storage, trials
-from rtl.errors import RunExistsError, TrainingError
+from rtl.errors import ConfigError, RunExistsError, TrainingError
 from rtl.trials import Trial, choose
 from tests.conftest import make_dataset
 
@@ -97,6 +97,33 @@ def test_finalists_run_with_more_seeds_and_a_killed_search_goes_on(
     assert [_outcome(t) for t in trials.recorded(uri)] == [_outcome(t) for t in first]
     assert again.val == result.val
     assert search.search(settings, resume=True) == again
+
+
+def test_a_search_with_a_budget_ends_in_time_with_a_winner(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    make_dataset(f"{tmp_path}/data", train=400)
+    settings = recipes.load().replace(
+        name="quick",
+        storage=f"{tmp_path}/root",
+        data={"uri": f"{tmp_path}/data", "image_size": 80},
+        features={"views": 4},
+        train={"epochs": 200, "batch_size": 8},
+        search={"unfrozen_layers": [0, 1], "trials": 6, "budget_minutes": 1.0},
+    )  # fmt: skip
+    said: list[str] = []
+    result = search.search(settings, say=said.append)
+    about = storage.read_json(storage.join(run.locate(settings), "search.json"))
+    assert about["given_up"]
+    assert len(said) == len(about["given_up"])
+    found = trials.recorded(run.locate(settings))
+    assert result.test is not None
+    assert result.test.accuracy.value >= 0.75
+    winner = choose(found).winner
+    assert winner.rows == 1.0 == max(t.rows for t in found)
+    assert (winner.unfrozen_layers, winner.lr) == (result.unfrozen_layers, result.lr)
+    with pytest.raises(ConfigError, match="another --name"):
+        search.search(settings.replace(name="other"), resume=True)
 
 
 def _outcome(trial: Trial) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ LAYERS = {
     "cluster": {"runtime"},
     "data": {"sources", "webdataset", "pack", "data", "features"},
     "fit": {"checkpoint", "run", "optimizer", "loop", "progress", "train"},
-    "judge": {"sweep", "search", "evaluate"},
+    "judge": {"budget", "sweep", "search", "evaluate"},
     "serve": {"serve"},
     "top": {"predict", "console", "demo", "cli"},
 }  # fmt: skip

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from rtl import recipes
+from rtl.budget import SAFETY, START_SECONDS, BudgetPlan, Rates, make_plan
+from rtl.config import Config
+from rtl.errors import ConfigError
+from rtl.shards import Manifest, Shard
+
+RATES = Rates(trunk=25.0, tail={0: 3000.0, 1: 150.0, 2: 60.0, 3: 25.0, 5: 14.0})
+
+
+def manifest(train: int) -> Manifest:
+    shards = tuple(
+        Shard(f"{split}/0.parquet", split, rows, 1, "")
+        for split, rows in (("train", train), ("val", train // 6), ("test", train // 3))
+    )
+    fields: dict[str, Any] = {f.name: None for f in dataclasses.fields(Manifest)}
+    return Manifest(**{**fields, "shards": shards})
+
+
+def plan(seconds: float, train: int = 1700, built: bool = False, **search: Any) -> BudgetPlan:
+    config = Config().replace(
+        features={"views": 4},
+        search={"unfrozen_layers": [0, 3, 5], "trials": 9, **search},
+    )
+    return make_plan(config, manifest(train), RATES, seconds, 2, built)
+
+
+def predicted(found: BudgetPlan, train: int) -> float:
+    images = found.views * train + train // 6 + train // 3
+    return images / RATES.trunk + found.sweep.seconds + found.final.seconds
+
+
+@pytest.mark.parametrize("seconds", [240, 300, 600, 1200, 1800, 3600])
+def test_a_plan_fits_its_time(seconds: float) -> None:
+    found = plan(seconds)
+    assert predicted(found, 1700) + 2 * START_SECONDS <= SAFETY * seconds
+    assert found.sweep.points >= 1
+    assert found.final.epochs >= 1
+
+
+def test_the_aim_twenty_thousand_photos_two_cores_thirty_minutes() -> None:
+    found = plan(1800, train=14000, unfrozen_layers=[0, 1, 2, 3])
+    assert predicted(found, 14000) <= 1800
+    assert found.depths == (0, 1)
+    assert found.final.points == 2
+    assert found.final.rows == 1.0
+
+
+def test_more_time_gives_up_less() -> None:
+    tight, ample = plan(300), plan(36000)
+    assert tight.given_up
+    assert tight.views < ample.views == 4
+    assert ample.given_up == ()
+    assert (ample.sweep.rows, ample.sweep.points, ample.final.points) == (1.0, 9, 0)
+    assert ample.sweep.epochs == Config().train.epochs
+
+
+def test_depths_whose_epoch_is_too_long_are_left_out() -> None:
+    found = plan(300, train=1000, built=True)
+    assert 5 not in found.depths
+    assert any("[5]" in line for line in found.given_up)
+
+
+def test_features_that_are_there_leave_time_for_the_rounds() -> None:
+    found, cold = plan(480, built=True), plan(480)
+    assert (found.depths, cold.depths) == ((0, 3), (0,))
+    assert found.final.epochs == 3
+
+
+def test_a_budget_that_cannot_hold_is_refused_with_what_it_needs() -> None:
+    with pytest.raises(ConfigError, match=r"need \d+\.\d\. Give more") as caught:
+        plan(30)
+    need = float(str(caught.value).split("need ")[1].split(". Give")[0])
+    assert plan(60 * (need + 0.2), unfrozen_layers=[0]).final.epochs >= 1
+
+
+def test_what_was_begun_is_ended() -> None:
+    found = plan(5, built=True)
+    assert (found.depths, found.final.points, found.final.epochs) == ((0,), 2, 1)
+    assert found.sweep.points == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"), [("30m", 30), ("90s", 1.5), ("2h", 120), ("1.5m", 1.5)]
+)
+def test_times(text: str, minutes: float) -> None:
+    assert recipes.minutes(text) == minutes
+
+
+@pytest.mark.parametrize("text", ["", "30", "m", "-3m", "0s", "1d"])
+def test_no_times(text: str) -> None:
+    with pytest.raises(ConfigError, match="such as 30m"):
+        recipes.minutes(text)
