@@ -128,11 +128,11 @@ def make_plan(
     if len(kept) < len(depths):
         dropped = sorted(set(depths) - set(kept))
         given_up.append(f"the depths {dropped}: an epoch of them takes too long")
-    points = _points(config, kept)
+    wanted = points(config, kept)
     whole = float(np.mean([fit_seconds(k, 1.0, config.train.epochs) for k in kept]))
-    whole = points * whole / min(concurrent, points)
+    whole = wanted * whole / min(concurrent, wanted)
     if whole <= rounds:  # no second round: ASHA alone decides
-        everything = Round(1.0, config.train.epochs, points, whole)
+        everything = Round(1.0, config.train.epochs, wanted, whole)
         none = Round(1.0, config.train.epochs, 0, 0.0)
         return BudgetPlan(views, kept, everything, none, tuple(given_up))
     deepest = max(kept, key=lambda k: fit_seconds(k, 1.0, 1))
@@ -144,8 +144,8 @@ def make_plan(
     final = Round(1.0, epochs, finalists, fit_seconds(deepest, 1.0, epochs))
     sweep = _first_round(config, kept, left - START_SECONDS * 2 - final.seconds, concurrent, train,
                          fit_seconds)  # fmt: skip
-    if sweep.points < points:
-        given_up.append(f"{sweep.points} instead of {points} points")
+    if sweep.points < wanted:
+        given_up.append(f"{sweep.points} instead of {wanted} points")
     if sweep.rows < 1:
         given_up.append(f"the points are compared on {sweep.rows:.0%} of the rows")
     return BudgetPlan(views, kept, sweep, final, tuple(given_up))
@@ -155,21 +155,21 @@ def _first_round(
     config: Config, depths: Sequence[int], seconds: float, concurrent: int, rows: int, cost: Any
 ) -> Round:
     """The most points on the most rows that fit; else fewer points, one at least."""
-    points = _points(config, depths)
+    wanted = points(config, depths)
     epochs = min(config.search.grace_epochs, config.train.epochs)
     shares = [share for share in SHARES if share * rows >= MIN_ROWS] or [1.0]
     mean = {share: float(np.mean([cost(k, share, epochs) for k in depths])) for share in shares}
     for share in shares:
-        whole = points * mean[share] / min(concurrent, points)
+        whole = wanted * mean[share] / min(concurrent, wanted)
         if whole <= seconds:
-            return Round(share, epochs, points, whole)
+            return Round(share, epochs, wanted, whole)
     share = shares[-1]
-    fewer = max(1, min(points, int(seconds * concurrent / mean[share])))
+    fewer = max(1, min(wanted, int(seconds * concurrent / mean[share])))
     return Round(share, epochs, fewer, fewer * mean[share] / min(concurrent, fewer))
 
 
-def _points(config: Config, depths: Sequence[int]) -> int:
-    """Points of the first round."""
+def points(config: Config, depths: Sequence[int]) -> int:
+    """How many points a search of these depths tries, its finalists' further seeds left out."""
     if config.search.sampler == "optuna":
         return config.search.trials
     lists = [v for k, v in config.search.points.items() if k != "model.unfrozen_layers"]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rtl.errors import RtlError
+from rtl.errors import ConfigError, RtlError
 
 if TYPE_CHECKING:
     from rtl.config import Config
@@ -69,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
                 "--budget", metavar="TIME", help="end in this time, such as 30m, 90s or 2h"
             )
         verb.add_argument("--resume", action="store_true", help="go on with a run of this name")
+    verb = add("features", _features, "List the feature cache; remove what nobody can use.")
+    verb.add_argument("--prune", action="store_true", help="remove outdated and abandoned ones")
+    verb.add_argument("--all", action="store_true", help="with --prune, remove all not in work")
     verb = add("evaluate", _evaluate, "Score a model on a split of a packed data set.")
     verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
     verb.add_argument("--data", metavar="URI", help="the packed data set")
@@ -145,6 +148,18 @@ def _search(arguments: argparse.Namespace) -> None:
     with console.SearchView(settings.train.metric) as view:
         result = search.search(settings, view.features, view.board, arguments.resume, console.say)
     _show(result, settings)
+
+
+def _features(arguments: argparse.Namespace) -> None:
+    from rtl import console, prune
+
+    root = _load(arguments).storage
+    if arguments.all and not arguments.prune:
+        raise ConfigError("--all says what --prune removes; give both.")
+    if arguments.prune:
+        gone = prune.prune(root, arguments.all)
+        console.say(f"Removed {len(gone)} caches, {sum(c.bytes for c in gone) / 1e6:.1f} MB")
+    console.console.print(console.caches_table(prune.listing(root)))
 
 
 def _show(result: Result, settings: Config) -> None:

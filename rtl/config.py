@@ -94,6 +94,8 @@ class FeaturesConfig(_Section):
     """`auto` caches where it pays: when a view is used more than once, from Mixed_6a on."""
     views: int = Field(default=2, ge=1)
     """Views of each training image; epoch e trains on view e modulo `views`."""
+    storage_mb_s: float = Field(default=200.0, gt=0)
+    """Speed of the storage in MB a second, for `auto`'s cost model."""
     memory_gb: float = Field(default=3.0, gt=0)
     """A training process keeps its features in memory, compressed, up to this; else it streams."""
 

@@ -23,6 +23,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from rtl.checkpoint import Epoch
     from rtl.metrics import Estimate, Scores
+    from rtl.prune import Cache
     from rtl.trials import Trial
 
 _LINE_EVERY_S = 15.0
@@ -174,6 +175,17 @@ class Board:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def caches_table(caches: Sequence[Cache]) -> Table:
+    """What lies in the feature cache, a row each."""
+    table = Table("features", "data set", "unfrozen", "views", "MB", "state")
+    for c in caches:
+        table.add_row(
+            c.uri.rsplit("/", 1)[-1][:12], c.data_uri or "-", str(c.unfrozen_layers),
+            str(c.views), f"{c.bytes / 1e6:.1f}", c.state,
+        )  # fmt: skip
+    return table
 
 
 def epoch_line(epoch: Epoch) -> str:

@@ -8,6 +8,7 @@ torchvision's. Input is uint8 (N, 3, H, W); scaling is part of the trunk.
 from __future__ import annotations
 
 import copy
+import functools
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Literal
@@ -109,6 +110,15 @@ def taps(network: nn.Sequential, depths: Collection[int]) -> dict[int, nn.Sequen
         parts[k] = nn.Sequential(OrderedDict(children[start:end]))
         start = end
     return parts
+
+
+@functools.cache
+def feature_shape(unfrozen_layers: int, image_size: int) -> tuple[int, ...]:
+    """Of one row of the trunk's output: (C, H, W), or (2048,) for k = 0."""
+    with torch.device("meta"):
+        trunk, _ = split(build(1), unfrozen_layers)
+        output = trunk.eval()(torch.empty(1, 3, image_size, image_size))
+    return tuple(output.shape[1:])
 
 
 def init_head(network: nn.Sequential, seed: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 import torch
 
-from rtl import budget, features, run, runtime, storage, sweep, trials
+from rtl import budget, features, run, runtime, storage, sweep, trials, trunk_pass
 from rtl.budget import BudgetPlan
 from rtl.checkpoint import Checkpoints
 from rtl.config import Config, Range, from_dict
@@ -43,7 +43,8 @@ def search(
     """
     started = time.monotonic()
     config, manifest = prepare(config)
-    cached = [k for k in config.search.unfrozen_layers if features.pays(config, k)]
+    count = budget.points(config, config.search.unfrozen_layers)
+    cached = [k for k in config.search.unfrozen_layers if features.pays(config, manifest, k, count)]
     data_cpus = 0 if len(cached) == len(config.search.unfrozen_layers) else 1
     concurrent = _room(config, data_cpus)
     uri = run.claim(config, "search", manifest.digest, resume)
@@ -66,9 +67,10 @@ def search(
         config = config.replace(
             features={"views": plan.views}, search={"unfrozen_layers": plan.depths}
         )
-        cached = [k for k in cached if k in plan.depths]
+        depths = plan.depths
+        cached = [k for k in cached if k in depths]
     if cached:
-        features.build(config, manifest, cached, progress)
+        trunk_pass.build(config, manifest, cached, progress)
     features_seconds = time.monotonic() - started
     board = Board(config, uri, trials.recorded(uri), watch)
     given_up: list[str] = []

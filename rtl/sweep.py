@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from rtl import device, pretrained, runtime, storage, trials
+from rtl.budget import points
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config, Range, from_dict
 from rtl.data import Plan
@@ -53,7 +54,8 @@ def parts(config: Config) -> tuple[Learner, Any, Plan]:
     weights = pretrained.load(config.model.weights, config.storage)
     where = device.pick(bool(config.train.gpus_per_worker))
     learner = Learner(config, len(manifest.classes), weights, where)
-    return learner, make_source(config, plan, 0), plan
+    count = points(config, config.search.unfrozen_layers)
+    return learner, make_source(config, plan, 0, count), plan
 
 
 def run(
@@ -97,7 +99,6 @@ def run(
                 scheduler=None if ended is None else _asha(config, ended),
                 num_samples=proposals or 1,
                 max_concurrent_trials=concurrent,
-                time_budget_s=None if deadline is None else max(1.0, deadline - time.monotonic()),
                 reuse_actors=True,
                 # Functions: Tune copies a bound method, and the board with it.
                 trial_name_creator=lambda trial: board.name(trial),
@@ -106,11 +107,11 @@ def run(
             # Tune's own state serves this call alone: what must last is written by the trials.
             run_config=tune.RunConfig(
                 name=f"search-{secrets.token_hex(4)}", storage_path=folder, verbose=0,
-                callbacks=[board.callback()],
+                callbacks=[board.callback()], stop=_stopper(deadline),
             ),
         )  # fmt: skip
         outcomes = tuner.fit()
-        board.stop_running()  # Tune does not tell of those that its time budget ended
+        board.stop_running()  # Tune does not tell of those that the deadline ended
         for outcome in (outcomes[i] for i in range(len(outcomes))):
             if outcome.error is not None:
                 board.explain(Path(outcome.path).name, outcome.error)
@@ -168,6 +169,27 @@ def _asha(config: Config, ended: Sequence[Trial]) -> Any:
             stub: Any = SimpleNamespace(trial_id=f"ended-{trial.number}")
             scheduler._brackets[0].on_result(stub, epoch.epoch + 1, best)
     return scheduler
+
+
+def _stopper(deadline: float | None) -> Any:
+    """Ends all trials at the deadline, but not before one of them has ended an epoch."""
+    from ray.tune import Stopper
+
+    if deadline is None:
+        return None
+    ends = deadline
+
+    class Deadline(Stopper):
+        reported = False
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+            self.reported = True
+            return False
+
+        def stop_all(self) -> bool:
+            return self.reported and time.monotonic() > ends
+
+    return Deadline()
 
 
 def _trial(tune_config: dict[str, Any], config: dict[str, Any], uri: str) -> None:

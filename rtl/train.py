@@ -18,12 +18,22 @@ import ray
 import torch
 from torch import nn
 
-from rtl import bundle, features, metrics, pretrained, registry, run, runtime, storage
+from rtl import (
+    bundle,
+    features,
+    metrics,
+    pretrained,
+    registry,
+    run,
+    runtime,
+    storage,
+    trunk_pass,
+)
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config
 from rtl.data import ImageReader, InMemory, Plan, Source, Stream
 from rtl.errors import ConfigError, DataError, ResourceError, TrainingError
-from rtl.features import FeatureReader, Features
+from rtl.features import FeatureReader
 from rtl.loop import Hooks, Learner, fit, predict_split
 from rtl.metrics import Scores
 from rtl.predictions import Predictions, encode
@@ -43,14 +53,14 @@ def train(config: Config, resume: bool = False, watcher: Watcher | None = None) 
     watcher = watcher or Watcher()
     config, manifest = prepare(config)
     k = config.model.unfrozen_layers
-    cached = features.pays(config, k)
+    cached = features.pays(config, manifest, k)
     config = share_cpus(config, data_cpus=0 if cached else 1)
     uri = run.claim(config, "train", manifest.digest, resume)
     done = run.result(uri)
     if done is not None:
         return done
     if cached:
-        features.build(config, manifest, [k], watcher.features)
+        trunk_pass.build(config, manifest, [k], watcher.features)
     with mailbox(watcher) as box:
         _fit(config, uri, box)
         error = ray.get(box.error.remote())
@@ -99,26 +109,24 @@ def share_cpus(config: Config, data_cpus: int) -> Config:
     return config.replace(train={"cpus_per_worker": cpus})
 
 
-def make_source(config: Config, plan: Plan, first_epoch: int) -> Source:
-    """Features from memory, features from storage or images, whichever the config and data give."""
-    k = config.model.unfrozen_layers
-    if not features.pays(config, k):
-        reader = ImageReader(plan.manifest, config.data)
-        return Stream(plan, reader, first_epoch, config.train.epochs)
-    found = find_features(config, plan.manifest)
-    if found.bytes <= config.features.memory_gb * 1e9:
-        return InMemory(plan, FeatureReader(found, keep=True))
-    return Stream(plan, FeatureReader(found, keep=False), first_epoch, config.train.epochs)
+def make_source(config: Config, plan: Plan, first_epoch: int, trials: int = 1) -> Source:
+    """Features from memory, features from storage or images, whichever the config and data give.
 
-
-def find_features(config: Config, manifest: Manifest) -> Features:
-    """The committed features of a fit. Raises DataError where they are gone."""
+    `trials` as when it was decided whether to cache. Raises DataError where the features are gone.
+    """
+    k, manifest = config.model.unfrozen_layers, plan.manifest
     weights = pretrained.load(config.model.weights, config.storage)
-    uri = features.locate(config, manifest, weights.sha256, config.model.unfrozen_layers)
-    found = features.load(uri)
+    uri = features.locate(config, manifest, weights.sha256, k)
+    found = features.load(uri) if config.features.cache != "off" and k < 16 else None
     if found is None:
-        raise DataError(f"The features at {uri} are gone; run the same command again.")
-    return found
+        if features.pays(config, manifest, k, trials):
+            raise DataError(f"The features at {uri} are gone; run the same command again.")
+        reader = ImageReader(manifest, config.data)
+        return Stream(plan, reader, first_epoch, config.train.epochs)
+    repair = trunk_pass.Repair(config, manifest, found)
+    if found.bytes <= config.features.memory_gb * 1e9:
+        return InMemory(plan, FeatureReader(found, True, repair))
+    return Stream(plan, FeatureReader(found, False, repair), first_epoch, config.train.epochs)
 
 
 def write_outcome(

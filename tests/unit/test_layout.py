@@ -26,7 +26,7 @@ LAYERS = {
         "registry", "local_s3",
     },
     "cluster": {"runtime"},
-    "data": {"sources", "webdataset", "pack", "data", "features"},
+    "data": {"sources", "webdataset", "pack", "data", "lease", "features", "trunk_pass", "prune"},
     "fit": {"checkpoint", "run", "optimizer", "loop", "progress", "train"},
     "judge": {"budget", "sweep", "search", "evaluate"},
     "serve": {"serve"},

@@ -1,0 +1,98 @@
+"""Who builds what others wait for: a file in storage that its holder keeps changing.
+
+No clocks are compared: a lease is stale when its content has not changed for a while as the waiter
+itself measures it. A holder that was only asleep goes on beside its successor, so that what they
+build must be the same bytes or be checked when it is read.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from types import TracebackType
+
+from rtl import storage
+from rtl.errors import NotFoundError, StorageError
+
+BEAT_SECONDS = 10.0
+"""Between two changes by the holder."""
+
+STALE_SECONDS = 60.0
+"""Without a change after which a waiter takes over."""
+
+
+class Lease:
+    """One lease as one process sees it; a context manager that lets it go at the end."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._token = secrets.token_hex(8)
+        self._seen: tuple[bytes, float] | None = None
+        """The other holder's content, and when it was seen first."""
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def take(self) -> bool:
+        """Whether this process holds it now; call it again and again to wait."""
+        if self._thread is not None:
+            return True
+        if not storage.create(self.uri, self._content(0)) and not self._take_over():
+            return False
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+        return True
+
+    def is_stale(self) -> bool:
+        """Whether its content has not changed while this object watched for `STALE_SECONDS`.
+
+        False as well where nobody holds it.
+        """
+        try:
+            content = storage.read_bytes(self.uri)
+        except NotFoundError:
+            self._seen = None
+            return False
+        if self._seen is None or self._seen[0] != content:
+            self._seen = (content, time.monotonic())
+        return time.monotonic() - self._seen[1] >= STALE_SECONDS
+
+    def release(self) -> None:
+        """Lets go of it, where it is held."""
+        if self._thread is None:
+            return
+        self._ended.set()
+        self._thread.join()
+        self._thread = None
+        storage.delete(self.uri)
+
+    def __enter__(self) -> Lease:
+        """Does not take it yet."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Releases it."""
+        self.release()
+
+    def _take_over(self) -> bool:
+        if not self.is_stale():
+            return False
+        storage.delete(self.uri)
+        return storage.create(self.uri, self._content(0))
+
+    def _content(self, beat: int) -> bytes:
+        return f"{self._token} {beat}".encode()
+
+    def _beat(self) -> None:
+        beat = 0
+        while not self._ended.wait(BEAT_SECONDS):
+            beat += 1
+            try:
+                storage.write_bytes(self.uri, self._content(beat))
+            except StorageError:
+                continue  # the next beat may pass; if none does, another builder takes over

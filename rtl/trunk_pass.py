@@ -1,0 +1,282 @@
+"""The pass of the frozen trunk: images to features at every cut that a search needs.
+
+One Ray Data pass reads each view of each image, runs the trunk of the shallowest tail once and
+keeps what comes out at each cut. One builder works at a cut while others wait; one that died is
+taken over, and what it wrote is not computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+import torch
+
+from rtl import device, features, inception, pretrained, runtime, shards, storage
+from rtl.config import Config
+from rtl.data import ImageReader, Read
+from rtl.errors import ResourceError
+from rtl.features import ABOUT, BUILDER, ROWS_PER_FILE, SCHEMA, Features, path_of
+from rtl.lease import Lease
+from rtl.runtime import Progress
+from rtl.shards import Manifest, Shard
+
+POLL_SECONDS = 2.0
+"""Between two looks at what another builder does."""
+
+_Files = dict[str, dict[str, Any]]
+
+
+def build(
+    config: Config,
+    manifest: Manifest,
+    depths: Sequence[int],
+    progress: Progress = runtime.no_progress,
+) -> dict[int, Features]:
+    """The features of each depth k, computed where they are not committed yet.
+
+    `progress` is told the images done and their total. Waits for what another process is building.
+    Raises DataError for a shard that is not what was packed, ResourceError for a disk without
+    room, StorageError, WeightsError.
+    """
+    weights = pretrained.load(config.model.weights, config.storage)
+    uris = {k: features.locate(config, manifest, weights.sha256, k) for k in sorted(set(depths))}
+    with contextlib.ExitStack() as stack:
+        leases = {
+            k: stack.enter_context(Lease(storage.join(uri, BUILDER))) for k, uri in uris.items()
+        }
+        while True:
+            found = {k: features.load(uri) for k, uri in uris.items()}
+            missing = [k for k, there in found.items() if there is None]
+            if not missing:
+                return {k: there for k, there in found.items() if there is not None}
+            mine = {k: uris[k] for k in missing if leases[k].take()}
+            # Another builder may have ended between the look and the taking.
+            mine = {k: uri for k, uri in mine.items() if not storage.is_committed(uri)}
+            if mine:
+                _build(config, manifest, weights.sha256, mine, progress)
+            for lease in leases.values():
+                lease.release()
+            if not mine:
+                time.sleep(POLL_SECONDS)
+
+
+def _build(
+    config: Config, manifest: Manifest, weights: str, uris: dict[int, str], progress: Progress
+) -> None:
+    _check_disk(config, manifest, list(uris))
+    abouts: dict[int, bytes] = {}
+    for k, uri in uris.items():
+        content = {
+            **features.describe(config, manifest, weights, k),
+            "data_uri": manifest.uri,
+            "shape": list(inception.feature_shape(k, config.data.image_size)),
+        }
+        abouts[k] = json.dumps(content, indent=1, sort_keys=True).encode()
+        storage.write_bytes(storage.join(uri, ABOUT), abouts[k])
+    files = _run(config, manifest, uris, progress)
+    for k, uri in uris.items():
+        storage.seal(uri, {**files[k], ABOUT: storage.describe(abouts[k])})
+
+
+def _check_disk(config: Config, manifest: Manifest, depths: Sequence[int]) -> None:
+    """Raises ResourceError where a local disk has no room for all the features."""
+    if not storage.is_local(config.storage):
+        return
+    folder = Path(storage.normalize(config.storage))
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    needs = {k: features.cost(config, manifest, k).bytes for k in depths}
+    if sum(needs.values()) > free:
+        parts = " + ".join(f"{size / 1e9:.2f} GB for k = {k}" for k, size in needs.items())
+        raise ResourceError(
+            f"The features need about {parts} = {sum(needs.values()) / 1e9:.2f} GB, {folder} has "
+            f"{free / 1e9:.2f} GB free. Free some (`rtl features --prune`), take fewer "
+            "features.views or depths, or set features.cache=off."
+        )
+
+
+def _run(
+    config: Config, manifest: Manifest, uris: dict[int, str], progress: Progress
+) -> dict[int, _Files]:
+    """The pass over all images that an earlier one did not do; the files of each cut."""
+    runtime.quiet()
+    reads = _reads(manifest, config.features.views)
+    result, reads_left = _taken_up(uris, reads)
+    total = sum(len(read.rows) for read in reads)
+    done = total - sum(len(read.rows) for read in reads_left)
+    progress(done, total)
+    if not reads_left:
+        return result
+    gpus = config.train.gpus_per_worker
+    total_cpus = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+    total_gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+    # On CPUs one-threaded actors, one a core, beat one that has many threads: no part waits.
+    actors = int(total_gpus) if gpus and total_gpus else max(1, int(total_cpus))
+    dataset = ray.data.from_items(reads_left, override_num_blocks=len(reads_left)).map_batches(
+        _Trunk,
+        fn_constructor_args=(config, manifest, uris),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            size=min(actors, len(reads_left)), max_tasks_in_flight_per_actor=2
+        ),
+        num_cpus=0 if gpus and total_gpus else 1,
+        num_gpus=1 if gpus and total_gpus else 0,
+        runtime_env={"env_vars": runtime.env_vars(1)},
+    )
+    for row in dataset.iter_rows():
+        result[row["depth"]][row["path"]] = {"sha256": row["sha256"], "bytes": row["bytes"]}
+        if row["depth"] == min(uris):
+            done += row["rows"]
+            progress(done, total)
+    return result
+
+
+def _reads(manifest: Manifest, views: int) -> list[Read]:
+    """Some rows of a shard in one view at a time; the largest split comes first."""
+    return [
+        Read(0, split, shard, np.arange(start, min(start + ROWS_PER_FILE, shard.rows)), view)
+        for split in shards.SPLITS
+        for shard in manifest.split(split)
+        for start in range(0, shard.rows, ROWS_PER_FILE)
+        for view in range(views if split == "train" else 1)
+    ]
+
+
+def _taken_up(uris: dict[int, str], reads: Sequence[Read]) -> tuple[dict[int, _Files], list[Read]]:
+    """Of each cut the whole files that an earlier pass left, and the reads that remain."""
+    names = {k: {entry.path for entry in storage.list_files(uri)} for k, uri in uris.items()}
+    files: dict[int, _Files] = {k: {} for k in uris}
+
+    def verify(read: Read) -> dict[int, tuple[str, dict[str, Any]]] | None:
+        path = path_of(read.shard, read.view, int(read.rows[0]))
+        found = {}
+        for k, uri in uris.items():
+            if path not in names[k]:
+                return None
+            data = storage.read_bytes(storage.join(uri, path))
+            try:
+                reader = pa.BufferReader(data)
+                table = pq.read_table(reader, page_checksum_verification=True)
+            except (pa.ArrowInvalid, OSError):
+                return None
+            if len(table) != len(read.rows):
+                return None
+            found[k] = (path, storage.describe(data))
+        return found
+
+    left = []
+    with ThreadPoolExecutor(8) as pool:
+        for read, found in zip(reads, pool.map(verify, reads), strict=True):
+            if found is None:
+                left.append(read)
+                continue
+            for k, (path, entry) in found.items():
+                files[k][path] = entry
+    return files, left
+
+
+class Repair:
+    """Computes a file of one cut's features anew where it was found damaged, see `features`."""
+
+    def __init__(self, config: Config, manifest: Manifest, found: Features) -> None:
+        self._config = config
+        self._manifest = manifest
+        self._found = found
+
+    def __call__(self, shard: Shard, view: int, start: int) -> bytes:
+        """Writes it again and gives its bytes.
+
+        `COMMIT` is written again where the bytes are others, as those of another processor may be.
+        """
+        uri, k = self._found.uri, self._config.model.unfrozen_layers
+        rows = np.arange(start, min(start + ROWS_PER_FILE, shard.rows))
+        path = path_of(shard, view, start)
+        _Trunk(self._config, self._manifest, {k: uri})(
+            {"item": [Read(0, shard.split, shard, rows, view)]}
+        )
+        data = storage.read_bytes(storage.join(uri, path))
+        commit = storage.join(uri, storage.COMMIT)
+        files = storage.read_json(commit)["files"]
+        if files.get(path) != storage.describe(data):
+            storage.seal(uri, {**files, path: storage.describe(data)})
+        return data
+
+
+class _Trunk:
+    """An actor of the pass: the trunk of the deepest tail, tapped at every cut."""
+
+    def __init__(self, config: Config, manifest: Manifest, uris: dict[int, str]) -> None:
+        use_gpu = bool(config.train.gpus_per_worker) and torch.cuda.is_available()
+        self._device = device.pick(use_gpu)
+        weights = pretrained.load(config.model.weights, config.storage)
+        network = inception.build(num_classes=1)
+        inception.load_part(network, weights.state)
+        self._uris = uris
+        self._stages: list[tuple[int, inception.Frozen | torch.nn.Sequential]] = []
+        taps = inception.taps(network, sorted(uris, reverse=True))
+        for k, part in taps.items():
+            first = not self._stages
+            stage = (
+                inception.Frozen(
+                    part, weights.mean, weights.std, self._device, features.dtype_of(config)
+                )
+                if first
+                else inception.fold(part)
+                .to(self._device, features.dtype_of(config))
+                .to(memory_format=torch.channels_last)
+            )
+            self._stages.append((k, stage))
+        self._reader = ImageReader(manifest, config.data)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        rows: list[dict[str, Any]] = []
+        for read in batch["item"]:
+            rows += self._read(read)
+        return {key: [row[key] for row in rows] for key in rows[0]}
+
+    def _read(self, read: Read) -> list[dict[str, Any]]:
+        columns: dict[int, list[bytes]] = {k: [] for k, _ in self._stages}
+        ids: list[str] = []
+        labels: list[int] = []
+        step = 64 if self._device.type == "cuda" else 8
+        for batch in self._reader(read):
+            ids += batch.ids
+            labels += batch.labels.tolist()
+            for images in torch.split(batch.inputs, step):
+                output = device.to_device(images, self._device)
+                for k, stage in self._stages:
+                    with torch.inference_mode():
+                        output = stage(output)
+                    columns[k] += features.compress(output.to(torch.bfloat16).cpu())
+        path = path_of(read.shard, read.view, int(read.rows[0]))
+        rows = []
+        for k, column in columns.items():
+            table = pa.table([ids, labels, [read.view] * len(ids), column], schema=SCHEMA)
+            sink = pa.BufferOutputStream()
+            # Checksums: a pass that takes this one up can tell a whole file by itself.
+            pq.write_table(
+                table, sink, compression="none", use_dictionary=False, write_page_checksum=True
+            )
+            data = bytes(sink.getvalue())
+            storage.write_bytes(storage.join(self._uris[k], path), data)
+            rows.append(
+                {
+                    "depth": k,
+                    "path": path,
+                    "rows": len(ids),
+                    **storage.describe(data),
+                }
+            )
+        return rows

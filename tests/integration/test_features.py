@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rtl import cli, features, inception, lease, prune, recipes, storage, trunk_pass
+from rtl.config import Config
+from rtl.data import Plan
+from rtl.errors import ResourceError
+from rtl.features import FeatureReader, Features, Repair
+from rtl.lease import Lease
+from rtl.shards import Manifest
+from tests.conftest import make_dataset
+
+
+def make_config(root: str, **sections: Any) -> Config:
+    base = recipes.load().replace(
+        storage=root, data={"uri": f"{root}/data", "image_size": 80}, features={"views": 2}
+    )
+    return base.replace(**sections)
+
+
+def rows(found: Features, manifest: Manifest, repair: Repair) -> torch.Tensor:
+    """All features of view 1 of `train`, as a fresh reader gives them."""
+    reader = FeatureReader(found, False, repair)
+    reads = Plan(manifest, 0, 8, 2).train(1)
+    return torch.cat([batch.inputs for read in reads for batch in reader(read)])
+
+
+def never(*_: Any) -> bytes:
+    pytest.fail("nothing is damaged")
+
+
+@pytest.fixture(scope="module")
+def built(
+    tmp_path_factory: pytest.TempPathFactory, ray_cluster: None
+) -> tuple[Config, Manifest, dict[int, Features]]:
+    root = str(tmp_path_factory.mktemp("features"))
+    manifest = make_dataset(f"{root}/data")
+    settings = make_config(root)
+    return settings, manifest, trunk_pass.build(settings, manifest, [0, 1])
+
+
+Built = tuple[Config, Manifest, dict[int, Features]]
+
+
+def test_one_pass_gives_every_cut_and_is_not_run_again(built: Built) -> None:
+    settings, manifest, found = built
+    assert {k: f.shape for k, f in found.items()} == {
+        0: (2048,),
+        1: inception.feature_shape(1, 80),
+    }
+    again = trunk_pass.build(settings, manifest, [1, 0], lambda *_: pytest.fail("computed again"))
+    assert again == found
+    about = storage.read_json(storage.join(found[1].uri, features.ABOUT))
+    assert (about["cut"], about["manifest"]) == (1, manifest.digest)
+    assert rows(found[1], manifest, never).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"data": {"image_size": 96}},
+        {"data": {"augment": {"jitter": 0.2}}},
+        {"data": {"seed": 1}},
+        {"features": {"views": 3}},
+        {"model": {"precision": "fp32"}},
+    ],
+)
+def test_what_decides_the_numbers_decides_the_place(built: Built, sections: dict[str, Any]) -> None:
+    settings, manifest, _ = built
+    settings = settings.replace(model={"precision": "bf16"})
+    here = features.locate(settings, manifest, "w", 1)
+    assert features.locate(settings.replace(**sections), manifest, "w", 1) != here
+    assert features.locate(settings, manifest, "other weights", 1) != here
+    assert features.locate(settings, manifest, "w", 2) != here
+    other = make_dataset(f"{settings.storage}/other", train=30)
+    assert features.locate(settings, other, "w", 1) != here
+    assert features.locate(settings.replace(train={"seed": 9}), manifest, "w", 1) == here
+
+
+def test_a_build_that_died_is_taken_up(built: Built) -> None:
+    settings, manifest, found = built
+    before = rows(found[1], manifest, never)
+    names = sorted(found[1].files)
+    uri = found[1].uri
+    storage.delete(storage.join(uri, storage.COMMIT))
+    storage.delete(storage.join(uri, names[0]))
+    cut = storage.read_bytes(storage.join(uri, names[1]))
+    storage.write_bytes(storage.join(uri, names[1]), cut[: len(cut) // 2])
+    seen: list[tuple[int, int]] = []
+    again = trunk_pass.build(settings, manifest, [1], lambda *done: seen.append(done))
+    total = 2 * manifest.rows("train") + manifest.rows("val") + manifest.rows("test")
+    assert again[1] == found[1]
+    assert 0 < seen[0][0] < total
+    assert seen[-1] == (total, total)
+    assert torch.equal(rows(again[1], manifest, never), before)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_a_damaged_file_is_found_and_computed_anew(built: Built, damage: str) -> None:
+    settings, manifest, found = built
+    before = rows(found[1], manifest, never)
+    name = next(name for name in sorted(found[1].files) if ".v1." in name)
+    uri = storage.join(found[1].uri, name)
+    data = bytearray(storage.read_bytes(uri))
+    if damage == "gone":
+        storage.delete(uri)
+    else:
+        data[len(data) // 2] ^= 1
+        storage.write_bytes(uri, bytes(data if damage == "flipped" else data[:-9]))
+    repairs: list[int] = []
+    repair = trunk_pass.Repair(settings.replace(model={"unfrozen_layers": 1}), manifest, found[1])
+
+    def counted(*place: Any) -> bytes:
+        repairs.append(1)
+        return repair(*place)
+
+    assert torch.equal(rows(found[1], manifest, counted), before)
+    assert repairs == [1]
+    assert torch.equal(rows(found[1], manifest, never), before)
+
+
+def test_two_builders_make_one_pass(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trunk_pass, "POLL_SECONDS", 0.1)
+    manifest = make_dataset(f"{tmp_path}/data")
+    settings = make_config(str(tmp_path))
+    results: dict[str, dict[int, Features]] = {}
+    heard: dict[str, list[int]] = {"a": [], "b": []}
+
+    def run(name: str) -> None:
+        results[name] = trunk_pass.build(
+            settings, manifest, [0], lambda done, _: heard[name].append(done)
+        )
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in heard]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results["a"] == results["b"]
+    assert sorted(bool(done) for done in heard.values()) == [False, True]
+    assert not storage.exists(storage.join(results["a"][0].uri, "BUILDER"))
+
+
+def test_a_lease_whose_holder_died_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+    uri = str(tmp_path / "BUILDER")
+    with Lease(uri) as alive:
+        assert alive.take()
+        waiting = Lease(uri)
+        tries = [waiting.take() or threading.Event().wait(0.1) for _ in range(6)]
+        assert not any(tries)  # it beats
+    assert waiting.take()
+    waiting.release()
+    storage.write_bytes(uri, b"of a dead process")
+    heir = Lease(uri)
+    assert not heir.take()
+    threading.Event().wait(0.4)
+    assert heir.take()
+    heir.release()
+    assert not storage.exists(uri)
+
+
+def test_a_full_disk_is_said_before_the_pass(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, manifest, _ = built
+    usage = trunk_pass.shutil.disk_usage(settings.storage)
+    monkeypatch.setattr(trunk_pass.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    fresh = settings.replace(data={"seed": 5})
+    with pytest.raises(ResourceError, match=r"k = 0 \+ .* for k = 1 = .* GB free"):
+        trunk_pass.build(fresh, manifest, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("k", "epochs", "views", "trials", "cache", "pays"),
+    [
+        (0, 8, 2, 1, "auto", True),
+        (3, 8, 2, 1, "auto", True),
+        (3, 2, 2, 1, "auto", False),  # each view is seen once: nothing is saved
+        (3, 2, 2, 4, "auto", True),  # but other trials see it again
+        (14, 3, 2, 1, "auto", False),  # little is frozen, much is stored
+        (16, 90, 1, 9, "on", False),  # nothing is frozen
+        (3, 1, 8, 1, "on", True),
+        (0, 90, 1, 9, "off", False),
+    ],
+)
+def test_what_pays(
+    built: Built, k: int, epochs: int, views: int, trials: int, cache: str, pays: bool
+) -> None:
+    settings, manifest, _ = built
+    settings = settings.replace(
+        features={"cache": cache, "views": views}, train={"epochs": epochs},
+        data={"image_size": 299},
+    )  # fmt: skip
+    assert features.pays(settings, manifest, k, trials) is pays
+
+
+def test_slow_storage_makes_large_features_not_pay(built: Built) -> None:
+    settings, manifest, _ = built
+    settings = settings.replace(data={"image_size": 299}, train={"epochs": 8})
+    slow = settings.replace(features={"storage_mb_s": 0.2})
+    assert features.pays(settings, manifest, 3)
+    assert not features.pays(slow, manifest, 3)
+    assert features.cost(settings, manifest, 3).bytes == features.cost(slow, manifest, 3).bytes
+
+
+def test_what_nobody_can_use_is_pruned(
+    tmp_path: Path,
+    ray_cluster: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(lease, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+    root = str(tmp_path)
+    manifest = make_dataset(f"{root}/data")
+    settings = make_config(root)
+    kept = trunk_pass.build(settings, manifest, [0])[0].uri
+    other = make_dataset(f"{root}/other")
+    outdated = trunk_pass.build(settings.replace(data={"seed": 3}), other, [0])[0].uri
+    storage.delete(storage.join(other.uri, "manifest.json"))
+    dead = storage.join(root, "features", "dead")
+    storage.write_bytes(storage.join(dead, features.BUILDER), b"of a dead process")
+    storage.write_bytes(storage.join(dead, "x.parquet"), bytes(1000))
+    working = storage.join(root, "features", "working")
+    with Lease(storage.join(working, features.BUILDER)) as alive:
+        assert alive.take()
+        states = {cache.uri: cache.state for cache in prune.listing(root)}
+        assert states == {
+            kept: "ready", outdated: "outdated", dead: "abandoned", working: "building",
+        }  # fmt: skip
+        assert {cache.uri for cache in prune.prune(root)} == {outdated, dead}
+        assert cli.main(["features", "--prune", "--all", "--storage", root]) == 0
+        assert [cache.uri for cache in prune.listing(root)] == [working]
+    assert "Removed 1 caches" in capsys.readouterr().out
