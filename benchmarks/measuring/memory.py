@@ -1,16 +1,13 @@
-"""What the memory benchmarks share: generated images, peaks of memory, the record of a result."""
+"""What the memory benchmarks share: generated images and peaks of memory."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import io
-import json
 import os
-import platform
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-HERE = Path(__file__).parents[1]
+from measuring.record import write
+
 CLASSES = ("blue", "green", "red")
 INTERVAL_S = 0.25
 
@@ -90,26 +88,6 @@ def peaks_of(child: str, *arguments: str) -> dict[str, Any]:
     }
 
 
-def git(*arguments: str) -> str:
-    """What git answers, here."""
-    return subprocess.run(
-        ["git", *arguments], cwd=HERE, capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
-def hardware() -> dict[str, Any]:
-    """The machine, without its name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), ""
-    )
-    return {
-        "cpu": model or platform.machine(),
-        "logical_cpus": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-    }
-
-
 def conclude(script: str, what: str, small: dict[str, Any], large: dict[str, Any]) -> None:
     """Prints both runs, writes them beside the script, and ends with the JSON line."""
     for run in (small, large):
@@ -119,19 +97,4 @@ def conclude(script: str, what: str, small: dict[str, Any], large: dict[str, Any
         "peak_mb_large": large["peak_mb"]["sum"],
         "ratio": round(large["peak_mb"]["sum"] / small["peak_mb"]["sum"], 3),
     }
-    packages = ("ray", "torch", "torchvision", "pyarrow", "numpy")
-    record = {
-        **result,
-        "what": what,
-        "small": small,
-        "large": large,
-        "hardware": hardware(),
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-        "command": " ".join(["python", f"benchmarks/{script}.py", *sys.argv[1:]]),
-        "commit": git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else ""),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
-    path = HERE / "results" / f"{script}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(result))
+    write(script, what, result, {"small": small, "large": large})

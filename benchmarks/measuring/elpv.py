@@ -1,0 +1,26 @@
+"""The photos of the demo, packed, for benchmarks."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from rtl import demo, local_s3, pack, runtime
+from rtl.config import Config
+from rtl.shards import Manifest
+
+
+@contextlib.contextmanager
+def packed(count: int | None) -> Iterator[tuple[str, Config, Manifest]]:
+    """The storage's URI, the demo's config and the data set, in a real S3 server on loopback."""
+    photos = demo.load_photos()
+    photos = demo.sample(photos, count) if count else photos
+    with tempfile.TemporaryDirectory() as folder, local_s3.serve(Path(folder)) as root:
+        runtime.connect()
+        demo.upload(photos, demo.split(photos, 0.25, seed=0), f"{root}/photos", lambda *_: None)
+        settings = demo.make_config(f"{root}/rtl", quick=False)
+        settings = settings.replace(data={"uri": f"{root}/data"})
+        source = f"{root}/photos/labels.csv"
+        yield root, settings, pack.pack(source, f"{root}/data", settings.pack, lambda *_: None)

@@ -1,0 +1,232 @@
+"""A search by rtl against the same search as a plain PyTorch script would run it.
+
+    python benchmarks/search.py [--photos N] [--epochs 8]
+
+One run on one machine over ELPV. The plain script is what a good practitioner writes: a DataLoader
+over the files, torchvision's Inception V3 with its first blocks frozen, AdamW, all cores, fp32; its
+tuned line has bf16 autocast and channels_last. Their steps are timed at each depth and the totals
+of their searches COMPUTED from these rates: the plain grid takes most of a day. rtl's are timed
+from the start of the search to its committed bundle, the trunk's pass included. The last line is
+one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+from measuring.elpv import packed
+from measuring.record import write
+
+DEPTHS = (0, 1, 2, 3)
+RATES = (5e-4, 1e-3, 2e-3)
+BATCH = 32
+
+
+def plain(unfrozen_layers: int, tuned: bool, steps: int) -> dict[str, float]:
+    """Training and evaluation rates of the plain script, images a second, all cores."""
+    import torch
+    from torch.nn import functional
+    from torch.utils.data import DataLoader, Dataset
+    from torchvision.io import ImageReadMode, decode_image
+    from torchvision.models import inception_v3
+    from torchvision.transforms import v2
+
+    from rtl import demo, inception
+
+    class Photos(Dataset[Any]):
+        def __init__(self, train: bool) -> None:
+            flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()] if train else []
+            self.photos = demo.load_photos()
+            self.transform = v2.Compose(
+                [v2.Resize((299, 299), antialias=True), *flips,
+                 v2.ToDtype(torch.float32, scale=True)]
+            )  # fmt: skip
+
+        def __len__(self) -> int:
+            return len(self.photos)
+
+        def __getitem__(self, i: int) -> Any:
+            photo = self.photos[i]
+            image = decode_image(str(photo.path), mode=ImageReadMode.RGB)
+            return self.transform(image), int(photo.label == "defective")
+
+    model = inception_v3(weights=None, aux_logits=False, init_weights=False)
+    model.fc = torch.nn.Linear(2048, 2)
+    trained = (*inception.BLOCKS[len(inception.BLOCKS) - unfrozen_layers :], "fc")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name.split(".")[0] in trained
+    model.train()
+    if tuned:
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+
+    def forward(images: Any) -> Any:
+        if tuned:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=tuned):
+            return model(images)
+
+    rates: dict[str, float] = {}
+    for train in (True, False):
+        loader = DataLoader(Photos(train), batch_size=BATCH, shuffle=train, num_workers=1)
+        model.train(train)
+        started = 0.0
+        for step, (images, labels) in enumerate(loader):
+            if step == 1:
+                started = time.monotonic()
+            if step == 1 + steps:
+                break
+            with torch.set_grad_enabled(train):
+                loss = functional.cross_entropy(forward(images).float(), labels)
+            if train:
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+        rates["train" if train else "val"] = steps * BATCH / (time.monotonic() - started)
+    return rates
+
+
+def bare_tail(rows: int, val_rows: int) -> float:
+    """Seconds of an epoch of the k = 3 tail on tensors in memory, one thread: steps, then val."""
+    import torch
+    from torch.nn import functional
+
+    from rtl import device, inception, pretrained
+
+    torch.set_num_threads(1)
+    network = inception.build(2, 0.2)
+    inception.load_part(network, pretrained.load("packaged", ".").state)
+    _, tail = inception.split(network, 3)
+    tail = tail.to(memory_format=torch.channels_last)
+    inception.set_train_mode(tail, "train")
+    dtype = device.resolve_precision("auto", torch.device("cpu"))
+    optimizer = torch.optim.AdamW(tail.parameters(), lr=1e-3)
+    features = torch.rand(256, 768, 17, 17).to(torch.bfloat16)
+    features = (features * (features > 0.85)).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 2, (256,))
+
+    def logits(part: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            return tail(part.float()).float()
+
+    seconds = 0.0
+    for timed in (False, True):
+        started = time.monotonic()
+        for start in range(0, rows if timed else 2 * BATCH, BATCH):
+            part = slice(start % 256, start % 256 + min(BATCH, rows - start))
+            loss = functional.cross_entropy(logits(features[part]), labels[part])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(tail.parameters(), 5.0)
+            optimizer.step()
+        tail.eval()
+        with torch.inference_mode():
+            for start in range(0, val_rows if timed else BATCH, BATCH):
+                logits(features[start % 256 : start % 256 + min(BATCH, val_rows - start)])
+        inception.set_train_mode(tail, "train")
+        seconds = time.monotonic() - started
+    return seconds
+
+
+def in_own_process(action: Any, *argument_lists: Any) -> list[Any]:
+    """Calls in fresh processes side by side, one an argument list's entry."""
+    with ProcessPoolExecutor(len(argument_lists[0])) as pool:
+        return list(pool.map(action, *argument_lists))
+
+
+def tail_env() -> None:
+    """The environment that rtl gives its processes."""
+    import os
+
+    from rtl import runtime
+
+    os.environ.update(runtime.env_vars(1))
+
+
+def main() -> None:
+    """Measures all and prints the ratios."""
+    from rtl import run, search, train, trials
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--photos", type=int, help="how many; all without it")
+    parser.add_argument("--epochs", type=int, default=8)
+    options = parser.parse_args()
+    epochs, steps = options.epochs, 5 if options.photos is None else 2
+    rates = {
+        line: {k: in_own_process(plain, [k], [line == "tuned"], [steps])[0] for k in DEPTHS}
+        for line in ("plain", "tuned")
+    }
+    print("images a second of the plain scripts:", rates)
+    with packed(options.photos) as (root, settings, manifest):
+        rows, val = manifest.rows("train"), manifest.rows("val")
+        settings = settings.replace(features={"views": 2}, train={"epochs": epochs})
+        one = settings.replace(
+            name="one", storage=f"{root}/one", train={"epochs": 10},
+            model={"unfrozen_layers": 0}, features={"views": 1},
+        )  # fmt: skip
+        k0_seconds = train.train(one).seconds
+        many = settings.replace(
+            name="grid",
+            search={"unfrozen_layers": sorted(DEPTHS, reverse=True), "lr": list(RATES),
+                    "sampler": "grid", "scheduler": "none"},
+        )  # fmt: skip
+        grid = search.search(many)
+        about = search_record(many)
+        found = trials.recorded(run.locate(many))
+        computed: list[int] = []
+        halved = many.replace(name="asha", search={"scheduler": "asha"})
+        asha = search.search(halved, lambda done, _: computed.append(done))
+    with ProcessPoolExecutor(2, initializer=tail_env) as pool:
+        bare = statistics.fmean(pool.map(bare_tail, [rows] * 2, [val] * 2))
+    own = statistics.fmean(
+        epoch.seconds for t in found if t.unfrozen_layers == 3 for epoch in t.history
+    )
+
+    def total(line: str, depths: Any, count: int) -> float:
+        """Seconds that the plain script needs, computed from its rates."""
+        return sum(
+            count * (rows / rates[line][k]["train"] + val / rates[line][k]["val"]) for k in depths
+        )
+
+    grid_depths = [t.unfrozen_layers for t in found]
+    asha_seconds = asha.seconds + about["features_seconds"]  # as if it had no cache to begin with
+    result = {
+        "speedup_same_epochs": round(total("plain", grid_depths, epochs) / grid.seconds, 1),
+        "speedup_vs_tuned": round(total("tuned", grid_depths, epochs) / grid.seconds, 2),
+        "speedup_vs_grid": round(total("plain", grid_depths, epochs) / asha_seconds, 1),
+        "k0_speedup": round(total("plain", [0], 10) / k0_seconds, 1),
+        "tail_ratio_to_bare": round(bare / own, 3),
+        "trial_overhead_s": round(statistics.fmean(t.wall_seconds - t.seconds for t in found), 2),
+    }
+    details = {
+        "rows": {"train": rows, "val": val},
+        "plain_rates": rates,
+        "plain_grid_seconds_computed": round(total("plain", grid_depths, epochs)),
+        "tuned_grid_seconds_computed": round(total("tuned", grid_depths, epochs)),
+        "rtl_seconds": {
+            "grid": round(grid.seconds, 1), "features": round(about["features_seconds"], 1),
+            "asha_with_cache": round(asha.seconds, 1), "k0": round(k0_seconds, 1),
+        },
+        "images_computed_by_second_search": max(computed, default=0),
+        "epoch_seconds": {"bare": round(bare, 2), "rtl": round(own, 2)},
+        "winner": {"k": grid.unfrozen_layers, "lr": grid.lr,
+                   "test_accuracy": grid.test.accuracy.value if grid.test else None},
+    }  # fmt: skip
+    print(details)
+    write("search", "a 12-trial search over ELPV, 2 cores", result, details)
+
+
+def search_record(config: Any) -> dict[str, Any]:
+    """`search.json` of a search."""
+    from rtl import run, storage
+
+    content: dict[str, Any] = storage.read_json(storage.join(run.locate(config), "search.json"))
+    return content
+
+
+if __name__ == "__main__":
+    main()

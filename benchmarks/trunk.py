@@ -1,0 +1,96 @@
+"""The pass of the frozen trunk loses little to reading, decoding, compressing and committing.
+
+    python benchmarks/trunk.py [--photos N]
+
+rtl's pass over ELPV in S3, every cut from k = 3 to 0 from one pass, two views of the training rows,
+against the same folded network on uint8 tensors in memory: one process a core with one thread each,
+before and after the pass. The rate of the pass counts its start and its end. Also the size of the
+features a row. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+from measuring.elpv import packed
+from measuring.record import write
+
+SECONDS = 15.0
+DEPTHS = (0, 1, 2, 3)
+
+
+def bare(seconds: float) -> float:
+    """Images a second of one process: the trunk to the last cut, batches of 8."""
+    import torch
+
+    from rtl import device, inception, pretrained
+
+    torch.set_num_threads(1)
+    network = inception.build(1)
+    weights = pretrained.load("packaged", ".")
+    inception.load_part(network, weights.state)
+    cpu = torch.device("cpu")
+    trunk, _ = inception.split(network, 0)
+    dtype = device.resolve_precision("auto", cpu)
+    frozen = inception.Frozen(trunk, weights.mean, weights.std, cpu, dtype)
+    images = torch.randint(0, 256, (8, 3, 299, 299), dtype=torch.uint8)
+    frozen(images)
+    started, done = time.monotonic(), 0
+    while time.monotonic() - started < seconds:
+        frozen(images)
+        done += len(images)
+    return done / (time.monotonic() - started)
+
+
+def main() -> None:
+    """Measures bare, pass, bare."""
+    from rtl import runtime, trunk_pass
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--photos", type=int, help="how many; all without it")
+    count = parser.parse_args().photos
+    cores = 2
+    with ProcessPoolExecutor(cores, initializer=runtime_env) as pool:
+        before = sum(pool.map(bare, [SECONDS] * cores))
+    with packed(count) as (_, settings, manifest):
+        settings = settings.replace(features={"views": 2})
+        marks: list[tuple[float, int]] = []
+        started = time.monotonic()
+        found = trunk_pass.build(
+            settings, manifest, DEPTHS, lambda n, _: marks.append((time.monotonic(), n))
+        )
+        seconds = time.monotonic() - started
+    with ProcessPoolExecutor(cores, initializer=runtime_env) as pool:
+        after = sum(pool.map(bare, [SECONDS] * cores))
+    images = marks[-1][1]
+    rate = images / seconds
+    result = {
+        "ratio_to_bare": round(rate / ((before + after) / 2), 3),
+        "kb_per_image": round(found[3].bytes / images / 1000, 1),
+    }
+    first, last = next(m for m in marks if m[1]), marks[-1]
+    details = {
+        "images": images,
+        "pass_images_per_s": round(rate, 2),
+        "pass_images_per_s_after_start": round((last[1] - first[1]) / (last[0] - first[0]), 2),
+        "bare_images_per_s": [round(before, 2), round(after, 2)],
+        "kb_per_image_by_k": {k: round(f.bytes / images / 1000, 1) for k, f in found.items()},
+    }
+    print(details)
+    assert runtime.joined() is False
+    write("trunk", "the pass over ELPV in S3 against the bare trunk, 2 cores", result, details)
+
+
+def runtime_env() -> None:
+    """The environment that rtl gives its processes, set before torch is loaded."""
+    import os
+
+    from rtl import runtime
+
+    os.environ.update(runtime.env_vars(1))
+
+
+if __name__ == "__main__":
+    main()
