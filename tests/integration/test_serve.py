@@ -384,7 +384,9 @@ def test_what_waits_for_the_model_goes_as_one_batch(local: str) -> None:
         free = threading.Event()
         engine._model.submit(free.wait, 60)
         images = [make_image("red", i) for i in range(11)]
-        asked = [asyncio.create_task(http.post("/predict", content=data)) for data in images]
+        asked = [asyncio.create_task(http.post("/predict", content=images[0]))]
+        await until(lambda: engine._worker is not None and not engine._waiting)
+        asked += [asyncio.create_task(http.post("/predict", content=data)) for data in images[1:]]
         await until(lambda: len(engine._waiting) == 10)
         free.set()
         assert [(await task).status_code for task in asked] == [200] * 11
