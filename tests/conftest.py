@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Ray reads these when it is imported; a test never talks to a cluster that it did not start.
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -98,3 +100,20 @@ def ray_cluster(s3_server: str) -> Iterator[None]:
     runtime.connect(num_cpus=4)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, the system's or Playwright's own."""
+    from playwright.sync_api import Error, sync_playwright
+
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        try:
+            started = playwright.chromium.launch(executable_path=found, args=flags)
+        except Error as error:
+            pytest.skip(f"No Chromium: install Debian's, or `playwright install chromium`. {error}")
+        yield started
+        started.close()
