@@ -76,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
     verb.add_argument("--data", metavar="URI", help="the packed data set")
     verb.add_argument("--split", default="test", choices=["train", "val", "test"])
+    verb = add("report", _report, "Write a finished run as one HTML file.")
+    verb.add_argument("run", help="a run's name, or its path or URI")
+    verb.add_argument("--out", metavar="FILE", help="where to (default: NAME.html)")
     verb = add("promote", _promote, "Make a version of a model the current one.")
     verb.add_argument("name")
     verb.add_argument("version", type=int)
@@ -197,6 +200,17 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     for line in console.scores_lines(arguments.split, scores):
         console.say(line)
     console.say(json.dumps(scores.to_dict()))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from rtl import console, report, storage
+
+    uri = arguments.run
+    if "/" not in uri:
+        uri = storage.join(_load(arguments).storage, "runs", uri)
+    out = arguments.out or uri.rstrip("/").rsplit("/", 1)[-1] + ".html"
+    storage.write_bytes(out, report.report(uri).encode())
+    console.say(f"Report at {out}")
 
 
 def _promote(arguments: argparse.Namespace) -> None:

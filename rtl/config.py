@@ -50,6 +50,9 @@ class PackConfig(_Section):
     """The column of a table source with the label."""
     split_column: str = "split"
     """The column of a table source with `train`, `val` or `test`, where it has one."""
+    confidence_column: str | None = None
+    """The column of a table source with the probability that the label is right: experts who agree
+    2 to 1 give 0.67. Without one every label is certain."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> PackConfig:
@@ -67,9 +70,9 @@ class AugmentConfig(_Section):
     min_scale: float = Field(default=0.6, gt=0, le=1)
     """Smallest share of the image's area that a random crop keeps; 1 turns cropping off."""
     horizontal_flip: bool = True
-    """Mirror left and right with probability one half."""
+    """Mirror left and right, in half of the views."""
     vertical_flip: bool = False
-    """Mirror top and bottom with probability one half."""
+    """Mirror top and bottom, in half of the views; of both, each of the four ways comes in turn."""
     jitter: float = Field(default=0.1, ge=0, le=1)
     """Brightness and contrast change by up to this factor."""
 

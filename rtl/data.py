@@ -40,6 +40,8 @@ class Batch:
     """int64 (n,)"""
     inputs: torch.Tensor
     """Images, uint8 (n, 3, S, S), or features, bf16 (n, ...)."""
+    confidence: torch.Tensor
+    """float32 (n,), the probability that the label is right."""
 
     def __len__(self) -> int:
         """Rows."""
@@ -151,6 +153,7 @@ def cut_batches(parts: Iterator[Batch], sizes: Sequence[int]) -> Iterator[Batch]
     """The same rows in batches of the given sizes. Raises DataError when rows are missing."""
     ids: list[str] = []
     labels = torch.empty(0, dtype=torch.int64)
+    confidence = torch.empty(0)
     inputs: torch.Tensor | None = None
     for size in sizes:
         while len(ids) < size:
@@ -162,11 +165,19 @@ def cut_batches(parts: Iterator[Batch], sizes: Sequence[int]) -> Iterator[Batch]
                 )
             ids = ids + part.ids
             labels = torch.cat([labels, part.labels])
+            confidence = torch.cat([confidence, part.confidence])
             inputs = part.inputs if inputs is None else torch.cat([inputs, part.inputs])
         if inputs is None:  # the first batch is empty: this worker has no row at all
             inputs = torch.empty(0)
-        yield Batch(ids[:size], labels[:size], inputs[:size])
+        yield Batch(ids[:size], labels[:size], inputs[:size], confidence[:size])
         ids, labels, inputs = ids[size:], labels[size:], inputs[size:]
+        confidence = confidence[size:]
+
+
+def targets_of(table: pa.Table) -> tuple[torch.Tensor, torch.Tensor]:
+    """The labels, int64 (n,), and confidences, float32 (n,), of a table's rows."""
+    labels = torch.from_numpy(table["label"].to_numpy().astype(np.int64))
+    return labels, torch.from_numpy(table["confidence"].to_numpy().copy())
 
 
 class ImageReader:
@@ -193,8 +204,8 @@ class ImageReader:
                 )
                 for image_id, encoded in zip(ids, rows["image"].to_pylist(), strict=True)
             ]  # fmt: skip
-            labels = torch.from_numpy(rows["label"].to_numpy().astype(np.int64))
-            yield Batch(ids, labels, torch.stack(pixels))
+            labels, confidence = targets_of(rows)
+            yield Batch(ids, labels, torch.stack(pixels), confidence)
 
 
 class Stream:
@@ -273,18 +284,18 @@ def stream(reads: Sequence[Read], reader: Reader) -> Iterator[tuple[Read, Batch]
     dataset = ray.data.read_datasource(_Reads(reads, reader), override_num_blocks=len(reads))
     dataset.context.target_max_block_size = 32 * 2**20
     dataset.context.execution_options.preserve_order = True
-    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-        table: Any = block
-        raw = table["inputs"].combine_chunks()
-        shape = tuple(table["shape"][0].as_py())
-        inputs = np.frombuffer(b"".join(raw.to_pylist()), np.uint8)
-        dtype = torch.uint8 if table["bits"][0].as_py() == 8 else torch.bfloat16
-        batch = Batch(
-            table["id"].to_pylist(),
-            torch.from_numpy(table["label"].to_numpy().copy()),
-            torch.from_numpy(inputs.copy()).view(dtype).reshape(len(table), *shape),
-        )
-        yield reads[table["read"][0].as_py()], batch
+    blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    with runtime.own_errors():
+        for block in blocks:
+            table: Any = block
+            raw = table["inputs"].combine_chunks()
+            shape = tuple(table["shape"][0].as_py())
+            inputs = np.frombuffer(b"".join(raw.to_pylist()), np.uint8)
+            dtype = torch.uint8 if table["bits"][0].as_py() == 8 else torch.bfloat16
+            labels, confidence = targets_of(table)
+            pixels = torch.from_numpy(inputs.copy()).view(dtype).reshape(len(table), *shape)
+            batch = Batch(table["id"].to_pylist(), labels, pixels, confidence)
+            yield reads[table["read"][0].as_py()], batch
 
 
 class _Reads(ray.data.Datasource):
@@ -318,6 +329,7 @@ def _blocks(number: int, read: Read, reader: Reader) -> Iterator[Any]:
             {
                 "id": batch.ids,
                 "label": batch.labels.numpy(),
+                "confidence": batch.confidence.numpy(),
                 "inputs": pa.array([row.tobytes() for row in rows], pa.large_binary()),
                 "shape": [list(inputs.shape[1:])] * len(batch),
                 "bits": [inputs.element_size() * 8] * len(batch),

@@ -28,7 +28,8 @@ import ray
 from rich.table import Table
 
 from rtl import config as configs
-from rtl import console, local_s3, pack, registry, runtime, search, serve, storage
+from rtl import console, local_s3, pack, registry, report, runtime, search, serve, storage
+from rtl import run as runs
 from rtl.config import Config, ServeConfig
 from rtl.errors import DataError, RtlError
 from rtl.metrics import Scores
@@ -59,6 +60,7 @@ PAPER = (("SVM (paper)", 0.8244, 0.885), ("CNN (paper)", 0.8842, 0.944))
 
 _QUICK_PHOTOS = 300
 _ASKED = 5
+_REPORT = "rtl-demo.html"
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ class Photo:
     def label(self) -> str:
         """The paper's rule."""
         return "defective" if self.probability > 0.5 else "functional"
+
+    @property
+    def confidence(self) -> float:
+        """The experts' probability that the label is right: 1 or 2/3."""
+        return max(self.probability, 1 - self.probability)
 
 
 def run(storage_uri: str | None, quick: bool, keep: bool, serve_config: ServeConfig) -> None:
@@ -113,6 +120,7 @@ def _run(
     console.say(f"Packed {rows} photos of {', '.join(manifest.classes)}")
     with _timed(stages, "search"), console.SearchView(settings.train.metric) as view:
         result = search.search(settings, view.features, view.board)
+    run_uri = runs.locate(settings)
     if result.test is None:
         raise DataError("The demo's data set has no test rows; this is a defect of the demo.")
     with _timed(stages, "serve"):
@@ -123,7 +131,10 @@ def _run(
         held_out = [photo for photo, name in zip(photos, splits, strict=True) if name == "test"]
         with _timed(stages, "predict"):
             predictions = ask(url, held_out[:: max(1, len(held_out) // _ASKED)][:_ASKED])
-        report(result, result.test, predictions, stages)
+        show(result, result.test, predictions, stages)
+        page = report.report(run_uri)
+        Path(_REPORT).write_text(page, encoding="utf-8")
+        console.say(f"The report, with every trial and the worst mistakes: {_REPORT}")
         if keep:
             console.say(f"The endpoint stays at {url}/predict until Ctrl-C.")
             with contextlib.suppress(KeyboardInterrupt):
@@ -185,12 +196,12 @@ def sample(photos: Sequence[Photo], count: int) -> list[Photo]:
 def upload(
     photos: Sequence[Photo], splits: Sequence[str], uri: str, progress: runtime.Progress
 ) -> None:
-    """Photos and a table of image, label and split, as a user's bucket would hold them."""
+    """Photos and a table of image, label, confidence and split, as a user's bucket has them."""
     table = io.StringIO()
     writer = csv.writer(table)
-    writer.writerow(["image", "label", "split"])
+    writer.writerow(["image", "label", "confidence", "split"])
     for photo, name in zip(photos, splits, strict=True):
-        writer.writerow([f"images/{photo.path.name}", photo.label, name])
+        writer.writerow([f"images/{photo.path.name}", photo.label, photo.confidence, name])
 
     def send(photo: Photo) -> None:
         storage.write_bytes(f"{uri}/images/{photo.path.name}", photo.path.read_bytes())
@@ -225,7 +236,7 @@ def ask(url: str, photos: Sequence[Photo]) -> list[dict[str, Any]]:
     return answers
 
 
-def report(
+def show(
     result: Result, test: Scores, predictions: Sequence[dict[str, Any]], stages: dict[str, float]
 ) -> None:
     """The tables at the demo's end."""

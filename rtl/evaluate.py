@@ -52,12 +52,15 @@ def evaluate(
     )
     parts: list[Predictions] = []
     total = manifest.rows(split)
-    for row in dataset.iter_rows():
-        probabilities = np.asarray(row["probabilities"], np.float32).reshape(-1, len(info.classes))
-        parts.append(
-            Predictions(list(row["ids"]), np.asarray(row["labels"], np.int64), probabilities)
-        )
-        progress(sum(len(part.ids) for part in parts), total)
+    with runtime.own_errors():
+        for row in dataset.iter_rows():
+            probabilities = np.asarray(row["probabilities"], np.float32).reshape(
+                -1, len(info.classes)
+            )
+            parts.append(
+                Predictions(list(row["ids"]), np.asarray(row["labels"], np.int64), probabilities)
+            )
+            progress(sum(len(part.ids) for part in parts), total)
     whole = gather(parts, total)
     return metrics.evaluate(whole.probabilities, whole.labels, manifest.classes)
 

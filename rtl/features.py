@@ -20,7 +20,7 @@ import torch
 
 from rtl import device, inception, shards, storage
 from rtl.config import Config
-from rtl.data import ROWS_PER_BLOCK, Batch, Read
+from rtl.data import ROWS_PER_BLOCK, Batch, Read, targets_of
 from rtl.errors import DataError, NotFoundError
 from rtl.shards import Manifest, Shard
 
@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("label", pa.int32()),
+        ("confidence", pa.float32()),
         ("view", pa.int32()),
         ("feature", pa.large_binary()),
     ]
@@ -37,7 +38,7 @@ ABOUT = "features.json"
 """What the key of a folder of features is made of, for readers and for pruning."""
 BUILDER = "BUILDER"
 """The lease of who computes a folder of features."""
-VERSION = 2
+VERSION = 3
 """Part of every key: raise it when the features of equal input change."""
 
 TRUNK_SECONDS = 0.08
@@ -174,11 +175,9 @@ class FeatureReader:
         table = self._table(read.shard, read.view)
         for start in range(0, len(read.rows), ROWS_PER_BLOCK):
             rows = table.take(read.rows[start : start + ROWS_PER_BLOCK])
-            yield Batch(
-                rows["id"].to_pylist(),
-                torch.from_numpy(rows["label"].to_numpy().astype(np.int64)),
-                decompress(rows["feature"].combine_chunks(), self.features.shape),
-            )
+            labels, confidence = targets_of(rows)
+            inputs = decompress(rows["feature"].combine_chunks(), self.features.shape)
+            yield Batch(rows["id"].to_pylist(), labels, inputs, confidence)
 
     def _table(self, shard: Shard, view: int) -> pa.Table:
         """All rows of one view of a shard, verified, in the shard's order."""

@@ -98,31 +98,46 @@ def view(
 ) -> torch.Tensor:
     """View `number` of an image, uint8 (3, H, W) to uint8 (3, size, size).
 
-    A pure function of the image and (seed, image_id, number); number 0 is `resize`.
+    A pure function of the image and (seed, image_id, number); number 0 is `resize`. Each way to
+    flip comes once before one comes again, in an order that (seed, image_id) decides.
     """
     if number == 0:
         return resize(image, size)
-    key = hashlib.blake2b(f"{seed}/{number}/{image_id}".encode(), digest_size=7).digest()
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed: that would set the GPU's generator too, which nothing restores.
-        torch.default_generator.manual_seed(int.from_bytes(key, "big"))
-        augmented: torch.Tensor = _augmentation(size, augment)(image)
-    return augmented
+    pixels = image
+    random_part = _random_part(size, augment)
+    if random_part is None:
+        pixels = resize(image, size)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed: that would set the GPU's generator too, which nothing restores.
+            torch.default_generator.manual_seed(_hash(f"{seed}/{number}/{image_id}"))
+            pixels = random_part(image)
+    axes = _flips(augment)
+    others = sorted(axes[1:], key=lambda flip: _hash(f"{seed}/{flip}/{image_id}"))
+    return pixels.flip((axes[0], *others)[number % len(axes)])
 
 
-def _augmentation(size: int, augment: AugmentConfig) -> Any:
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+
+
+def _flips(augment: AugmentConfig) -> list[tuple[int, ...]]:
+    """The dimensions that each way to flip turns round; the first way is none."""
+    horizontal = [(), (2,)] if augment.horizontal_flip else [()]
+    vertical = [(), (1,)] if augment.vertical_flip else [()]
+    return [(*v, *h) for v in vertical for h in horizontal]
+
+
+def _random_part(size: int, augment: AugmentConfig) -> Any:
+    """What is drawn anew for each view; None where nothing is."""
     steps: list[Any] = []
     if augment.min_scale < 1:
         steps.append(v2.RandomResizedCrop(size, scale=(augment.min_scale, 1.0), antialias=True))
-    else:
+    elif augment.jitter:
         steps.append(v2.Lambda(lambda image: resize(image, size)))
-    if augment.horizontal_flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if augment.vertical_flip:
-        steps.append(v2.RandomVerticalFlip())
     if augment.jitter:
         steps.append(v2.ColorJitter(brightness=augment.jitter, contrast=augment.jitter))
-    return v2.Compose(steps)
+    return v2.Compose(steps) if steps else None
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:

@@ -16,7 +16,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from rtl import device as devices
 from rtl import inception, metrics
@@ -44,8 +43,11 @@ class Hooks:
     def progress(self, epoch: int, rows: int, total: int) -> None:
         """Called after each step: the epoch, its rows so far over all workers, and all of them."""
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Commits a checkpoint; called in every process, with equal content."""
+    def save(self, checkpoint: Checkpoint, val: Predictions) -> None:
+        """Commits a checkpoint; called in every process, with equal content.
+
+        `val` is what the tail says of all rows of `val` after the checkpoint's last epoch.
+        """
 
     def gather(self, value: T) -> list[T]:
         """Every process's value, in all of them, ordered by rank."""
@@ -130,7 +132,6 @@ def fit(
     manifest, settings = plan.manifest, config.train
     optimizer = make_optimizer(learner.tail, config.optimizer)
     weights = torch.from_numpy(_class_weights(manifest.counts["train"], settings.class_weights))
-    weights = weights.to(learner.device)
     total_steps = settings.epochs * plan.steps
     if start is not None:
         learner.tail.load_state_dict(start.tail)
@@ -169,7 +170,7 @@ def fit(
             history, best_epoch(history, settings.metric),
             learner.tail.state_dict(), optimizer.state_dict(),
         )  # fmt: skip
-        hooks.save(state)
+        hooks.save(state, predictions)
         hooks.report(done)
     if state is None:
         raise TrainingError(f"train.epochs is {settings.epochs}; at least 1 is needed.")
@@ -190,27 +191,22 @@ def _step(
     """One optimizer step; the sum of the losses over this worker's rows."""
     number = epoch * plan.steps + step
     features = learner.features(batch.inputs)
-    labels = devices.to_device(batch.labels, learner.device)
     dropout = learner.tail.get_submodule("dropout")
     if isinstance(dropout, inception.Dropout) and dropout.p:
         mask = dropout_mask(plan.batch_size, dropout.p, config.train.seed, number)
         first = plan.rank * (plan.batch_size // plan.num_ranks)
         dropout.mask = devices.to_device(mask[first : first + len(batch)], learner.device)
-    share, other = _mix(len(batch), plan, config, number)
-    share, other = (
-        devices.to_device(share, learner.device),
-        devices.to_device(other, learner.device),
-    )
+    smoothing = config.train.label_smoothing
+    targets = soft_targets(batch.labels, batch.confidence, learner.num_classes, smoothing)
+    targets = devices.to_device(targets * weights[batch.labels, None], learner.device)
     if config.train.mixup:
+        share, other = _mix(len(batch), plan, config, number)
+        share = devices.to_device(share, learner.device)
         kept = share.view(-1, *[1] * (features.ndim - 1))
         features = features * kept + features[other] * (1 - kept)
+        targets = targets * share[:, None] + targets[other] * (1 - share[:, None])
     logits = learner.logits(features, tail)
-    total = torch.zeros((), device=learner.device)
-    for targets, part in ((labels, share), (labels[other], 1 - share)):
-        losses = functional.cross_entropy(
-            logits, targets, reduction="none", label_smoothing=config.train.label_smoothing
-        )
-        total = total + (losses * weights[targets] * part).sum()
+    total = -(targets * logits.log_softmax(dim=1)).sum()
     # Averaged over the workers, the gradient is that of the mean over all rows of the batch.
     loss = total * plan.num_ranks / plan.global_rows(step)
     value = float(total.detach())
@@ -224,6 +220,20 @@ def _step(
     nn.utils.clip_grad_norm_(learner.tail.parameters(), config.optimizer.max_grad_norm)
     optimizer.step()
     return value
+
+
+def soft_targets(
+    labels: torch.Tensor, confidence: torch.Tensor, num_classes: int, smoothing: float
+) -> torch.Tensor:
+    """Probabilities of the classes, fp32 (n, C): the label has `confidence`, the others the rest.
+
+    Then smoothed: a share `smoothing` of the whole goes to all classes alike (Szegedy et al. 2016,
+    section 7).
+    """
+    others = (1 - confidence) / (num_classes - 1)
+    targets = others[:, None].expand(-1, num_classes).clone()
+    targets[torch.arange(len(labels)), labels] = confidence
+    return targets * (1 - smoothing) + smoothing / num_classes
 
 
 def dropout_mask(rows: int, p: float, seed: int, step: int) -> torch.Tensor:
@@ -245,8 +255,6 @@ def _mix(rows: int, plan: Plan, config: Config, step: int) -> tuple[torch.Tensor
     of rows a worker they lie in one worker, however many share the batch.
     """
     own = torch.arange(rows)
-    if not config.train.mixup:
-        return torch.ones(rows), own
     shares = mixup_shares(plan.batch_size, config.train.mixup, config.train.seed, step)
     first = plan.rank * (plan.batch_size // plan.num_ranks)
     other = own ^ 1

@@ -2,13 +2,8 @@
 
 Two passes of Ray Data. The first reads, decodes and hashes; only sha256, size or reason come back.
 The driver then settles from these alone what is left out, which split a row belongs to, and the
-order. The second has one task a shard, which fetches its rows again, checks each sha256 and writes.
-So no process ever holds more than one shard, and the driver none.
-
-One content, one place. The same bytes under two labels are quarantined all of them, wherever they
-lie: nobody knows which label is right. The same bytes in two splits stay in `test`, else in `val`;
-the copies in the others are quarantined. Copies of one label in one split stay, and where splits
-are drawn, copies are drawn together.
+order (`rtl.placement`). The second has one task a shard, which fetches its rows again, checks each
+sha256 and writes. So no process ever holds more than one shard, and the driver none.
 
 The digest depends on the rows (id, bytes, label, split) and the packing parameters, not on the
 place of source or destination nor on the parallelism.
@@ -17,12 +12,10 @@ place of source or destination nor on the parallelism.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +25,7 @@ import torch
 from rtl import errors, images, runtime, shards, sources, storage
 from rtl.config import PackConfig
 from rtl.errors import DataError, ImageError, NotFoundError, RtlError
+from rtl.placement import Checked, draw, plan_shards, settle
 from rtl.shards import MANIFEST, SPLITS, Manifest, Quarantined, Shard
 from rtl.sources import Row
 
@@ -41,20 +35,8 @@ ROWS_PER_TASK = 64
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is counted)."""
 
-_KEEPS = ("test", "val", "train")
 _OURS = re.compile(r"(train|val|test)/(\d{5}\.parquet|\.\d{5}\.parquet\..+)")
 _PLACE = pa.schema([("uri", pa.binary()), ("offset", pa.int64()), ("size", pa.int64())])
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """A row whose image decodes."""
-
-    row: Row
-    sha256: str
-    """Of the image's encoded bytes."""
-    size: int
-    """Bytes, encoded."""
 
 
 def pack(
@@ -98,91 +80,6 @@ def pack(
     )
     manifest.save(target)
     return manifest
-
-
-def settle(rows: Iterable[Checked]) -> tuple[list[Checked], list[Quarantined]]:
-    """Leaves out contradictions, and copies that lie in a second split (see the module)."""
-    by_content: dict[str, list[Checked]] = defaultdict(list)
-    for item in rows:
-        by_content[item.sha256].append(item)
-    kept: list[Checked] = []
-    quarantine: list[Quarantined] = []
-    for group in by_content.values():
-        group.sort(key=lambda item: item.row.id)
-        labels = sorted({item.row.label for item in group})
-        present = {item.row.split for item in group}
-        stays = next((split for split in _KEEPS if split in present), None)
-        first = next(item.row.id for item in group if item.row.split == stays)
-        for item in group:
-            if len(labels) > 1:
-                other = next(o.row for o in group if o.row.label != item.row.label)
-                reason = (
-                    f"The same image has the label {item.row.label!r} here and {other.label!r} as "
-                    f"{other.id!r}; correct one of them."
-                )
-            elif item.row.split != stays:
-                reason = (
-                    f"The same image is in {item.row.split} here and in {stays} as {first!r}, "
-                    "which stays: splits share no content."
-                )
-            else:
-                kept.append(item)
-                continue
-            quarantine.append(Quarantined(item.row.id, reason))
-    return kept, quarantine
-
-
-def draw(rows: Sequence[Checked], config: PackConfig) -> tuple[list[Checked], dict[str, float]]:
-    """Gives every row a split; returns the rows and the fraction of each split that was drawn.
-
-    A source without splits, or with `train` alone, gets `val` and `test`; one with `train` and
-    `test` gets `val` out of `train`; one with `val` is left alone. Drawn class by class over
-    distinct contents, in the order of a hash of (seed, content), at least one of each split where a
-    class has three.
-    """
-    given = {item.row.split for item in rows} - {None}
-    drawn: dict[str, float] = {}
-    if "val" not in given:
-        drawn["val"] = config.val_fraction
-        if "test" not in given:
-            drawn["test"] = config.test_fraction
-    contents: dict[str, set[str]] = defaultdict(set)
-    for item in rows:
-        if item.row.split in (None, "train"):
-            contents[item.row.label].add(item.sha256)
-    moved: dict[str, str] = {}
-    for found in contents.values():
-        order = sorted(found, key=lambda sha: _hash(f"split/{config.seed}/{sha}"))
-        for split, fraction in drawn.items():
-            number = round(len(found) * fraction)
-            if fraction and len(found) >= 3:
-                number = max(1, number)
-            number = min(number, max(0, len(order) - 1))
-            moved.update(dict.fromkeys(order[:number], split))
-            order = order[number:]
-    placed = [
-        replace(item, row=replace(item.row, split=moved.get(item.sha256, "train")))
-        if item.row.split in (None, "train")
-        else item
-        for item in rows
-    ]
-    return placed, drawn
-
-
-def plan_shards(rows: Iterable[Checked], config: PackConfig) -> dict[str, list[Checked]]:
-    """The rows of each shard by its path, in the order of a hash of (seed, id)."""
-    by_split: dict[str, list[Checked]] = defaultdict(list)
-    for item in rows:
-        by_split[str(item.row.split)].append(item)
-    plan: dict[str, list[Checked]] = {}
-    for split in SPLITS:
-        part = sorted(by_split[split], key=lambda item: _hash(f"{config.seed}/{item.row.id}"))
-        wanted = math.ceil(sum(item.size for item in part) / (config.shard_mb * 1e6))
-        number = min(len(part), max(wanted, config.min_shards if split == "train" else 1))
-        for i in range(number):
-            start, end = len(part) * i // number, len(part) * (i + 1) // number
-            plan[f"{split}/{i:05}.parquet"] = part[start:end]
-    return plan
 
 
 def _check(
@@ -260,6 +157,8 @@ def _write(
         table = _places([item.row for item in items], range(len(items)))
         table = table.append_column("id", [[item.row.id for item in items]])
         table = table.append_column("label", [[labels[item.row.label] for item in items]])
+        sure = pa.array([item.row.confidence for item in items], pa.float32())
+        table = table.append_column("confidence", sure)
         table = table.append_column("sha256", [[item.sha256 for item in items]])
         tables.append(table.append_column("path", [[path] * len(items)]))
     what = "shards written"
@@ -284,7 +183,10 @@ def _write_block(block: Any, dest: str) -> Any:
             if hashlib.sha256(data).hexdigest() != row["sha256"]:
                 raise DataError(f"The image {row['id']!r} changed while it was packed; pack again.")
             encoded.append(data)
-        shard = shards.encode_shard([r["id"] for r in rows], encoded, [r["label"] for r in rows])
+        shard = shards.encode_shard(
+            [r["id"] for r in rows], encoded, [r["label"] for r in rows],
+            [r["confidence"] for r in rows],
+        )  # fmt: skip
         encoded.clear()
         storage.write_bytes(storage.join(dest, path), shard)
         entry.update(storage.describe(shard))
@@ -394,7 +296,3 @@ def _sweep(dest: str, written: Sequence[Shard]) -> None:
     for path in sorted(present - wanted):
         if _OURS.fullmatch(path):
             storage.delete(storage.join(dest, path))
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()

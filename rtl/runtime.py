@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rtl import errors
 from rtl.errors import ResourceError
 
 Progress = Callable[[int, int], None]
@@ -99,10 +101,26 @@ def quiet() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    for name in ("ray", "ray.data", "ray.train", "ray.serve"):
+    for name in ("ray", "ray.train", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # A trial that fails is a line of rtl's own table, not a page of Tune's.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    # A trial that fails is a line of rtl's own table, and what Ray Data raises is raised.
+    for name in ("ray.tune", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def own_errors() -> Iterator[None]:
+    """Raises rtl's own error where one ended a task; Ray gives it as text in a trace."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        lines = re.findall(r"^rtl\.errors\.(\w+): (.+)$", str(error), re.MULTILINE)
+        if not lines:
+            raise
+        name, message = lines[0]
+        raise getattr(errors, name)(message) from None
 
 
 def env_vars(num_threads: int) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """The packed data set's contract: the manifest, and Parquet shards that are verified when read.
 
 A data set is a folder with `manifest.json` and shards such as `train/00000.parquet`, with the
-columns `id` (string), `image` (binary, encoded as it came) and `label` (int32). The manifest is
-written last: without it there is no data set.
+columns `id` (string), `image` (binary, encoded as it came), `label` (int32) and `confidence`
+(float32, the probability that the label is right). The manifest is written last: without it there
+is no data set.
 """
 
 from __future__ import annotations
@@ -21,9 +22,14 @@ from rtl import storage
 from rtl.errors import DataError, NotFoundError
 
 MANIFEST = "manifest.json"
-VERSION = 1
+VERSION = 2
 SPLITS = ("train", "val", "test")
-SCHEMA = pa.schema([("id", pa.string()), ("image", pa.binary()), ("label", pa.int32())])
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()), ("image", pa.binary()), ("label", pa.int32()),
+        ("confidence", pa.float32()),
+    ]
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,9 +125,18 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def encode_shard(ids: Sequence[str], images: Sequence[bytes], labels: Sequence[int]) -> bytes:
-    """Rows as the bytes of one Parquet shard; the same rows give the same bytes."""
-    table = pa.table([list(ids), list(images), list(labels)], schema=SCHEMA)
+def encode_shard(
+    ids: Sequence[str],
+    images: Sequence[bytes],
+    labels: Sequence[int],
+    confidences: Sequence[float] | None = None,
+) -> bytes:
+    """Rows as the bytes of one Parquet shard; the same rows give the same bytes.
+
+    Without `confidences` every label is certain.
+    """
+    confidences = [1.0] * len(ids) if confidences is None else confidences
+    table = pa.table([list(ids), list(images), list(labels), list(confidences)], schema=SCHEMA)
     sink = pa.BufferOutputStream()
     # The images are compressed already; one row group, since a shard is always read whole.
     pq.write_table(table, sink, compression="none", row_group_size=max(1, len(ids)))

@@ -54,6 +54,8 @@ class Row:
     """The class's name."""
     split: str | None
     """`train`, `val`, `test`, or None where the source has no splits."""
+    confidence: float = 1.0
+    """Probability that the label is right, above 0 and up to 1."""
     offset: int = 0
     """Where in `uri` the image's bytes start."""
     size: int | None = None
@@ -165,7 +167,7 @@ def _class_folders(
             for entry in entries:
                 claimed.add(parent + entry.path)
                 identity = _shown(parent + entry.path)
-                yield Row(identity, entry.uri, _shown(name), split, 0, entry.size)
+                yield Row(identity, entry.uri, _shown(name), split, size=entry.size)
     for entry in files:
         if entry.path not in claimed and _looks_like_image(entry.path):
             quarantine.append(_unlabelled(_shown(entry.path), "it lies in no class folder"))
@@ -176,8 +178,11 @@ def _table(uri: str, config: PackConfig, quarantine: list[Quarantined]) -> Itera
     columns = _read_table(uri, config)
     splits = columns[config.split_column]
     has_splits = any(splits)
-    rows = zip(columns[config.image_column], columns[config.label_column], splits, strict=True)
-    for number, (image, label, split) in enumerate(rows, 1):
+    images, labels = columns[config.image_column], columns[config.label_column]
+    confidences = columns.get(str(config.confidence_column), [""] * len(images))
+    rows = zip(images, labels, splits, confidences, strict=True)
+    for number, (image, label, split, confidence) in enumerate(rows, 1):
+        sure = _probability(confidence or "1")
         place = _resolve(folder, image)
         identity = image or f"row {number}"
         if place is not None and place.startswith(f"{folder}/"):
@@ -191,14 +196,21 @@ def _table(uri: str, config: PackConfig, quarantine: list[Quarantined]) -> Itera
         elif has_splits and split.lower() not in _SPLITS:
             reason = f"The split {split!r} is not train, val or test; correct the table."
             quarantine.append(Quarantined(identity, reason))
+        elif sure is None:
+            reason = (
+                f"The {config.confidence_column} {confidence!r} is no probability above 0 and up "
+                "to 1; correct the table."
+            )
+            quarantine.append(Quarantined(identity, reason))
         else:
-            yield Row(identity, place, label, _SPLITS[split.lower()] if has_splits else None)
+            yield Row(identity, place, label, _SPLITS[split.lower()] if has_splits else None, sure)
 
 
 def _read_table(uri: str, config: PackConfig) -> dict[str, list[str]]:
-    """The three columns as stripped text; a missing value is empty."""
+    """The columns that count as stripped text; a missing value is empty."""
     data = pa.BufferReader(storage.read_bytes(uri))
     wanted = [config.image_column, config.label_column, config.split_column]
+    wanted += [config.confidence_column] if config.confidence_column else []
     try:
         if uri.lower().endswith(".csv"):
             types = dict.fromkeys(wanted, pa.string())
@@ -220,9 +232,18 @@ def _read_table(uri: str, config: PackConfig) -> dict[str, list[str]]:
         else:
             raise DataError(
                 f"{uri} has no single column {name!r}, it has {', '.join(table.column_names)}. Set "
-                "pack.image_column, pack.label_column or pack.split_column to what it has."
+                "pack.image_column, pack.label_column, pack.split_column or pack.confidence_column "
+                "to what it has."
             )
     return columns
+
+
+def _probability(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 < value <= 1 else None
 
 
 def _resolve(folder: str, image: str) -> str | None:
@@ -260,7 +281,7 @@ def _stanford_dogs(
         name = breed.partition("-")[2]
         # Two synsets of one name (ImageNet has such) stay two classes.
         label = name if name and names[name] == 1 else breed
-        yield Row(_shown(entry.path), entry.uri, _shown(label), splits[path], 0, entry.size)
+        yield Row(_shown(entry.path), entry.uri, _shown(label), splits[path], size=entry.size)
     for path in sorted(splits.keys() - images.keys()):
         quarantine.append(_no_image(_shown(f"Images/{path}"), "its list names it"))
 
@@ -309,7 +330,7 @@ def _webdataset(
                 quarantine.append(_unlabelled(identity, "no usable .cls or .json is beside it"))
             else:
                 offset, size = sample["image"]
-                yield Row(identity, tar.uri, label, split, offset, size)
+                yield Row(identity, tar.uri, label, split, offset=offset, size=size)
 
 
 def _files(root: str) -> list[Entry]:

@@ -23,6 +23,7 @@ from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config, Range, from_dict
 from rtl.data import Plan
 from rtl.loop import Hooks, Learner, fit
+from rtl.predictions import Predictions, encode
 from rtl.shards import load_manifest
 from rtl.train import make_source
 from rtl.trials import State, Trial, TrialEpoch
@@ -204,7 +205,7 @@ def _trial(tune_config: dict[str, Any], config: dict[str, Any], uri: str) -> Non
     settings = at(base, point, seed)
     number = _number(tune.get_context().get_trial_name())
     learner, source, plan = parts(settings)
-    fit(learner, source, plan, settings, _TrialHooks(trials.checkpoints(uri, number), settings))
+    fit(learner, source, plan, settings, _TrialHooks(uri, number, settings))
 
 
 def _number(name: str) -> int:
@@ -214,15 +215,18 @@ def _number(name: str) -> int:
 class _TrialHooks(Hooks):
     """Commits a trial's weights when they are its best so far, and tells Tune its score."""
 
-    def __init__(self, uri: str, config: Config) -> None:
-        self._checkpoints = Checkpoints(uri)
+    def __init__(self, uri: str, number: int, config: Config) -> None:
+        self._uri = uri
+        self._number = number
+        self._checkpoints = Checkpoints(trials.checkpoints(uri, number))
         self._metric = config.train.metric
         self._best = -math.inf
 
-    def save(self, checkpoint: Checkpoint) -> None:
+    def save(self, checkpoint: Checkpoint, val: Predictions) -> None:
         """See `Hooks`. The optimizer is left out: a trial is not resumed in mid-fit."""
         if checkpoint.history[-1].epoch == checkpoint.best:
             self._checkpoints.save(Checkpoint(checkpoint.history, checkpoint.best, checkpoint.tail))
+            storage.write_bytes(trials.val_predictions(self._uri, self._number), encode(val))
 
     def report(self, epoch: Epoch) -> None:
         """See `Hooks`."""

@@ -316,7 +316,7 @@ class _WorkerHooks(Hooks):
         if self._leads:
             self._box.put.remote(("step", (epoch, rows, total)))
 
-    def save(self, checkpoint: Checkpoint) -> None:
+    def save(self, checkpoint: Checkpoint, val: Predictions) -> None:  # noqa: ARG002
         """See `Hooks`; no worker goes on before the commit stands."""
         if self._leads:
             self._checkpoints.save(checkpoint)

@@ -216,6 +216,11 @@ def checkpoints(run_uri: str, number: int) -> str:
     return storage.join(locate(run_uri, number), "checkpoints")
 
 
+def val_predictions(run_uri: str, number: int) -> str:
+    """Where what a trial's best epoch says of `val` lies."""
+    return storage.join(locate(run_uri, number), "val.parquet")
+
+
 def record(run_uri: str, trial: Trial) -> None:
     """Writes a trial that ended, so that a resumed search does not run it again."""
     storage.write_json(storage.join(locate(run_uri, trial.number), "trial.json"), trial.to_dict())

@@ -135,11 +135,12 @@ def _run(
         num_gpus=1 if gpus and total_gpus else 0,
         runtime_env={"env_vars": runtime.env_vars(1)},
     )
-    for row in dataset.iter_rows():
-        result[row["depth"]][row["path"]] = {"sha256": row["sha256"], "bytes": row["bytes"]}
-        if row["depth"] == min(uris):
-            done += row["rows"]
-            progress(done, total)
+    with runtime.own_errors():
+        for row in dataset.iter_rows():
+            result[row["depth"]][row["path"]] = {"sha256": row["sha256"], "bytes": row["bytes"]}
+            if row["depth"] == min(uris):
+                done += row["rows"]
+                progress(done, total)
     return result
 
 
@@ -250,10 +251,12 @@ class _Trunk:
         columns: dict[int, list[bytes]] = {k: [] for k, _ in self._stages}
         ids: list[str] = []
         labels: list[int] = []
+        confidence: list[float] = []
         step = 64 if self._device.type == "cuda" else 8
         for batch in self._reader(read):
             ids += batch.ids
             labels += batch.labels.tolist()
+            confidence += batch.confidence.tolist()
             for images in torch.split(batch.inputs, step):
                 output = device.to_device(images, self._device)
                 for k, stage in self._stages:
@@ -263,7 +266,8 @@ class _Trunk:
         path = path_of(read.shard, read.view, int(read.rows[0]))
         rows = []
         for k, column in columns.items():
-            table = pa.table([ids, labels, [read.view] * len(ids), column], schema=SCHEMA)
+            views = [read.view] * len(ids)
+            table = pa.table([ids, labels, confidence, views, column], schema=SCHEMA)
             sink = pa.BufferOutputStream()
             # Checksums: a pass that takes this one up can tell a whole file by itself.
             pq.write_table(

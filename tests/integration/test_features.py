@@ -10,7 +10,7 @@ import torch
 from rtl import cli, features, inception, lease, prune, recipes, storage, trunk_pass
 from rtl.config import Config
 from rtl.data import Plan
-from rtl.errors import ResourceError
+from rtl.errors import DataError, ResourceError
 from rtl.features import FeatureReader, Features, Repair
 from rtl.lease import Lease
 from rtl.shards import Manifest
@@ -169,6 +169,16 @@ def test_a_lease_whose_holder_died_is_taken_over(
     assert heir.take()
     heir.release()
     assert not storage.exists(uri)
+
+
+def test_a_damaged_shard_ends_the_pass_with_its_name(tmp_path: Path, ray_cluster: None) -> None:
+    manifest = make_dataset(f"{tmp_path}/data")
+    shard = manifest.split("train")[1].path
+    data = bytearray(storage.read_bytes(f"{tmp_path}/data/{shard}"))
+    data[100] ^= 1
+    storage.write_bytes(f"{tmp_path}/data/{shard}", bytes(data))
+    with pytest.raises(DataError, match=shard):
+        trunk_pass.build(make_config(str(tmp_path)), manifest, [0])
 
 
 def test_a_full_disk_is_said_before_the_pass(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:

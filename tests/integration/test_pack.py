@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtl import images, pack, shards, storage
+from rtl import images, pack, placement, shards, storage
 from rtl.config import PackConfig
 from rtl.errors import DataError, NotFoundError, StorageError
-from rtl.pack import Checked
+from rtl.placement import Checked
 from rtl.shards import Manifest
 from rtl.sources import Row
 from tests.conftest import make_folder, make_image
@@ -281,11 +281,11 @@ def test_draw(given: list[str | None], drawn: list[str], sizes: dict[str, int]) 
         for k, label in enumerate("ab")
         for number, split in enumerate(given)
     ]
-    placed, fractions = pack.draw(rows, PackConfig())
+    placed, fractions = placement.draw(rows, PackConfig())
     assert list(fractions) == drawn
     for label in "ab":
         assert Counter(i.row.split for i in placed if i.row.label == label) == sizes
-    again, _ = pack.draw(rows[::-1], PackConfig())
+    again, _ = placement.draw(rows[::-1], PackConfig())
     assert {i.row.id: i.row.split for i in again} == {i.row.id: i.row.split for i in placed}
     kept = {i.row.id for i in rows if i.row.split in ("val", "test")}
     assert all(
@@ -295,7 +295,7 @@ def test_draw(given: list[str | None], drawn: list[str], sizes: dict[str, int]) 
 
 def test_copies_are_drawn_together() -> None:
     rows = [checked(n, "a", None, content=n // 4) for n in range(200)]
-    placed, _ = pack.draw(rows, PackConfig())
+    placed, _ = placement.draw(rows, PackConfig())
     where: dict[str, set[str | None]] = {}
     for item in placed:
         where.setdefault(item.sha256, set()).add(item.row.split)
@@ -307,7 +307,7 @@ def test_copies_are_drawn_together() -> None:
 def test_train_has_enough_shards(rows: int, min_shards: int, number: int) -> None:
     config = PackConfig(shard_mb=0.1, min_shards=min_shards)
     items = [checked(n, "a", "train") for n in range(rows)] + [checked(-1, "a", "val")]
-    plan = pack.plan_shards(items, config)
+    plan = placement.plan_shards(items, config)
     sizes = [len(part) for path, part in plan.items() if path.startswith("train/")]
     assert (len(sizes), sum(sizes)) == (number, rows)
     assert max(sizes) - min(sizes) <= 1

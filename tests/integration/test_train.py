@@ -10,9 +10,10 @@ from rtl import bundle, recipes, run, runtime, storage, train, trunk_pass
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config
 from rtl.data import ImageReader, InMemory, Plan
-from rtl.errors import ConfigError, ResourceError, RunExistsError, TrainingError
+from rtl.errors import ConfigError, DataError, ResourceError, RunExistsError, TrainingError
 from rtl.features import FeatureReader
 from rtl.loop import Hooks, Learner, fit
+from rtl.predictions import Predictions
 from rtl.pretrained import load as load_weights
 from rtl.progress import Watcher
 from rtl.shards import Manifest
@@ -39,7 +40,7 @@ class Recorder(Hooks):
         self.checkpoints = Checkpoints(uri)
         self._stop_after = stop_after
 
-    def save(self, checkpoint: Checkpoint) -> None:
+    def save(self, checkpoint: Checkpoint, val: Predictions) -> None:  # noqa: ARG002
         self.checkpoints.save(checkpoint)
 
     def report(self, epoch: Epoch) -> None:
@@ -170,6 +171,16 @@ def test_a_lasting_error_in_a_worker_reaches_the_caller(tmp_path: Path, ray_clus
     )
     with pytest.raises(TrainingError, match=r"optimizer\.lr"):
         train.train(settings)
+
+
+def test_a_damaged_shard_ends_a_streamed_fit_with_its_name(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    manifest = make_dataset(str(tmp_path / "data"))
+    shard = manifest.split("train")[0].path
+    storage.write_bytes(f"{tmp_path}/data/{shard}", b"PAR1")
+    with pytest.raises(DataError, match=shard):
+        train.train(make_config(str(tmp_path), features={"cache": "off"}))
 
 
 def test_connect_is_idempotent(ray_cluster: None) -> None:

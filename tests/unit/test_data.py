@@ -66,7 +66,8 @@ def rows(*sizes: int) -> Iterator[Batch]:
     start = 0
     for size in sizes:
         numbers = torch.arange(start, start + size)
-        yield Batch([str(int(n)) for n in numbers], numbers, numbers.reshape(-1, 1))
+        sure = torch.ones(len(numbers))
+        yield Batch([str(int(n)) for n in numbers], numbers, numbers.reshape(-1, 1), sure)
         start += size
 
 

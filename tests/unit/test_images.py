@@ -284,20 +284,30 @@ def test_a_view_is_a_function_of_seed_id_and_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "expected"),
+    ("setting", "flips"),
     [
-        ({"horizontal_flip": True}, lambda image: image.flip(2)),
-        ({"vertical_flip": True}, lambda image: image.flip(1)),
+        ({"horizontal_flip": True}, [(), (2,)]),
+        ({"vertical_flip": True}, [(), (1,)]),
+        ({"horizontal_flip": True, "vertical_flip": True}, [(), (2,), (1,), (1, 2)]),
     ],
-    ids=["horizontal", "vertical"],
+    ids=["horizontal", "vertical", "both"],
 )
-def test_a_flip_is_on_in_half_of_the_views(setting: dict[str, bool], expected: Any) -> None:
+def test_each_way_to_flip_comes_once_before_one_comes_again(
+    setting: dict[str, bool], flips: list[tuple[int, ...]]
+) -> None:
     image = images.resize(_pixels(_photo()), 75)
     augment = NOT_RANDOM.model_copy(update=setting)
-    views = [images.view(image, 75, augment, 0, str(i), 1) for i in range(60)]
-    flipped = sum(torch.equal(one, expected(image)) for one in views)
-    assert flipped + sum(torch.equal(one, image) for one in views) == 60
-    assert 18 <= flipped <= 42
+    ways = {image.flip(flip).numpy().tobytes() for flip in flips}
+    orders = set()
+    for row in range(20):
+        views = [
+            images.view(image, 75, augment, 0, str(row), number).numpy().tobytes()
+            for number in range(2 * len(flips))
+        ]
+        assert set(views[: len(flips)]) == ways
+        assert views[: len(flips)] == views[len(flips) :]
+        orders.add(tuple(views[: len(flips)]))
+    assert len(orders) == {2: 1, 4: 6}[len(flips)]
 
 
 @pytest.mark.parametrize("number", [0, 1])

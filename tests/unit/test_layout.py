@@ -22,13 +22,16 @@ LAYERS = {
     "errors": {"rtl", "errors"},
     "ground": {"config", "recipes", "storage", "trials"},
     "core": {
-        "images", "shards", "inception", "pretrained", "device", "metrics", "predictions", "bundle",
-        "registry", "local_s3",
+        "images", "shards", "inception", "pretrained", "device", "metrics", "predictions",
+        "calibration", "bundle", "registry", "local_s3",
     },
     "cluster": {"runtime"},
-    "data": {"sources", "webdataset", "pack", "data", "lease", "features", "trunk_pass", "prune"},
+    "data": {
+        "sources", "webdataset", "placement", "pack", "data", "lease", "features", "trunk_pass",
+        "prune",
+    },
     "fit": {"checkpoint", "run", "optimizer", "loop", "progress", "train"},
-    "judge": {"budget", "sweep", "search", "evaluate"},
+    "judge": {"budget", "sweep", "search", "evaluate", "report"},
     "serve": {"serve"},
     "top": {"predict", "console", "demo", "cli"},
 }  # fmt: skip

@@ -14,7 +14,7 @@ from rtl import shards, storage
 from rtl.errors import DataError, NotFoundError
 from rtl.shards import Manifest, Quarantined, Shard
 
-ROWS = (["a", "b", "ü"], [b"one", b"", b"three"], [0, 1, 0])
+ROWS = (["a", "b", "ü"], [b"one", b"", b"three"], [0, 1, 0], [1.0, 0.75, 0.5])
 
 
 def _pack(uri: str, data: bytes | None = None) -> Manifest:
@@ -35,10 +35,11 @@ def _pack(uri: str, data: bytes | None = None) -> Manifest:
 
 def test_the_same_rows_give_the_same_bytes_and_others_do_not() -> None:
     assert shards.encode_shard(*ROWS) == shards.encode_shard(*ROWS)
-    assert shards.encode_shard(*ROWS) != shards.encode_shard(*ROWS[:2], [0, 1, 1])
+    assert shards.encode_shard(*ROWS) != shards.encode_shard(*ROWS[:2], [0, 1, 1], ROWS[3])
+    assert shards.encode_shard(*ROWS) != shards.encode_shard(*ROWS[:3])
 
 
-@pytest.mark.parametrize("rows", [ROWS, ([], [], [])], ids=["some", "none"])
+@pytest.mark.parametrize("rows", [ROWS, ([], [], [], [])], ids=["some", "none"])
 def test_rows_are_read_as_they_were_encoded(rows: tuple[Any, ...]) -> None:
     data = shards.encode_shard(*rows)
     table = shards.parse_table(data, shards.SCHEMA, "x")
@@ -101,8 +102,8 @@ def test_an_altered_manifest_is_refused(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (json.dumps({"version": 2}), "has version 2, this rtl reads 1; pack again"),
-        (json.dumps(["version"]), "has version None, this rtl reads 1"),
+        (json.dumps({"version": 1}), "has version 1, this rtl reads 2; pack again"),
+        (json.dumps(["version"]), "has version None, this rtl reads 2"),
         ('{"version": 1, "cla', "is not JSON"),
     ],
 )
@@ -155,6 +156,7 @@ def _parquet(**columns: pa.Array) -> bytes:
 
 
 ID, IMAGE, LABEL = pa.array(["a"]), pa.array([b"x"]), pa.array([0], pa.int32())
+SURE = pa.array([1.0], pa.float32())
 
 
 @pytest.mark.parametrize(
@@ -183,9 +185,9 @@ def test_a_shard_with_a_wrong_schema_names_shard_and_column(
 
 def test_columns_in_another_order_are_put_right() -> None:
     table = shards.parse_table(
-        _parquet(label=LABEL, more=ID, image=IMAGE, id=ID), shards.SCHEMA, ""
+        _parquet(confidence=SURE, label=LABEL, more=ID, image=IMAGE, id=ID), shards.SCHEMA, ""
     )
-    assert table.schema.names == ["id", "image", "label"]
+    assert table.schema.names == ["id", "image", "label", "confidence"]
 
 
 SIZES = (5, 1, 8, 3, 7)

@@ -202,9 +202,27 @@ def test_parquet_with_other_columns(place: str) -> None:
     assert list(reasons(listing)) == ["3.jpg"]
 
 
+def test_a_column_of_confidence_is_read_where_it_is_named(tmp_path: Path) -> None:
+    text = (
+        "image,label,sure\n1.jpg,a,0.75\n2.jpg,b,\n3.jpg,b,1.2\n4.jpg,b,0\n5.jpg,b,yes\n"
+        "6.jpg,b,nan\n"
+    )
+    put(str(tmp_path), {"t.csv": text})
+    listing = sources.list_source(str(tmp_path / "t.csv"), PackConfig(confidence_column="sure"))
+    assert [(row.id, row.confidence) for row in listing.rows] == [
+        ("1.jpg", 0.75), ("2.jpg", 1.0), ("6.jpg", 1.0),
+    ]  # fmt: skip
+    found = reasons(listing)
+    assert sorted(found) == ["3.jpg", "4.jpg", "5.jpg"]
+    assert "'1.2' is no probability" in found["3.jpg"]
+    plain = sources.list_source(str(tmp_path / "t.csv"), CONFIG)
+    assert {row.confidence for row in plain.rows} == {1.0}
+
+
 @pytest.mark.parametrize(
     ("text", "config", "message"),
     [
+        ("image,label\nx,y\n", PackConfig(confidence_column="sure"), "no single column 'sure'"),
         ("a,b\n1,2\n", PackConfig(), "no single column 'image', it has a, b"),
         ("image,label\nx,y\n", PackConfig(split_column="fold"), "no single column 'fold'"),
         ("image,label\n1,2,3\n", PackConfig(), "cannot be read as a table"),
