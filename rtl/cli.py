@@ -69,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
                 "--budget", metavar="TIME", help="end in this time, such as 30m, 90s or 2h"
             )
         verb.add_argument("--resume", action="store_true", help="go on with a run of this name")
+    verb = add("lr-find", _lr_find, "Find where to search the learning rate, depth by depth.")
+    verb.add_argument("--data", metavar="URI", help="the packed data set")
     verb = add("features", _features, "List the feature cache; remove what nobody can use.")
     verb.add_argument("--prune", action="store_true", help="remove outdated and abandoned ones")
     verb.add_argument("--all", action="store_true", help="with --prune, remove all not in work")
@@ -151,6 +153,18 @@ def _search(arguments: argparse.Namespace) -> None:
     with console.SearchView(settings.train.metric) as view:
         result = search.search(settings, view.features, view.board, arguments.resume, console.say)
     _show(result, settings)
+
+
+def _lr_find(arguments: argparse.Namespace) -> None:
+    from rtl import console, lr_find, runtime
+
+    settings = _load(arguments)
+    runtime.connect()
+    with console.Bars() as bars:
+        tests = lr_find.find(settings, lambda done, total: bars(done, total, "features"))
+    console.console.print(console.rates_table(tests))
+    low, high = min(t.around[0] for t in tests), max(t.around[1] for t in tests)
+    console.say(f"Next: rtl search --set 'search.lr={{min: {low:g}, max: {high:g}, log: true}}'")
 
 
 def _features(arguments: argparse.Namespace) -> None:

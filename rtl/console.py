@@ -22,6 +22,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from rtl.checkpoint import Epoch
+    from rtl.lr_find import RangeTest
     from rtl.metrics import Estimate, Scores
     from rtl.prune import Cache
     from rtl.trials import Trial
@@ -175,6 +176,18 @@ class Board:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def rates_table(tests: Sequence[RangeTest]) -> Table:
+    """What range tests found, a row each."""
+    table = Table("unfrozen", "lr", "from", "to", "loss there", "at the start")
+    for t in tests:
+        low, high = t.around
+        table.add_row(
+            str(t.unfrozen_layers), f"{t.suggestion:.2g}", f"{low:.2g}", f"{high:.2g}",
+            f"{t.loss_at(t.suggestion):.3f}", f"{t.losses[0]:.3f}",
+        )  # fmt: skip
+    return table
 
 
 def caches_table(caches: Sequence[Cache]) -> Table:

@@ -131,7 +131,7 @@ def fit(
     """
     manifest, settings = plan.manifest, config.train
     optimizer = make_optimizer(learner.tail, config.optimizer)
-    weights = torch.from_numpy(_class_weights(manifest.counts["train"], settings.class_weights))
+    weights = class_weights(manifest.counts["train"], settings.class_weights)
     total_steps = settings.epochs * plan.steps
     if start is not None:
         learner.tail.load_state_dict(start.tail)
@@ -149,7 +149,7 @@ def fit(
                 group["lr"] = group["peak"] * lr_factor(
                     number, total_steps, config.optimizer.warmup_fraction
                 )
-            loss = _step(learner, tail, optimizer, batch, weights, plan, config, epoch, step)
+            loss = training_step(learner, tail, optimizer, batch, weights, plan, config, number)
             losses.add(loss, len(batch))
             rows += plan.global_rows(step)
             hooks.progress(epoch, rows, plan.rows)
@@ -177,7 +177,7 @@ def fit(
     return state
 
 
-def _step(
+def training_step(
     learner: Learner,
     tail: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -185,11 +185,14 @@ def _step(
     weights: torch.Tensor,
     plan: Plan,
     config: Config,
-    epoch: int,
-    step: int,
+    number: int,
 ) -> float:
-    """One optimizer step; the sum of the losses over this worker's rows."""
-    number = epoch * plan.steps + step
+    """Step `number` of a fit; the sum of the losses over this worker's rows, in nats.
+
+    `weights` are the classes', from `class_weights`. Raises TrainingError for a loss that is no
+    number.
+    """
+    epoch, step = divmod(number, plan.steps)
     features = learner.features(batch.inputs)
     dropout = learner.tail.get_submodule("dropout")
     if isinstance(dropout, inception.Dropout) and dropout.p:
@@ -286,14 +289,14 @@ def predict_split(
     return gather(parts, plan.manifest.rows(split))
 
 
-def _class_weights(counts: tuple[int, ...], policy: str) -> np.ndarray:
-    """fp32 (C,), with mean 1 over the training rows."""
+def class_weights(counts: tuple[int, ...], policy: str) -> torch.Tensor:
+    """fp32 (C,), with mean 1 over the training rows. Raises DataError for a class without any."""
     shares = np.array(counts, np.float64)
     if (shares == 0).any():
         missing = int((shares == 0).argmax())
         raise DataError(f"Class number {missing} has no training row; pack again without it.")
     weights = 1 / shares if policy == "balanced" else np.ones_like(shares)
-    return np.asarray(weights * shares.sum() / (weights * shares).sum(), np.float32)
+    return torch.from_numpy(weights * shares.sum() / (weights * shares).sum()).float()
 
 
 def _merge(parts: list[Mean]) -> Mean:

@@ -31,7 +31,7 @@ LAYERS = {
         "prune",
     },
     "fit": {"checkpoint", "run", "optimizer", "loop", "progress", "train"},
-    "judge": {"budget", "sweep", "search", "evaluate", "report"},
+    "judge": {"budget", "sweep", "search", "lr_find", "evaluate", "report"},
     "serve": {"serve"},
     "top": {"predict", "console", "demo", "cli"},
 }  # fmt: skip

@@ -1,0 +1,131 @@
+"""`rtl lr-find`: a learning-rate range test, so that a search starts near the right place.
+
+The rate of all layers rises a little at every step, from harmless to absurd; the loss first stays,
+then falls, then explodes. A tenth of the rate where it is lowest is a good peak rate. Source: L. N.
+Smith 2017, Cyclical Learning Rates (WACV), section 3.3; the tenth is J. Howard and S. Gugger's
+(2020, fastai, Information 11:108).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from rtl import budget, features, inception, runtime, sweep, trunk_pass
+from rtl.config import Config, from_dict
+from rtl.data import Batch, Source
+from rtl.errors import TrainingError
+from rtl.loop import class_weights, training_step
+from rtl.optimizer import make_optimizer
+from rtl.train import prepare
+
+STEPS = 100
+LOWEST, HIGHEST = 1e-6, 1.0
+_SMOOTHING = 0.9
+_EXPLODED = 2.0
+"""Times the lowest loss: above it the test ends."""
+_FROM_LOWEST = 10.0
+_AROUND = 3.0
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """What one depth's test found."""
+
+    unfrozen_layers: int
+    rates: tuple[float, ...]
+    """The head's rate at each step, rising."""
+    losses: tuple[float, ...]
+    """The loss at each step, smoothed, in nats."""
+
+    @property
+    def suggestion(self) -> float:
+        """A good peak rate, two digits."""
+        lowest = self.rates[int(np.argmin(self.losses))]
+        return float(f"{lowest / _FROM_LOWEST:.1e}")
+
+    @property
+    def around(self) -> tuple[float, float]:
+        """The range to search."""
+        low, high = self.suggestion / _AROUND, self.suggestion * _AROUND
+        return float(f"{low:.1e}"), float(f"{high:.1e}")
+
+    def loss_at(self, rate: float) -> float:
+        """The smoothed loss at the step whose rate is nearest."""
+        return self.losses[int(np.argmin(np.abs(np.log(np.array(self.rates) / rate))))]
+
+
+def find(config: Config, progress: runtime.Progress = runtime.no_progress) -> list[RangeTest]:
+    """A range test for each of `search.unfrozen_layers`, on the features that a search would use.
+
+    `progress` is told the images whose features are computed. Ray is connected already. Raises the
+    errors of `rtl.train.train`.
+    """
+    config, manifest = prepare(config)
+    depths = config.search.unfrozen_layers
+    count = budget.points(config, depths)
+    cached = [k for k in depths if features.pays(config, manifest, k, count)]
+    runtime.check_resources(
+        "The test", 1, 1, config.train.gpus_per_worker, len(cached) < len(depths)
+    )
+    if cached:
+        trunk_pass.build(config, manifest, cached, progress)
+    task = ray.remote(
+        num_cpus=1,
+        num_gpus=config.train.gpus_per_worker,
+        runtime_env={"env_vars": runtime.env_vars(1)},
+    )(_test)
+    with runtime.own_errors():
+        return ray.get([task.remote(config.to_dict(), k) for k in depths])
+
+
+def smooth(losses: Sequence[float]) -> list[float]:
+    """Exponential means, corrected for the start (D. P. Kingma and J. Ba 2015, section 3)."""
+    means, mean = [], 0.0
+    for number, loss in enumerate(losses, 1):
+        mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
+        means.append(mean / (1 - _SMOOTHING**number))
+    return means
+
+
+def _test(tree: dict[str, Any], unfrozen_layers: int) -> RangeTest:
+    runtime.quiet()
+    torch.set_num_threads(1)
+    base = from_dict(tree)
+    config = sweep.at(base, {"model.unfrozen_layers": unfrozen_layers}, base.train.seed)
+    learner, source, plan = sweep.parts(config.replace(train={"epochs": STEPS}))
+    optimizer = make_optimizer(learner.tail, config.optimizer)
+    inception.set_train_mode(learner.tail, config.model.batch_norm)
+    weights = class_weights(plan.manifest.counts["train"], config.train.class_weights)
+    losses: list[float] = []
+    rates = [float(rate) for rate in np.geomspace(LOWEST, HIGHEST, STEPS)]
+    for number, (rate, batch) in enumerate(zip(rates, _batches(source), strict=False)):
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate / config.optimizer.lr
+        try:
+            total = training_step(
+                learner, learner.tail, optimizer, batch, weights, plan, config, number
+            )
+        except TrainingError:  # no number any more: the end is reached
+            break
+        losses.append(total / len(batch))
+        smoothed = smooth(losses)
+        if smoothed[-1] > _EXPLODED * min(smoothed):
+            break
+    if not losses:
+        raise TrainingError(
+            f"The first loss at k = {unfrozen_layers} is no number; the features or weights are "
+            "broken. Set model.precision=fp32, or pack again."
+        )
+    return RangeTest(unfrozen_layers, tuple(rates[: len(losses)]), tuple(smooth(losses)))
+
+
+def _batches(source: Source) -> Iterator[Batch]:
+    """Of one epoch after the other."""
+    return itertools.chain.from_iterable(source.train_batches(epoch) for epoch in range(STEPS))

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtl import lr_find, recipes
+from rtl.lr_find import RangeTest
+from tests.conftest import make_dataset
+
+
+def test_the_loss_falls_and_explodes_and_the_suggestion_lies_between(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    make_dataset(f"{tmp_path}/data", train=48)
+    settings = recipes.load().replace(
+        storage=f"{tmp_path}/root",
+        data={"uri": f"{tmp_path}/data", "image_size": 75},
+        train={"batch_size": 8},
+        search={"unfrozen_layers": [0, 1], "trials": 12},
+    )
+    images: list[tuple[int, int]] = []
+    tests = lr_find.find(settings, lambda *done: images.append(done))
+    assert images[-1] == (2 * 48 + 24,) * 2
+    assert [test.unfrozen_layers for test in tests] == [0, 1]
+    for test in tests:
+        assert len(test.rates) == len(test.losses)
+        assert test.losses[0] == pytest.approx(np.log(3), abs=0.4)
+        assert test.loss_at(test.suggestion) < test.losses[0]
+        assert test.losses[-1] > 2 * min(test.losses) or test.rates[-1] == lr_find.HIGHEST
+        assert test.rates[0] < test.suggestion < test.rates[-1]
+    assert lr_find.find(settings)[0] == tests[0]
+
+
+def test_a_tenth_of_the_rate_with_the_lowest_loss_is_suggested() -> None:
+    test = RangeTest(3, (1e-4, 1e-3, 2e-2, 1e-1), (1.1, 1.0, 0.5, 2.0))
+    assert test.suggestion == 2e-3
+    assert test.around == (6.7e-4, 6e-3)
+    assert test.loss_at(1.2e-3) == 1.0
+
+
+def test_smoothing_is_right_from_the_first_step() -> None:
+    assert lr_find.smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0] * 3)
+    assert lr_find.smooth([1.0, 3.0]) == pytest.approx([1.0, (0.09 + 0.3) / 0.19])
