@@ -183,7 +183,7 @@ def measure(config: Config, concurrent: int) -> Rates:
     """
     gpus = config.train.gpus_per_worker
     share = config.search.gpus_per_trial * gpus
-    options: dict[str, Any] = {"num_cpus": 1, "runtime_env": {"env_vars": runtime.env_vars(1)}}
+    options: dict[str, Any] = {"num_cpus": 1, "runtime_env": runtime.runtime_env(1)}
     task = ray.remote(num_gpus=share, **options)(_measure)
     found = ray.get([task.remote(config.to_dict()) for _ in range(concurrent)])
     tails = {k: float(np.mean([r.tail[k] for r in found])) for k in config.search.unfrozen_layers}

@@ -191,21 +191,25 @@ class ImageReader:
 
     def __call__(self, read: Read) -> Iterator[Batch]:
         """Raises DataError where the shard is not what was packed."""
+        return (batch for _, batch in self.views(read, [read.view]))
+
+    def views(self, read: Read, numbers: Sequence[int]) -> Iterator[tuple[int, Batch]]:
+        """Several views of the same rows, each image decoded once; batches with their view."""
         if self._last is None or self._last[0] != read.shard.path:
             self._last = (read.shard.path, shards.read_shard(self._manifest, read.shard))
         table = self._last[1]
+        size, augment, seed = self._data.image_size, self._data.augment, self._data.seed
         for start in range(0, len(read.rows), ROWS_PER_BLOCK):
             rows = table.take(read.rows[start : start + ROWS_PER_BLOCK])
             ids = rows["id"].to_pylist()
-            pixels = [
-                images.view(
-                    images.decode(encoded), self._data.image_size, self._data.augment,
-                    self._data.seed, image_id, read.view,
-                )
-                for image_id, encoded in zip(ids, rows["image"].to_pylist(), strict=True)
-            ]  # fmt: skip
             labels, confidence = targets_of(rows)
-            yield Batch(ids, labels, torch.stack(pixels), confidence)
+            pixels: dict[int, list[torch.Tensor]] = {number: [] for number in numbers}
+            for image_id, encoded in zip(ids, rows["image"].to_pylist(), strict=True):
+                image = images.decode(encoded)
+                for number, column in pixels.items():
+                    column.append(images.view(image, size, augment, seed, image_id, number))
+            for number, column in pixels.items():
+                yield number, Batch(ids, labels, torch.stack(column), confidence)
 
 
 class Stream:

@@ -48,7 +48,7 @@ def evaluate(
         compute=ray.data.ActorPoolStrategy(size=min(len(reads), max(1, cpus))),
         num_cpus=0 if use_gpu else 1,
         num_gpus=1 if use_gpu else 0,
-        runtime_env={"env_vars": runtime.env_vars(1)},
+        runtime_env=runtime.runtime_env(1),
     )
     parts: list[Predictions] = []
     total = manifest.rows(split)

@@ -79,7 +79,7 @@ def find(config: Config, progress: runtime.Progress = runtime.no_progress) -> li
     task = ray.remote(
         num_cpus=1,
         num_gpus=config.train.gpus_per_worker,
-        runtime_env={"env_vars": runtime.env_vars(1)},
+        runtime_env=runtime.runtime_env(1),
     )(_test)
     with runtime.own_errors():
         return ray.get([task.remote(config.to_dict(), k) for k in depths])

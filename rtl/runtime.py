@@ -128,6 +128,17 @@ def env_vars(num_threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(num_threads), **THREAD_ENV}
 
 
+def runtime_env(num_threads: int) -> dict[str, Any]:
+    """What a task asks Ray for to have `env_vars`.
+
+    Nothing on a cluster that `connect` started: its workers inherit them, and those that wait
+    already can be used; a worker with an environment of its own starts anew, for seconds.
+    """
+    if not joined() and num_threads == 1:  # Ray itself gives a task of one CPU one thread
+        return {}
+    return {"env_vars": env_vars(num_threads)}
+
+
 def check_resources(
     purpose: str, workers: int, cpus_per_worker: float, gpus_per_worker: float, data_cpus: float
 ) -> None:

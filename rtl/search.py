@@ -97,7 +97,7 @@ def search(
     task = ray.remote(
         num_cpus=1,
         num_gpus=config.train.gpus_per_worker,
-        runtime_env={"env_vars": runtime.env_vars(1)},
+        runtime_env=runtime.runtime_env(1),
         max_retries=2,
     )(_judge_winner)
     settings = sweep.at(config, choice.winner.point, choice.winner.seed)

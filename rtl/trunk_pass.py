@@ -8,11 +8,13 @@ taken over, and what it wrote is not computed again.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ import torch
 
 from rtl import device, features, inception, pretrained, runtime, shards, storage
 from rtl.config import Config
-from rtl.data import ImageReader, Read
+from rtl.data import Batch, ImageReader, Read
 from rtl.errors import ResourceError
 from rtl.features import ABOUT, BUILDER, ROWS_PER_FILE, SCHEMA, Features, path_of
 from rtl.lease import Lease
@@ -124,16 +126,20 @@ def _run(
     total_gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
     # On CPUs one-threaded actors, one a core, beat one that has many threads: no part waits.
     actors = int(total_gpus) if gpus and total_gpus else max(1, int(total_cpus))
-    dataset = ray.data.from_items(reads_left, override_num_blocks=len(reads_left)).map_batches(
+    items = [
+        list(views)
+        for _, views in itertools.groupby(reads_left, lambda r: (r.shard.path, int(r.rows[0])))
+    ]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Trunk,
         fn_constructor_args=(config, manifest, uris),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
-            size=min(actors, len(reads_left)), max_tasks_in_flight_per_actor=2
+            size=min(actors, len(items)), max_tasks_in_flight_per_actor=2
         ),
         num_cpus=0 if gpus and total_gpus else 1,
         num_gpus=1 if gpus and total_gpus else 0,
-        runtime_env={"env_vars": runtime.env_vars(1)},
+        runtime_env=runtime.runtime_env(1),
     )
     with runtime.own_errors():
         for row in dataset.iter_rows():
@@ -145,7 +151,7 @@ def _run(
 
 
 def _reads(manifest: Manifest, views: int) -> list[Read]:
-    """Some rows of a shard in one view at a time; the largest split comes first."""
+    """Some rows of a shard in one view, the views of the same rows in turn; `train` comes first."""
     return [
         Read(0, split, shard, np.arange(start, min(start + ROWS_PER_FILE, shard.rows)), view)
         for split in shards.SPLITS
@@ -205,7 +211,7 @@ class Repair:
         rows = np.arange(start, min(start + ROWS_PER_FILE, shard.rows))
         path = path_of(shard, view, start)
         _Trunk(self._config, self._manifest, {k: uri})(
-            {"item": [Read(0, shard.split, shard, rows, view)]}
+            {"item": [[Read(0, shard.split, shard, rows, view)]]}
         )
         data = storage.read_bytes(storage.join(uri, path))
         commit = storage.join(uri, storage.COMMIT)
@@ -243,44 +249,62 @@ class _Trunk:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         rows: list[dict[str, Any]] = []
-        for read in batch["item"]:
-            rows += self._read(read)
+        for reads in batch["item"]:
+            rows += self._read(reads)
         return {key: [row[key] for row in rows] for key in rows[0]}
 
-    def _read(self, read: Read) -> list[dict[str, Any]]:
-        columns: dict[int, list[bytes]] = {k: [] for k, _ in self._stages}
-        ids: list[str] = []
-        labels: list[int] = []
-        confidence: list[float] = []
+    def _read(self, reads: Sequence[Read]) -> list[dict[str, Any]]:
+        """Reads of the same rows, a view each."""
+        parts = {read.view: {k: _Columns() for k, _ in self._stages} for read in reads}
         step = 64 if self._device.type == "cuda" else 8
-        for batch in self._reader(read):
-            ids += batch.ids
-            labels += batch.labels.tolist()
-            confidence += batch.confidence.tolist()
+        for view, batch in self._reader.views(reads[0], list(parts)):
+            for columns in parts[view].values():
+                columns.add(batch)
             for images in torch.split(batch.inputs, step):
                 output = device.to_device(images, self._device)
                 for k, stage in self._stages:
                     with torch.inference_mode():
                         output = stage(output)
-                    columns[k] += features.compress(output.to(torch.bfloat16).cpu())
+                    parts[view][k].features += features.compress(output.to(torch.bfloat16).cpu())
+        return [
+            {
+                "depth": k,
+                "path": path_of(read.shard, read.view, int(read.rows[0])),
+                "rows": len(read.rows),
+                **self._write(read, k, columns),
+            }
+            for read in reads
+            for k, columns in parts[read.view].items()
+        ]
+
+    def _write(self, read: Read, k: int, columns: _Columns) -> dict[str, Any]:
+        """One file: its sha256 and bytes."""
+        views = [read.view] * len(columns.ids)
+        table = pa.table(
+            [columns.ids, columns.labels, columns.confidence, views, columns.features],
+            schema=SCHEMA,
+        )
+        sink = pa.BufferOutputStream()
+        # Checksums: a pass that takes this one up can tell a whole file by itself.
+        pq.write_table(
+            table, sink, compression="none", use_dictionary=False, write_page_checksum=True
+        )
+        data = bytes(sink.getvalue())
         path = path_of(read.shard, read.view, int(read.rows[0]))
-        rows = []
-        for k, column in columns.items():
-            views = [read.view] * len(ids)
-            table = pa.table([ids, labels, confidence, views, column], schema=SCHEMA)
-            sink = pa.BufferOutputStream()
-            # Checksums: a pass that takes this one up can tell a whole file by itself.
-            pq.write_table(
-                table, sink, compression="none", use_dictionary=False, write_page_checksum=True
-            )
-            data = bytes(sink.getvalue())
-            storage.write_bytes(storage.join(self._uris[k], path), data)
-            rows.append(
-                {
-                    "depth": k,
-                    "path": path,
-                    "rows": len(ids),
-                    **storage.describe(data),
-                }
-            )
-        return rows
+        storage.write_bytes(storage.join(self._uris[k], path), data)
+        return storage.describe(data)
+
+
+@dataclass
+class _Columns:
+    """Of a file of features."""
+
+    ids: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    confidence: list[float] = field(default_factory=list)
+    features: list[bytes] = field(default_factory=list)
+
+    def add(self, batch: Batch) -> None:
+        self.ids += batch.ids
+        self.labels += batch.labels.tolist()
+        self.confidence += batch.confidence.tolist()
