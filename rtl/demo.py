@@ -37,7 +37,7 @@ from rtl.run import Result
 
 RECIPE: dict[str, Any] = {
     "name": "elpv",
-    "pack": {"val_fraction": 0.15, "test_fraction": 0.25},
+    "pack": {"val_fraction": 0.15, "test_fraction": 0.25, "confidence_column": "confidence"},
     "data": {"augment": {"min_scale": 1.0, "vertical_flip": True, "jitter": 0.0}},
     "features": {"views": 4},
     "model": {"weights": "packaged", "batch_norm": "train"},

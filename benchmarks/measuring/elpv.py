@@ -13,13 +13,16 @@ from rtl.shards import Manifest
 
 
 @contextlib.contextmanager
-def packed(count: int | None) -> Iterator[tuple[str, Config, Manifest]]:
-    """The storage's URI, the demo's config and the data set, in a real S3 server on loopback."""
+def packed(count: int | None, seed: int = 0) -> Iterator[tuple[str, Config, Manifest]]:
+    """The storage's URI, the demo's config and the data set, in a real S3 server on loopback.
+
+    `seed` decides which photos are held out.
+    """
     photos = demo.load_photos()
     photos = demo.sample(photos, count) if count else photos
     with tempfile.TemporaryDirectory() as folder, local_s3.serve(Path(folder)) as root:
         runtime.connect()
-        demo.upload(photos, demo.split(photos, 0.25, seed=0), f"{root}/photos", lambda *_: None)
+        demo.upload(photos, demo.split(photos, 0.25, seed), f"{root}/photos", lambda *_: None)
         settings = demo.make_config(f"{root}/rtl", quick=False)
         settings = settings.replace(data={"uri": f"{root}/data"})
         source = f"{root}/photos/labels.csv"
