@@ -23,6 +23,8 @@ from measuring.record import HERE, git, write
 
 PAPER = {"accuracy": 0.8842, "auc": 0.944}
 RECIPE: dict[str, Any] = {
+    "features": {"views": 4},
+    "model": {"test_flips": "both"},
     "train": {"epochs": 8},
     "search": {"unfrozen_layers": [7, 5], "lr": [1.2e-3], "grace_epochs": 4},
 }

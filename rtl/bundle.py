@@ -24,6 +24,7 @@ from torch import nn
 from rtl import device as devices
 from rtl import images, inception, storage
 from rtl.errors import BundleError, DataError, NotFoundError
+from rtl.sections import Flips
 
 MODEL = "model.safetensors"
 INFO = "bundle.json"
@@ -71,6 +72,8 @@ class BundleInfo:
     """`Config.to_dict()` of the run."""
     temperature: _Positive = 1.0
     """The logits are divided by it, so that probabilities are calibrated."""
+    test_flips: Flips = "none"
+    """Flips of an image that its probabilities are the mean over."""
     cost: dict[str, Any] = field(default_factory=dict)
     """What making it took."""
     versions: dict[str, str] = field(default_factory=software_versions)
@@ -264,6 +267,10 @@ class Classifier:
     @torch.inference_mode()
     def predict(self, batch: torch.Tensor) -> torch.Tensor:
         """uint8 (N, 3, S, S) on the CPU to probabilities, float32 (N, C) on the CPU."""
-        features = self._trunk(devices.to_device(batch, self.device))
-        logits: torch.Tensor = self._head(features.float())
-        return torch.softmax(logits / self.info.temperature, dim=1).cpu()
+        pixels = devices.to_device(batch, self.device)
+        flips = inception.FLIPS[self.info.test_flips]
+        return torch.stack([self._probabilities(pixels.flip(dims)) for dims in flips]).mean(0).cpu()
+
+    def _probabilities(self, pixels: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self._head(self._trunk(pixels).float())
+        return torch.softmax(logits / self.info.temperature, dim=1)

@@ -146,12 +146,14 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> None:
-    from rtl import console, runtime, search
+    from rtl import console, runtime, search, storage
 
     settings = _load(arguments)
     runtime.connect()
     with console.SearchView(settings.train.metric) as view:
         result = search.search(settings, view.features, view.board, arguments.resume, console.say)
+    uri = storage.join(settings.storage, "runs", result.name, "search.json")
+    console.say(console.spent_line(storage.read_json(uri)))
     _show(result, settings)
 
 

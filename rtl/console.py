@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -220,6 +220,18 @@ def scores_lines(split: str, scores: Scores) -> list[str]:
     return [f"{split} ({scores.rows} rows, 95 % intervals)"] + [
         f"  {name:<9} {interval(estimate)}" for name, estimate in named if estimate is not None
     ]
+
+
+def spent_line(about: Mapping[str, Any]) -> str:
+    """What a search's trials took, of its `search.json`."""
+    spent = about["spent"]
+    parts = [f"{spent['cpu_seconds'] / 60:.1f} CPU minutes"]
+    parts += [f"{spent['gpu_seconds'] / 60:.1f} GPU minutes"] if spent["gpu_seconds"] else []
+    parts += [f"{spent['cost']:.2f} {about['currency']}"] if spent["cost"] else []
+    return (
+        f"The trials took {', '.join(parts)}; the last half per cent of score took "
+        f"{about['last_half_percent']:.0%} of that."
+    )
 
 
 def interval(estimate: Estimate) -> str:

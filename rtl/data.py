@@ -23,8 +23,9 @@ import torch
 from ray.data.block import BlockMetadata
 
 from rtl import images, runtime, shards
-from rtl.config import Config, DataConfig
+from rtl.config import Config
 from rtl.errors import DataError
+from rtl.sections import DataConfig
 from rtl.shards import Manifest, Shard
 
 ROWS_PER_BLOCK = 32

@@ -30,20 +30,21 @@ from rich.table import Table
 from rtl import config as configs
 from rtl import console, local_s3, pack, registry, report, runtime, search, serve, storage
 from rtl import run as runs
-from rtl.config import Config, ServeConfig
+from rtl.config import Config
 from rtl.errors import DataError, RtlError
 from rtl.metrics import Scores
 from rtl.run import Result
+from rtl.sections import ServeConfig
 
 RECIPE: dict[str, Any] = {
     "name": "elpv",
     "pack": {"val_fraction": 0.15, "test_fraction": 0.25, "confidence_column": "confidence"},
     "data": {"augment": {"min_scale": 1.0, "vertical_flip": True, "jitter": 0.0}},
-    "features": {"views": 4},
+    "features": {"views": 3},
     "model": {"weights": "packaged", "batch_norm": "train"},
-    "train": {"epochs": 6, "batch_size": 32, "label_smoothing": 0.05},
+    "train": {"epochs": 5, "batch_size": 32, "label_smoothing": 0.05},
     "search": {
-        "unfrozen_layers": [5, 3], "lr": [1e-3, 2e-3], "sampler": "grid", "grace_epochs": 2,
+        "unfrozen_layers": [4, 3], "lr": [1e-3, 2e-3], "sampler": "grid", "grace_epochs": 1,
         "reduction_factor": 3,
     },
 }  # fmt: skip

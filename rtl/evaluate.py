@@ -9,11 +9,11 @@ import ray.data
 import torch
 
 from rtl import bundle, device, metrics, runtime
-from rtl.config import AugmentConfig, DataConfig
 from rtl.data import ImageReader, Plan
 from rtl.errors import DataError
 from rtl.metrics import Scores
 from rtl.predictions import Predictions, gather
+from rtl.sections import AugmentConfig, DataConfig
 from rtl.shards import SPLITS, load_manifest
 
 

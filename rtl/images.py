@@ -21,8 +21,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from rtl.config import AugmentConfig
 from rtl.errors import CorruptImageError, ImageTooLargeError, UnsupportedImageError
+from rtl.sections import AugmentConfig
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is accepted, told by content; every other decoder that Pillow knows stays closed."""

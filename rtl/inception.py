@@ -32,6 +32,14 @@ BLOCKS = (
 _POOL_AFTER = {"Conv2d_2b_3x3": "maxpool1", "Conv2d_4a_3x3": "maxpool2"}
 
 
+FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "none": ((),),
+    "horizontal": ((), (3,)),
+    "both": ((), (3,), (2,), (2, 3)),
+}
+"""The dimensions of (N, 3, H, W) that each pass over test-time flips turns round."""
+
+
 class Normalize(nn.Module):
     """uint8 pixels to what the weights were trained on: `(x / 255 - mean) / std`."""
 

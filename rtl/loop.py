@@ -27,6 +27,7 @@ from rtl.metrics import Mean
 from rtl.optimizer import lr_factor, make_optimizer
 from rtl.predictions import Predictions, gather
 from rtl.pretrained import Pretrained
+from rtl.sections import Flips
 
 T = TypeVar("T")
 
@@ -81,7 +82,7 @@ class Learner:
         return inception.Frozen(self._trunk, mean, std, self.device, self.dtype)
 
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What the tail sees, in fp32: of uint8 images the trunk's output, else the features."""
+        """What the tail sees, in `dtype`: of uint8 images the trunk's output, else the features."""
         inputs = devices.to_device(inputs, self.device)
         if inputs.dtype == torch.uint8:
             inputs = self.frozen(inputs)
@@ -90,7 +91,7 @@ class Learner:
                 inputs = inputs.to(torch.bfloat16)
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        inputs = inputs.to(torch.float32)
+        inputs = inputs.to(self.dtype)  # autocast would, at every use
         return inputs.clone() if inputs.is_inference() else inputs
 
     def logits(self, features: torch.Tensor, tail: nn.Module | None = None) -> torch.Tensor:
@@ -99,18 +100,21 @@ class Learner:
             output: torch.Tensor = (tail or self.tail)(features)
         return output.float()
 
-    def predict(self, batches: Iterator[Batch]) -> Predictions:
-        """Probabilities of all rows of one process, in fp32."""
+    def predict(self, batches: Iterator[Batch], flips: Flips = "none") -> Predictions:
+        """Probabilities of all rows of one process, in fp32; of images, the mean over flips."""
         self.tail.eval()
         ids: list[str] = []
         labels, probabilities = [], []
         with torch.inference_mode():
             for batch in batches:
                 if len(batch):
-                    logits = self.logits(self.features(batch.inputs))
+                    said = [
+                        self.logits(self.features(batch.inputs.flip(dims))).softmax(dim=1)
+                        for dims in inception.FLIPS[flips]
+                    ]
                     ids += batch.ids
                     labels.append(batch.labels.numpy())
-                    probabilities.append(logits.softmax(dim=1).cpu().numpy())
+                    probabilities.append(torch.stack(said).mean(0).cpu().numpy())
         if not ids:
             none = np.empty((0, self.num_classes), np.float32)
             return Predictions([], np.empty(0, np.int64), none)
@@ -282,10 +286,10 @@ def finished(state: Checkpoint | None, epochs: int, patience: int | None, metric
 
 
 def predict_split(
-    learner: Learner, source: Source, plan: Plan, split: str, hooks: Hooks
+    learner: Learner, source: Source, plan: Plan, split: str, hooks: Hooks, flips: Flips = "none"
 ) -> Predictions:
-    """All rows of a split, by all workers together."""
-    parts = hooks.gather(learner.predict(source.rows_of(split, None)))
+    """All rows of a split, by all workers together; `flips` need a source of images."""
+    parts = hooks.gather(learner.predict(source.rows_of(split, None), flips))
     return gather(parts, plan.manifest.rows(split))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rtl import inception
-from rtl.config import OptimizerConfig
+from rtl.sections import OptimizerConfig
 
 
 def make_optimizer(tail: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

@@ -23,9 +23,9 @@ import ray.data
 import torch
 
 from rtl import errors, images, runtime, shards, sources, storage
-from rtl.config import PackConfig
 from rtl.errors import DataError, ImageError, NotFoundError, RtlError
 from rtl.placement import Checked, draw, plan_shards, settle
+from rtl.sections import PackConfig
 from rtl.shards import MANIFEST, SPLITS, Manifest, Quarantined, Shard
 from rtl.sources import Row
 

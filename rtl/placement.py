@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rtl.config import PackConfig
+from rtl.sections import PackConfig
 from rtl.shards import SPLITS, Quarantined
 from rtl.sources import Row
 

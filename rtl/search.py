@@ -20,9 +20,10 @@ import torch
 from rtl import budget, features, run, runtime, storage, sweep, trials, trunk_pass
 from rtl.budget import BudgetPlan
 from rtl.checkpoint import Checkpoints
-from rtl.config import Config, Range, from_dict
+from rtl.config import Config, from_dict
 from rtl.errors import ConfigError, TrainingError
 from rtl.loop import Hooks
+from rtl.sections import Range
 from rtl.sweep import Board, Job, Watch
 from rtl.train import conclude, judge, prepare, write_outcome
 
@@ -94,14 +95,18 @@ def search(
     }  # fmt: skip
     storage.write_json(storage.join(uri, "trials.json"), [t.to_dict() for t in board.trials])
     storage.write_json(storage.join(uri, "search.json"), about)
+    # Test-time flips run the whole network: on all cores of a node.
+    nodes = [node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    cpus = 1 if config.model.test_flips == "none" else int(max(nodes))
     task = ray.remote(
-        num_cpus=1,
+        num_cpus=cpus,
         num_gpus=config.train.gpus_per_worker,
-        runtime_env=runtime.runtime_env(1),
+        runtime_env=runtime.runtime_env(cpus),
         max_retries=2,
     )(_judge_winner)
     settings = sweep.at(config, choice.winner.point, choice.winner.seed)
-    ray.get(task.remote(settings.to_dict(), uri, trials.checkpoints(uri, choice.winner.number)))
+    checkpoints = trials.checkpoints(uri, choice.winner.number)
+    ray.get(task.remote(settings.to_dict(), uri, checkpoints, cpus))
     outcome = storage.read_json(storage.join(uri, "outcome.json"))
     return conclude(config, "search", uri, outcome, time.monotonic() - started)
 
@@ -184,14 +189,14 @@ def _rounds(
         sweep.run(config, board, concurrent, jobs, 0, None, last)
 
 
-def _judge_winner(config: dict[str, Any], uri: str, winner: str) -> None:
+def _judge_winner(config: dict[str, Any], uri: str, winner: str, threads: int) -> None:
     """Opens `test` with the winner's weights and writes its bundle."""
     settings = from_dict(config)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     learner, source, plan = sweep.parts(settings)
     checkpoints = Checkpoints(winner)
     state = checkpoints.last()
     if state is None:
         raise TrainingError(f"The winner's checkpoint at {winner} is gone; search again.")
-    predictions = judge(learner, source, plan, checkpoints, state, Hooks())
+    predictions = judge(settings, learner, source, plan, checkpoints, state, Hooks())
     write_outcome(uri, settings, plan.manifest, learner, state, predictions)

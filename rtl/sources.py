@@ -26,8 +26,8 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from rtl import storage, webdataset
-from rtl.config import PackConfig
 from rtl.errors import DataError, NotFoundError
+from rtl.sections import PackConfig
 from rtl.shards import Quarantined
 from rtl.storage import Entry
 

@@ -20,10 +20,11 @@ import torch
 from rtl import device, pretrained, runtime, storage, trials
 from rtl.budget import points
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
-from rtl.config import Config, Range, from_dict
+from rtl.config import Config, from_dict
 from rtl.data import Plan
 from rtl.loop import Hooks, Learner, fit
 from rtl.predictions import Predictions, encode
+from rtl.sections import Range
 from rtl.shards import load_manifest
 from rtl.train import make_source
 from rtl.trials import State, Trial, TrialEpoch
@@ -198,14 +199,15 @@ def _trial(tune_config: dict[str, Any], config: dict[str, Any], uri: str) -> Non
     from ray import tune
 
     runtime.quiet()
-    torch.set_num_threads(1)
     base = from_dict(config)
+    torch.set_num_threads(1)
     job = tune_config.get("job")
     point, seed = (job["point"], job["seed"]) if job else (tune_config, base.train.seed)
     settings = at(base, point, seed)
     number = _number(tune.get_context().get_trial_name())
+    hooks = _TrialHooks(uri, number, settings)
     learner, source, plan = parts(settings)
-    fit(learner, source, plan, settings, _TrialHooks(uri, number, settings))
+    fit(learner, source, plan, settings, hooks)
 
 
 def _number(name: str) -> int:

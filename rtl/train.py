@@ -159,6 +159,7 @@ def write_outcome(
         std=weights.std,
         weights={"source": weights.source, "sha256": weights.sha256},
         temperature=1.0,
+        test_flips=config.model.test_flips,
         metrics={"val": best.val.to_dict(), "test": test.to_dict() if test else None},
         manifest_digest=manifest.digest,
         config=config.to_dict(),
@@ -272,12 +273,13 @@ def _fit_and_judge(config: Config, uri: str, hooks: _WorkerHooks, context: Any) 
     start = checkpoints.last()
     source = make_source(config, plan, len(start.history) if start else 0)
     state = fit(learner, source, plan, config, hooks, start)
-    predictions = judge(learner, source, plan, checkpoints, state, hooks)
+    predictions = judge(config, learner, source, plan, checkpoints, state, hooks)
     if plan.rank == 0:
         write_outcome(uri, config, manifest, learner, state, predictions)
 
 
 def judge(
+    config: Config,
     learner: Learner,
     source: Source,
     plan: Plan,
@@ -289,9 +291,12 @@ def judge(
 
     This is when `test` is opened, once; it is left out where there are no rows.
     """
+    flips = config.model.test_flips
+    if flips != "none":  # features of flipped images are not cached: these rows are read once
+        source = InMemory(plan, ImageReader(plan.manifest, config.data))
     learner.tail.load_state_dict(checkpoints.read(state.best).tail)
     splits = [split for split in ("val", "test") if plan.manifest.rows(split)]
-    return {split: predict_split(learner, source, plan, split, hooks) for split in splits}
+    return {s: predict_split(learner, source, plan, s, hooks, flips) for s in splits}
 
 
 class _WorkerHooks(Hooks):

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rtl import storage
-from rtl.config import SearchConfig
 from rtl.errors import NotFoundError, TrainingError
+from rtl.sections import SearchConfig
 
 State = Literal["running", "finished", "stopped", "failed"]
 
@@ -53,7 +53,8 @@ class Trial:
     """Why it failed."""
     wall_seconds: float = 0.0
     """From its start to its end, what is not an epoch included."""
-    workers: int = 1
+    cpus: int = 1
+    """That it held."""
     gpus: float = 0.0
     """That it held."""
     finalist_of: int | None = None
@@ -186,7 +187,7 @@ def _scored(trials: Sequence[Trial]) -> list[_Group]:
 
 def spent(trials: Sequence[Trial], config: SearchConfig) -> Spent:
     """CPU and GPU seconds that trials held, and their cost."""
-    cpu = sum(trial.wall_seconds * trial.workers for trial in trials)
+    cpu = sum(trial.wall_seconds * trial.cpus for trial in trials)
     gpu = sum(trial.wall_seconds * trial.gpus for trial in trials)
     cost = (cpu * config.cpu_hour_price + gpu * config.gpu_hour_price) / 3600
     return Spent(cpu, gpu, cost)

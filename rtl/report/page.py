@@ -47,6 +47,7 @@ def render(facts: Facts) -> str:
         space=_space(facts),
         progress=_progress(facts.trials),
         reliability=charts.reliability(facts.bins, "How often the model is right, by its own word"),
+        shares=any(trial.rows < 1 for trial in facts.trials),
         longest=max((trial.wall_seconds for trial in facts.trials), default=0.0),
         costs=[trials.spent([trial], facts.config.search).cost for trial in facts.trials],
         depths=sorted({trial.unfrozen_layers for trial in facts.trials}),

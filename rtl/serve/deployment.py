@@ -17,8 +17,8 @@ from starlette.types import ASGIApp
 
 import rtl
 from rtl import bundle, local_s3, runtime, storage
-from rtl.config import ServeConfig
 from rtl.errors import BundleError, ConfigError, ResourceError
+from rtl.sections import ServeConfig
 from rtl.serve import app
 from rtl.serve.engine import Engine
 

@@ -20,8 +20,8 @@ import torch
 from rtl import device as devices
 from rtl import registry, storage
 from rtl.bundle import BundleInfo, Classifier
-from rtl.config import ServeConfig
 from rtl.errors import BundleError, ImageError
+from rtl.sections import ServeConfig
 
 _QUEUED_BATCHES = 8  # full batches that may wait before an image more is refused
 _CHECK_EVERY_S = 10.0

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from rtl import images, pack, placement, shards, storage
-from rtl.config import PackConfig
 from rtl.errors import DataError, NotFoundError, StorageError
 from rtl.placement import Checked
+from rtl.sections import PackConfig
 from rtl.shards import Manifest
 from rtl.sources import Row
 from tests.conftest import make_folder, make_image

@@ -18,6 +18,7 @@ def test_a_search_over_s3_registers_its_winner(s3: str, ray_cluster: None) -> No
         name="colours",
         storage=f"{s3}/root",
         data={"uri": f"{s3}/data", "image_size": 80},
+        model={"test_flips": "both"},
         train={"epochs": 3, "batch_size": 8},
         search={"unfrozen_layers": [0, 1], "trials": 3, "lr": {"min": 1e-3, "max": 1e-2},
                 "grace_epochs": 1},

@@ -22,8 +22,8 @@ from PIL import Image
 
 from rtl import bundle, inception, local_s3, pretrained, registry, storage
 from rtl.bundle import BundleInfo, Classifier
-from rtl.config import ServeConfig
 from rtl.errors import BundleError, ConfigError, ResourceError
+from rtl.sections import ServeConfig
 from tests.conftest import COLOURS, make_image
 
 with warnings.catch_warnings():

@@ -13,7 +13,7 @@ from rtl.data import ImageReader, InMemory, Plan
 from rtl.errors import ConfigError, DataError, ResourceError, RunExistsError, TrainingError
 from rtl.features import FeatureReader
 from rtl.loop import Hooks, Learner, fit
-from rtl.predictions import Predictions
+from rtl.predictions import Predictions, decode
 from rtl.pretrained import load as load_weights
 from rtl.progress import Watcher
 from rtl.shards import Manifest
@@ -90,7 +90,7 @@ def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
     manifest = make_dataset(f"{s3}/data", train=48)
     settings = make_config(
         s3, train={"epochs": 4, "patience": 4}, features={"cache": "on"},
-        model={"unfrozen_layers": 0},
+        model={"unfrozen_layers": 0, "test_flips": "horizontal"},
     )  # fmt: skip
     epochs: list[Epoch] = []
     steps: list[tuple[int, ...]] = []
@@ -105,10 +105,15 @@ def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
     classifier = bundle.Classifier.load(result.bundle)
     reader = ImageReader(manifest, settings.data)
     plan = Plan(manifest, 0, 8, 1)
-    right = sum(
-        int((classifier.predict(batch.inputs).argmax(1) == batch.labels).sum())
+    said = {
+        row: answer
         for batch in InMemory(plan, reader).rows_of("test", 0)
-    )
+        for row, answer in zip(batch.ids, classifier.predict(batch.inputs), strict=True)
+    }
+    kept = decode(storage.read_bytes(f"{run.locate(settings)}/predictions/test.parquet"))
+    answers = torch.stack([said[row] for row in kept.ids])
+    torch.testing.assert_close(answers, torch.from_numpy(kept.probabilities), atol=0.02, rtol=0)
+    right = int((answers.argmax(1) == torch.from_numpy(kept.labels)).sum())
     assert right / 12 == result.test.accuracy.value
     assert train.train(settings, resume=True) == result  # a finished run is not run again
     with pytest.raises(RunExistsError, match="--resume"):

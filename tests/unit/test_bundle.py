@@ -157,6 +157,19 @@ def test_a_save_that_dies_leaves_no_bundle(
     assert bundle.verify(uri).name == "next"
 
 
+def test_test_flips_are_averaged(place: str, network: torch.nn.Sequential) -> None:
+    answers = {}
+    for flips in ("none", "horizontal", "both"):
+        bundle.save(place, dataclasses.replace(INFO, test_flips=flips), network)  # type: ignore[arg-type]
+        answers[flips] = Classifier.load(place, precision="fp32").predict
+    pixels = Classifier.load(place).preprocess(make_image("red", 0))[None]
+    plain = [answers["none"](pixels.flip(dims)) for dims in ((), (3,), (2,), (2, 3))]
+    torch.testing.assert_close(
+        answers["horizontal"](pixels), (plain[0] + plain[1]) / 2, atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(answers["both"](pixels), sum(plain) / 4, atol=1e-5, rtol=0)
+
+
 def test_the_classifier_is_the_network(solar: str, network: torch.nn.Sequential) -> None:
     classifier = Classifier.load(solar, precision="fp32")
     pixels = [classifier.preprocess(make_image(name, 0)) for name in INFO.classes]

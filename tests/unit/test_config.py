@@ -7,7 +7,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from rtl import config, recipes
+from rtl import config, recipes, sections
 from rtl.config import Config
 from rtl.errors import ConfigError
 
@@ -218,7 +218,7 @@ def test_a_config_is_frozen(section: str | None, key: str) -> None:
 
 
 def test_every_key_says_what_it_does() -> None:
-    for section in (Config, *config._Section.__subclasses__()):
+    for section in (Config, *sections.Section.__subclasses__()):
         assert section.__doc__
         assert [n for n, field in section.model_fields.items() if not field.description] == []
 

@@ -12,8 +12,8 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 
 from rtl import images
-from rtl.config import AugmentConfig
 from rtl.errors import CorruptImageError, ImageTooLargeError, UnsupportedImageError
+from rtl.sections import AugmentConfig
 
 ALL_RANDOM = AugmentConfig(min_scale=0.5, horizontal_flip=True, vertical_flip=True, jitter=0.3)
 NOT_RANDOM = AugmentConfig(min_scale=1.0, horizontal_flip=False, vertical_flip=False, jitter=0.0)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = {
     "errors": {"rtl", "errors"},
-    "ground": {"config", "recipes", "storage", "trials"},
+    "ground": {"sections", "config", "recipes", "storage", "trials"},
     "core": {
         "images", "shards", "inception", "pretrained", "device", "metrics", "predictions",
         "calibration", "bundle", "registry", "local_s3",
@@ -41,8 +41,8 @@ WITHOUT_RAY = ("errors", "ground", "core")
 """Layers that never import Ray: they work, and are tested, without a cluster."""
 
 SERVE_IMPORTS = {
-    "rtl", "errors", "config", "storage", "images", "inception", "pretrained", "device", "metrics",
-    "bundle", "registry", "runtime", "local_s3",
+    "rtl", "errors", "sections", "config", "storage", "images", "inception", "pretrained", "device",
+    "metrics", "bundle", "registry", "runtime", "local_s3",
 }  # fmt: skip
 """All that the endpoint is made of: a server needs no training code."""
 

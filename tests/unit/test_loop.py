@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from rtl import inception
-from rtl.config import OptimizerConfig
 from rtl.loop import mixup_shares, soft_targets
 from rtl.optimizer import lr_factor, make_optimizer
+from rtl.sections import OptimizerConfig
 
 
 def test_each_block_learns_slower_than_the_one_after_it() -> None:

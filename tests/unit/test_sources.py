@@ -13,8 +13,8 @@ import pytest
 import scipy.io
 
 from rtl import sources, storage, webdataset
-from rtl.config import PackConfig
 from rtl.errors import DataError, NotFoundError
+from rtl.sections import PackConfig
 from rtl.sources import Listing
 
 CONFIG = PackConfig()

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from rtl.config import SearchConfig
 from rtl.errors import TrainingError
+from rtl.sections import SearchConfig
 from rtl.trials import State, Trial, TrialEpoch, choose, finalists, share_after, spent
 
 
