@@ -102,9 +102,13 @@ def ray_cluster(s3_server: str) -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def browser() -> Iterator[Any]:
-    """A headless Chromium, the system's or Playwright's own."""
+    """A headless Chromium, the system's or Playwright's own.
+
+    One a test: Playwright keeps an event loop running in this thread until it is closed, and
+    Ray Serve's calls refuse to wait inside one.
+    """
     from playwright.sync_api import Error, sync_playwright
 
     found = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -49,7 +49,7 @@ def searched(settings: Config, ray_cluster: None) -> tuple[run.Result, str]:
 
 
 @pytest.fixture
-def page(browser: Browser, tmp_path: Path, searched: tuple[run.Result, str]) -> Iterator[Page]:
+def page(searched: tuple[run.Result, str], browser: Browser, tmp_path: Path) -> Iterator[Page]:
     """The search's report in a window; it must ask for nothing and complain of nothing."""
     file = tmp_path / "colours.html"
     file.write_text(report(searched[1]), encoding="utf-8")
