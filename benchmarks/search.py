@@ -90,16 +90,21 @@ def plain(unfrozen_layers: int, tuned: bool, steps: int) -> dict[str, float]:
     return rates
 
 
-def bare_tail(rows: int, val_rows: int) -> float:
-    """Seconds of an epoch of the k = 3 tail on tensors in memory, one thread: steps, then val."""
+def bare_tail(rows: int, val_rows: int, own: bool) -> float:
+    """Seconds of an epoch of the k = 3 tail on tensors in memory, one thread: steps, then val.
+
+    `own`: of rtl's arrangement of the blocks, else torchvision's.
+    """
     import torch
+    from measuring import reference
     from torch.nn import functional
 
     from rtl import device, inception, pretrained
 
     torch.set_num_threads(1)
-    network = inception.build(2, 0.2)
-    inception.load_part(network, pretrained.load("packaged", ".").state)
+    network = inception.build(2, 0.2) if own else reference.network(2, 0.2)
+    if own:
+        inception.load_part(network, pretrained.load("packaged", ".").state)
     _, tail = inception.split(network, 3)
     tail = tail.to(memory_format=torch.channels_last)
     inception.set_train_mode(tail, "train")
@@ -181,7 +186,10 @@ def main() -> None:
         halved = many.replace(name="asha", search={"scheduler": "asha"})
         asha = search.search(halved, lambda done, _: computed.append(done))
     with ProcessPoolExecutor(2, initializer=tail_env) as pool:
-        bare = statistics.fmean(pool.map(bare_tail, [rows] * 2, [val] * 2))
+        bare, bare_own = (
+            statistics.fmean(pool.map(bare_tail, [rows] * 2, [val] * 2, [own] * 2))
+            for own in (False, True)
+        )
     own = statistics.fmean(
         epoch.seconds for t in found if t.unfrozen_layers == 3 for epoch in t.history
     )
@@ -200,6 +208,7 @@ def main() -> None:
         "speedup_vs_grid": round(total("plain", grid_depths, epochs) / asha_seconds, 1),
         "k0_speedup": round(total("plain", [0], 10) / k0_seconds, 1),
         "tail_ratio_to_bare": round(bare / own, 3),
+        "tail_ratio_to_own_bare": round(bare_own / own, 3),
         "trial_overhead_s": round(statistics.fmean(t.wall_seconds - t.seconds for t in found), 2),
     }
     details = {
@@ -212,7 +221,9 @@ def main() -> None:
             "asha_with_cache": round(asha.seconds, 1), "k0": round(k0_seconds, 1),
         },
         "images_computed_by_second_search": max(computed, default=0),
-        "epoch_seconds": {"bare": round(bare, 2), "rtl": round(own, 2)},
+        "epoch_seconds": {
+            "bare": round(bare, 2), "own_bare": round(bare_own, 2), "rtl": round(own, 2),
+        },
         "winner": {"k": grid.unfrozen_layers, "lr": grid.lr,
                    "test_accuracy": grid.test.accuracy.value if grid.test else None},
     }  # fmt: skip

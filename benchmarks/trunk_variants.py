@@ -2,11 +2,12 @@
 
     python benchmarks/trunk_variants.py [--photos N]
 
-The folded bf16 trunk that rtl runs, against the same compiled by TorchInductor (weights frozen into
-the code) and an int8 one (static quantization, per channel, calibrated on 64 photos, oneDNN). For
-each: images a second of two processes with one thread each, seconds to make it ready, the cosine of
-its features to fp32's after Mixed_6e, and the accuracy and ROC AUC of a logistic regression on its
-pooled features in four-fold cross-validation over all photos. The last line is one JSON object.
+The folded bf16 trunk that rtl runs, against torchvision's blocks folded (`plain`), rtl's compiled
+by TorchInductor (weights frozen into the code) and an int8 one (static quantization, per channel,
+calibrated on 64 photos, oneDNN). For each: images a second of two processes with one thread each,
+seconds to make it ready, the cosine of its features to fp32's after Mixed_6e, and the accuracy and
+ROC AUC of a logistic regression on its pooled features in four-fold cross-validation over all
+photos. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from measuring.record import write
 
 SECONDS = 10.0
 DEPTH = 3
-VARIANTS = ("fp32", "bf16", "compiled", "int8")
+VARIANTS = ("fp32", "plain", "bf16", "compiled", "int8")
 
 
 def make(variant: str, photos: Any) -> Any:
     """A function from uint8 (N, 3, 299, 299) to the features after Mixed_6e, (N, 768, 17, 17)."""
     import torch
+    from measuring import reference
 
     from rtl import inception, pretrained
 
@@ -36,7 +38,9 @@ def make(variant: str, photos: Any) -> Any:
     trunk, _ = inception.split(network, DEPTH)
     cpu = torch.device("cpu")
     if variant == "int8":
-        return quantized(trunk, weights, photos)
+        return quantized(inception.split(reference.network(), DEPTH)[0], weights, photos)
+    if variant == "plain":
+        return reference.Frozen(inception.split(reference.network(), DEPTH)[0], torch.bfloat16)
     dtype = torch.float32 if variant == "fp32" else torch.bfloat16
     frozen = inception.Frozen(trunk, weights.mean, weights.std, cpu, dtype)
     if variant != "compiled":
@@ -149,7 +153,7 @@ def main() -> None:
     base = details["bf16"]
     result = {
         f"{variant}_{name}": value
-        for variant in ("compiled", "int8")
+        for variant in ("plain", "compiled", "int8")
         for name, value in (
             ("speedup", round(details[variant]["images_per_s"] / base["images_per_s"], 3)),
             (

@@ -38,7 +38,7 @@ ABOUT = "features.json"
 """What the key of a folder of features is made of, for readers and for pruning."""
 BUILDER = "BUILDER"
 """The lease of who computes a folder of features."""
-VERSION = 3
+VERSION = 4
 """Part of every key: raise it when the features of equal input change."""
 
 TRUNK_SECONDS = 0.08

@@ -15,10 +15,11 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import Inception3
-from torchvision.models.inception import BasicConv2d
+from torchvision.models.inception import BasicConv2d, InceptionAux, InceptionB, InceptionD
 
+from rtl import blocks
+from rtl.blocks import BlockA, BlockC, BlockE
 from rtl.errors import WeightsError
 
 BLOCKS = (
@@ -76,7 +77,14 @@ class Dropout(nn.Module):
 
 def build(num_classes: int, dropout: float = 0.0) -> nn.Sequential:
     """The whole network with random weights: normalised (N, 3, H, W) to logits (N, num_classes)."""
-    source = Inception3(aux_logits=False, transform_input=False, init_weights=False)
+    source = Inception3(
+        aux_logits=False,
+        transform_input=False,
+        init_weights=False,
+        inception_blocks=[
+            BasicConv2d, BlockA, InceptionB, BlockC, InceptionD, BlockE, InceptionAux,
+        ],
+    )  # fmt: skip
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for name in BLOCKS:
         layers[name] = getattr(source, name)
@@ -151,11 +159,8 @@ def set_train_mode(tail: nn.Module, batch_norm: Literal["frozen", "train"]) -> N
 def fold(network: nn.Sequential) -> nn.Sequential:
     """A copy for inference, in eval mode, each BatchNorm folded into its convolution."""
     folded = copy.deepcopy(network).eval().requires_grad_(False)
-    for module in folded.modules():
-        if isinstance(module, BasicConv2d):
-            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
-            module.bn = nn.Identity()
-    return folded.requires_grad_(False)
+    blocks.fold(folded)
+    return folded
 
 
 class Frozen(nn.Module):
@@ -173,14 +178,25 @@ class Frozen(nn.Module):
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        self.normalize = Normalize(mean, std, dtype).to(device)
-        self.part = fold(part).to(device, dtype).to(memory_format=torch.channels_last)
+        folded = fold(part)
+        first = next(folded.children(), None)
+        self.normalize: Normalize | None = None
+        if isinstance(first, blocks.Folded):
+            first.take_pixels(mean, std)
+        else:  # no block is frozen
+            self.normalize = Normalize(mean, std, dtype).to(device)
+        self.dtype = dtype
+        self.part = folded.to(device, dtype).to(memory_format=torch.channels_last)
         self.eval()
 
     @torch.inference_mode()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (N, 3, H, W) to the part's output, (N, ...)."""
-        output: torch.Tensor = self.part(self.normalize(images))
+        if self.normalize is None:
+            pixels = images.contiguous(memory_format=torch.channels_last).to(self.dtype)
+        else:
+            pixels = self.normalize(images)
+        output: torch.Tensor = self.part(pixels)
         return output
 
 

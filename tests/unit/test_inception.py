@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rtl import inception, pretrained
+from rtl import device, inception, pretrained
 from rtl.errors import WeightsError
 
 IMAGES = torch.randint(
@@ -140,3 +140,43 @@ def test_imagenet_without_internet_names_the_other_choices(
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(WeightsError, match="packaged"):
         pretrained.load("imagenet", str(tmp_path))
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "train"])
+def test_the_blocks_train_as_torchvisions(network: torch.nn.Sequential, batch_norm: str) -> None:
+    from torchvision.models import Inception3
+
+    own = inception.build(num_classes=3)
+    reference = Inception3(num_classes=3, aux_logits=False, init_weights=False)
+    reference.dropout.p = 0.0
+    reference.load_state_dict(network.state_dict())
+    own.load_state_dict(network.state_dict())
+    own, reference = own.double(), reference.double()
+    for model in (own, reference):
+        inception.set_train_mode(model, batch_norm)  # type: ignore[arg-type]
+        model(IMAGES.double() / 255.0).square().sum().backward()
+    gradients = dict(reference.named_parameters())
+    for name, parameter in own.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-6, atol=1e-9)
+    statistics = reference.state_dict()
+    for name, value in own.state_dict().items():
+        torch.testing.assert_close(value, statistics[name])
+
+
+def test_pixels_are_scaled_in_the_first_convolution(network: torch.nn.Sequential) -> None:
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.5, 0.25)
+    trunk, _ = inception.split(network, 15)
+    frozen = inception.Frozen(trunk, mean, std, torch.device("cpu"), torch.float32)
+    scaled = inception.Normalize(mean, std, torch.float32)(IMAGES)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(IMAGES), trunk(scaled), atol=1e-4, rtol=1e-3)
+
+
+def test_a_convolution_that_is_fused_is_the_one_that_is_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(2, 8, 9, 9, generator=generator), torch.randn(4, 8, 1, 7)
+    bias = torch.randn(4, generator=generator)
+    fused = device.conv_relu(x, weight, bias, (1, 1), (0, 3))
+    torch.testing.assert_close(
+        fused, torch.nn.functional.conv2d(x, weight, bias, padding=(0, 3)).relu()
+    )

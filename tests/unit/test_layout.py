@@ -22,7 +22,7 @@ LAYERS = {
     "errors": {"rtl", "errors"},
     "ground": {"sections", "config", "recipes", "storage", "trials"},
     "core": {
-        "images", "shards", "inception", "pretrained", "device", "metrics", "predictions",
+        "images", "shards", "blocks", "inception", "pretrained", "device", "metrics", "predictions",
         "calibration", "bundle", "registry", "local_s3",
     },
     "cluster": {"runtime"},
@@ -41,8 +41,8 @@ WITHOUT_RAY = ("errors", "ground", "core")
 """Layers that never import Ray: they work, and are tested, without a cluster."""
 
 SERVE_IMPORTS = {
-    "rtl", "errors", "sections", "config", "storage", "images", "inception", "pretrained", "device",
-    "metrics", "bundle", "registry", "runtime", "local_s3",
+    "rtl", "errors", "sections", "config", "storage", "images", "blocks", "inception",
+    "pretrained", "device", "metrics", "bundle", "registry", "runtime", "local_s3",
 }  # fmt: skip
 """All that the endpoint is made of: a server needs no training code."""
 
