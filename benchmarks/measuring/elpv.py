@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import ray
+
 from rtl import demo, local_s3, pack, runtime
 from rtl.config import Config
 from rtl.shards import Manifest
@@ -20,8 +22,11 @@ def packed(count: int | None, seed: int = 0) -> Iterator[tuple[str, Config, Mani
     """
     photos = demo.load_photos()
     photos = demo.sample(photos, count) if count else photos
-    with tempfile.TemporaryDirectory() as folder, local_s3.serve(Path(folder)) as root:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        root = stack.enter_context(local_s3.serve(Path(folder)))
         runtime.connect()
+        stack.callback(ray.shutdown)  # its workers know this server's keys
         demo.upload(photos, demo.split(photos, 0.25, seed), f"{root}/photos", lambda *_: None)
         settings = demo.make_config(f"{root}/rtl", quick=False)
         settings = settings.replace(data={"uri": f"{root}/data"})
