@@ -1,8 +1,8 @@
 """A run's checkpoints: one committed an epoch, the last and the best kept.
 
-`tail.safetensors` holds the weights, `trainer.pt` the optimizer (read with `weights_only`),
-`state.json` the history. `COMMIT` is written last: a checkpoint without it does not exist, is
-skipped by a resumed run and removed by the next commit.
+`tail.safetensors` holds the weights, `average.safetensors` their moving average, `trainer.pt` the
+optimizer (read with `weights_only`), `state.json` the history. `COMMIT` is written last: a
+checkpoint without it does not exist, is skipped by a resumed run and removed by the next commit.
 """
 
 from __future__ import annotations
@@ -58,6 +58,13 @@ class Checkpoint:
     """The tail's state_dict after the last epoch of `history`."""
     optimizer: dict[str, Any] = field(default_factory=dict)
     """The optimizer's state_dict, empty where the run cannot be resumed (a trial of a search)."""
+    average: dict[str, torch.Tensor] = field(default_factory=dict)
+    """The state_dict of the tail's moving average; empty where `train.ema` is 0."""
+
+    @property
+    def judged(self) -> dict[str, torch.Tensor]:
+        """The state_dict of the tail that `val` was asked with: the average, where there is one."""
+        return self.average or self.tail
 
 
 class Checkpoints:
@@ -73,11 +80,12 @@ class Checkpoints:
             "history": [epoch.to_dict() for epoch in checkpoint.history],
             "best": checkpoint.best,
         }
-        tail = {name: tensor.cpu().contiguous() for name, tensor in checkpoint.tail.items()}
         files = {
-            "tail.safetensors": save_safetensors(tail),
+            "tail.safetensors": _encode(checkpoint.tail),
             "state.json": json.dumps(state).encode(),
         }
+        if checkpoint.average:
+            files["average.safetensors"] = _encode(checkpoint.average)
         if checkpoint.optimizer:
             buffer = io.BytesIO()
             torch.save(checkpoint.optimizer, buffer)
@@ -107,7 +115,14 @@ class Checkpoints:
             best=state["best"],
             tail=load_safetensors(files["tail.safetensors"]),
             optimizer=optimizer,
+            average=load_safetensors(files["average.safetensors"])
+            if "average.safetensors" in files
+            else {},
         )
 
     def _at(self, number: int) -> str:
         return storage.join(self._uri, f"{number:04}")
+
+
+def _encode(state: dict[str, torch.Tensor]) -> bytes:
+    return save_safetensors({name: tensor.cpu().contiguous() for name, tensor in state.items()})

@@ -24,7 +24,7 @@ from rtl.config import Config
 from rtl.data import Batch, Plan, Source
 from rtl.errors import DataError, TrainingError
 from rtl.metrics import Mean
-from rtl.optimizer import lr_factor, make_optimizer
+from rtl.optimizer import lr_factor, make_average, make_optimizer
 from rtl.predictions import Predictions, gather
 from rtl.pretrained import Pretrained
 from rtl.sections import Flips
@@ -100,16 +100,22 @@ class Learner:
             output: torch.Tensor = (tail or self.tail)(features)
         return output.float()
 
-    def predict(self, batches: Iterator[Batch], flips: Flips = "none") -> Predictions:
-        """Probabilities of all rows of one process, in fp32; of images, the mean over flips."""
-        self.tail.eval()
+    def predict(
+        self, batches: Iterator[Batch], flips: Flips = "none", tail: nn.Module | None = None
+    ) -> Predictions:
+        """Probabilities of all rows of one process, in fp32; of images, the mean over flips.
+
+        By the tail, or by another one of its kind.
+        """
+        tail = tail or self.tail
+        tail.eval()
         ids: list[str] = []
         labels, probabilities = [], []
         with torch.inference_mode():
             for batch in batches:
                 if len(batch):
                     said = [
-                        self.logits(self.features(batch.inputs.flip(dims))).softmax(dim=1)
+                        self.logits(self.features(batch.inputs.flip(dims)), tail).softmax(dim=1)
                         for dims in inception.FLIPS[flips]
                     ]
                     ids += batch.ids
@@ -140,6 +146,11 @@ def fit(
     if start is not None:
         learner.tail.load_state_dict(start.tail)
         optimizer.load_state_dict(start.optimizer)
+    average = make_average(learner.tail, settings.ema) if settings.ema else None
+    if start is not None and average is not None:
+        average.module.load_state_dict(start.judged)
+        average.n_averaged.fill_(len(start.history) * plan.steps)
+    judged = average.module if average else learner.tail
     tail = hooks.wrap(learner.tail)
     state = start
     while not finished(state, settings.epochs, settings.patience, settings.metric):
@@ -154,12 +165,15 @@ def fit(
                     number, total_steps, config.optimizer.warmup_fraction
                 )
             loss = training_step(learner, tail, optimizer, batch, weights, plan, config, number)
+            if average:
+                average.update_parameters(learner.tail)
             losses.add(loss, len(batch))
             rows += plan.global_rows(step)
             hooks.progress(epoch, rows, plan.rows)
         trained_s = time.monotonic() - started
         predictions = gather(
-            hooks.gather(learner.predict(source.rows_of("val", epoch))), manifest.rows("val")
+            hooks.gather(learner.predict(source.rows_of("val", epoch), tail=judged)),
+            manifest.rows("val"),
         )
         done = Epoch(
             epoch=epoch,
@@ -173,6 +187,7 @@ def fit(
         state = Checkpoint(
             history, best_epoch(history, settings.metric),
             learner.tail.state_dict(), optimizer.state_dict(),
+            average.module.state_dict() if average else {},
         )  # fmt: skip
         hooks.save(state, predictions)
         hooks.report(done)

@@ -1,4 +1,4 @@
-"""AdamW for a tail: who learns how fast, and how the rate rises and falls."""
+"""AdamW for a tail: who learns how fast, how the rate rises and falls, the mean of the weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from rtl import inception
 from rtl.sections import OptimizerConfig
@@ -43,3 +44,20 @@ def lr_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total_steps - warmup)))
+
+
+def make_average(tail: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of a tail's weights and BatchNorm statistics over the steps.
+
+    The first steps count less, so that it forgets the start: the decay after n steps is the
+    smaller of `decay` and (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
+    """
+
+    def mean(
+        averaged: torch.Tensor, current: torch.Tensor, updates: torch.Tensor | int
+    ) -> torch.Tensor:
+        steps = int(updates)
+        share = 1 - min(decay, (1 + steps) / (10 + steps))
+        return averaged.lerp(current, share) if averaged.is_floating_point() else current
+
+    return AveragedModel(tail, avg_fn=mean, use_buffers=True)

@@ -157,6 +157,9 @@ class TrainConfig(Section):
     """`balanced` weighs a row by the inverse of its class's share."""
     mixup: float = Field(default=0.0, ge=0)
     """Mixes neighbours in a batch, by shares from Beta(mixup, mixup) (Zhang et al. 2018); 0: no."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """The model that is judged and kept has the moving average of the weights over the steps, with
+    this decay: 0.98 takes the last 50 or so into account. 0 takes the last step's weights."""
     patience: int | None = Field(default=None, ge=1)
     """Epochs without a better `val` score after which training stops; null never stops early."""
     seed: int = Field(default=0, ge=0)

@@ -227,7 +227,9 @@ class _TrialHooks(Hooks):
     def save(self, checkpoint: Checkpoint, val: Predictions) -> None:
         """See `Hooks`. The optimizer is left out: a trial is not resumed in mid-fit."""
         if checkpoint.history[-1].epoch == checkpoint.best:
-            self._checkpoints.save(Checkpoint(checkpoint.history, checkpoint.best, checkpoint.tail))
+            self._checkpoints.save(
+                Checkpoint(checkpoint.history, checkpoint.best, checkpoint.judged)
+            )
             storage.write_bytes(trials.val_predictions(self._uri, self._number), encode(val))
 
     def report(self, epoch: Epoch) -> None:

@@ -294,7 +294,7 @@ def judge(
     flips = config.model.test_flips
     if flips != "none":  # features of flipped images are not cached: these rows are read once
         source = InMemory(plan, ImageReader(plan.manifest, config.data))
-    learner.tail.load_state_dict(checkpoints.read(state.best).tail)
+    learner.tail.load_state_dict(checkpoints.read(state.best).judged)
     splits = [split for split in ("val", "test") if plan.manifest.rows(split)]
     return {s: predict_split(learner, source, plan, s, hooks, flips) for s in splits}
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from rtl import bundle, recipes, run, runtime, storage, train, trunk_pass
+from rtl import bundle, metrics, recipes, run, runtime, storage, train, trunk_pass
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config
 from rtl.data import ImageReader, InMemory, Plan
@@ -57,9 +57,10 @@ def fit_here(settings: Config, manifest: Manifest, hooks: Hooks, reader: Any = N
     return fit(learner, InMemory(plan, reader), plan, settings, hooks, start)
 
 
-def test_a_stopped_and_resumed_fit_ends_with_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_stopped_and_resumed_fit_ends_with_the_same_weights(tmp_path: Path, ema: float) -> None:
     manifest = make_dataset(str(tmp_path / "data"))
-    settings = make_config(str(tmp_path), train={"epochs": 3})
+    settings = make_config(str(tmp_path), train={"epochs": 3, "ema": ema})
     whole = fit_here(settings, manifest, Recorder(str(tmp_path / "whole")))
     with pytest.raises(KeyboardInterrupt):
         fit_here(settings, manifest, Recorder(str(tmp_path / "cut"), stop_after=0))
@@ -68,6 +69,21 @@ def test_a_stopped_and_resumed_fit_ends_with_the_same_weights(tmp_path: Path) ->
     assert whole.history[0].train_loss > whole.history[-1].train_loss
     for name, tensor in whole.tail.items():
         assert torch.equal(tensor, resumed.tail[name]), name
+        assert torch.equal(whole.judged[name], resumed.judged[name]), name
+    assert torch.equal(whole.judged["fc.weight"], whole.tail["fc.weight"]) == (not ema)
+
+
+def test_val_is_asked_with_the_weights_that_are_kept(tmp_path: Path) -> None:
+    manifest = make_dataset(str(tmp_path / "data"))
+    settings = make_config(str(tmp_path), train={"epochs": 1, "ema": 0.9})
+    state = fit_here(settings, manifest, Hooks())
+    weights = load_weights("packaged", settings.storage)
+    learner = Learner(settings, len(manifest.classes), weights, torch.device("cpu"))
+    learner.tail.load_state_dict(state.judged)
+    source = InMemory(Plan.of(settings, manifest), ImageReader(manifest, settings.data))
+    said = learner.predict(source.rows_of("val", 0))
+    scores = metrics.evaluate(said.probabilities, said.labels, manifest.classes)
+    assert scores.log_loss == pytest.approx(state.history[-1].val.log_loss)
 
 
 def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
@@ -89,7 +105,7 @@ def test_an_uncommitted_checkpoint_does_not_exist(tmp_path: Path) -> None:
 def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
     manifest = make_dataset(f"{s3}/data", train=48)
     settings = make_config(
-        s3, train={"epochs": 4, "patience": 4}, features={"cache": "on"},
+        s3, train={"epochs": 4, "patience": 4, "ema": 0.5}, features={"cache": "on"},
         model={"unfrozen_layers": 0, "test_flips": "horizontal"},
     )  # fmt: skip
     epochs: list[Epoch] = []

@@ -6,7 +6,7 @@ import torch
 
 from rtl import inception
 from rtl.loop import mixup_shares, soft_targets
-from rtl.optimizer import lr_factor, make_optimizer
+from rtl.optimizer import lr_factor, make_average, make_optimizer
 from rtl.sections import OptimizerConfig
 
 
@@ -22,6 +22,22 @@ def test_each_block_learns_slower_than_the_one_after_it() -> None:
     decays = {p.ndim > 1: group["weight_decay"] for group in groups for p in group["params"]}
     assert decays == {True: 0.01, False: 0.0}
     assert sum(len(group["params"]) for group in groups) == len(list(tail.parameters()))
+
+
+def test_the_average_forgets_the_start_first_and_then_the_past() -> None:
+    tail = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1))
+    weight = tail.get_parameter("0.weight")
+    average, expected = make_average(tail, 0.5), 0.0
+    for step in range(12):
+        with torch.no_grad():
+            weight.fill_(step)
+        average.update_parameters(tail)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = step if step == 0 else decay * expected + (1 - decay) * step
+        assert average.module.get_parameter("0.weight").item() == pytest.approx(expected)
+    tail.get_buffer("1.running_mean").fill_(4.0)
+    average.update_parameters(tail)
+    assert average.module.get_buffer("1.running_mean").item() == pytest.approx(2.0)
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:
