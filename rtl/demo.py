@@ -42,9 +42,9 @@ RECIPE: dict[str, Any] = {
     "data": {"augment": {"min_scale": 1.0, "vertical_flip": True, "jitter": 0.0}},
     "features": {"views": 3},
     "model": {"weights": "packaged", "batch_norm": "train"},
-    "train": {"epochs": 5, "batch_size": 32, "label_smoothing": 0.05, "ema": 0.98, "metric": "auc"},
+    "train": {"epochs": 6, "batch_size": 32, "label_smoothing": 0.05, "ema": 0.98, "metric": "auc"},
     "search": {
-        "unfrozen_layers": [4, 3], "lr": [1e-3, 2e-3], "sampler": "grid", "grace_epochs": 1,
+        "unfrozen_layers": [5, 3], "lr": [1e-3, 2e-3], "sampler": "grid", "grace_epochs": 1,
         "reduction_factor": 3,
     },
 }  # fmt: skip
