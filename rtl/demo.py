@@ -41,10 +41,10 @@ RECIPE: dict[str, Any] = {
     "pack": {"val_fraction": 0.15, "test_fraction": 0.25, "confidence_column": "confidence"},
     "data": {"augment": {"min_scale": 1.0, "vertical_flip": True, "jitter": 0.0}},
     "features": {"views": 3},
-    "model": {"weights": "packaged", "batch_norm": "train"},
+    "model": {"weights": "packaged", "batch_norm": "train", "test_flips": "both"},
     "train": {"epochs": 6, "batch_size": 32, "label_smoothing": 0.05, "ema": 0.98, "metric": "auc"},
     "search": {
-        "unfrozen_layers": [5, 3], "lr": [1e-3, 2e-3], "sampler": "grid", "grace_epochs": 1,
+        "unfrozen_layers": [5, 3], "lr": [2e-3, 1e-3], "sampler": "grid", "grace_epochs": 1,
         "reduction_factor": 3,
     },
 }  # fmt: skip
