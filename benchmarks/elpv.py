@@ -62,11 +62,11 @@ def one(seed: int, budget: float | None) -> dict[str, Any]:
 
 
 def over(values: list[float]) -> dict[str, float]:
-    """Mean and 95 % interval (Student's t) over the splits."""
+    """Mean and, from two splits on, its 95 % interval (Student's t) over the splits."""
     mean = statistics.fmean(values)
-    half = 0.0
-    if len(values) > 1:
-        half = scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values)
+    if len(values) == 1:
+        return {"mean": round(mean, 4)}
+    half = scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values)
     return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
 
 
