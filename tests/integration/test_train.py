@@ -146,9 +146,13 @@ def test_one_worker_and_two_give_the_same_losses(tmp_path: Path, ray_cluster: No
         settings = make_config(
             str(tmp_path),
             name=f"w{workers}",
-            train={"workers": workers, "epochs": 2, "mixup": 0.2},
+            train={"workers": workers, "epochs": 2, "mixup": 0.2, "ema": 0.5},
         )
-        train.train(settings, watcher=Watcher(epoch=epochs.append))
+        result = train.train(settings, watcher=Watcher(epoch=epochs.append))
+        # The bundle's weights, which `judge` loaded, are those that `val` chose by.
+        said = decode(storage.read_bytes(f"{run.locate(settings)}/predictions/val.parquet"))
+        scores = metrics.evaluate(said.probabilities, said.labels, result.val.classes)
+        assert scores.log_loss == pytest.approx(result.val.log_loss, rel=1e-3)
         losses.append([(e.train_loss, e.val.log_loss) for e in epochs])
     assert losses[0] == [pytest.approx(pair, rel=1e-3) for pair in losses[1]]
 
