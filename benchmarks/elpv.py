@@ -27,7 +27,7 @@ RECIPE: dict[str, Any] = {
     "features": {"views": 4},
     "model": {"test_flips": "both"},
     "train": {"epochs": 8},
-    "search": {"unfrozen_layers": [9, 7], "lr": [1.2e-3], "scheduler": "none"},
+    "search": {"unfrozen_layers": [9, 5], "lr": [1.2e-3], "scheduler": "none"},
 }
 RESULTS = HERE / "results" / "elpv.json"
 SPLITS = HERE / "results" / "elpv_splits.json"

@@ -1,12 +1,15 @@
 """A search within a time budget: what it can afford, planned from rates measured on the cluster.
 
-All points are tried on a share of the rows for few epochs, the best of them are fitted on all rows:
-successive halving over rows and epochs (Jamieson and Talwalkar 2016) with two rungs, since starting
-a rung again costs seconds. What is given up for the time is said.
+Where all points can be fitted in full, they are. Else all are tried on a share of the rows for few
+epochs and the best of them are fitted on all rows: successive halving over rows and epochs
+(Jamieson and Talwalkar 2016) with two rungs, since starting a rung again costs seconds. Where that
+leaves most depths too few epochs, no points are compared: one fit has all of a node's CPUs. What is
+given up for the time is said.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -25,17 +28,26 @@ from rtl.loop import Learner
 from rtl.optimizer import make_optimizer
 from rtl.shards import Manifest
 
-SAFETY = 0.85
+SAFETY = 0.9
 """Share of the budget that is planned; the rest is for what was not foreseen."""
 
-START_SECONDS = 12.0
+START_SECONDS = 8.0
 """To start a round of trials and to end it."""
+
+PASS_RATE = 0.65
+"""Of the bare trunk's rate, what a pass from storage to features has."""
+
+FORWARD_RATE = 10
+"""Rows that pass the tail in the time in which one is trained on: the optimizer's step included."""
+
+VIEWS_SHARE = 0.25
+"""Of the time, that more than one view of an image may take: an epoch is worth more than a view."""
 
 SHARES = (1.0, 0.5, 0.25, 0.125)
 """Of the training rows, that the first round may take."""
 
-MIN_EPOCHS = 3
-"""Of the last round, that a depth must leave time for: after fewer a deep fit is behind others."""
+MIN_EPOCHS = 5
+"""Of a fit that may win: after fewer a deep fit is behind others."""
 
 MIN_ROWS = 128
 """Rows of the first round at least: fewer do not tell points apart."""
@@ -49,6 +61,10 @@ class Rates:
     """Images through the frozen trunk, all processes together."""
     tail: Mapping[int, float]
     """Training rows of one trial, others running beside it, by k."""
+    alone: Mapping[int, float]
+    """Training rows of one trial that has `cpus` to itself, by k."""
+    cpus: int
+    """Of a trial that runs alone."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +75,11 @@ class Round:
     """Share of the training rows."""
     epochs: int
     points: int
-    """How many are fitted."""
+    """How many are fitted; 0 leaves the round out."""
     seconds: float
     """Predicted."""
+    cpus: int | None = None
+    """Of each fit, where it is the only one; None leaves it at `train.cpus_per_worker`."""
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -77,8 +95,13 @@ class BudgetPlan:
     depths: tuple[int, ...]
     sweep: Round
     final: Round
+    judging: float
+    """Predicted seconds in which the winner answers for `val` and `test`."""
     given_up: tuple[str, ...]
     """What the config asks for and the time does not allow, a sentence each."""
+
+
+_NO_ROUND = Round(1.0, 0, 0, 0.0)
 
 
 def make_plan(
@@ -91,74 +114,113 @@ def make_plan(
     of each image passes the trunk and one epoch of one depth is trained, unless they are built.
     """
     left = seconds * SAFETY
-    train, val = manifest.rows("train"), manifest.rows("val")
+    train = manifest.rows("train")
+    fixed = manifest.rows("val") + manifest.rows("test")
     given_up: list[str] = []
     views = config.features.views
     if not built:
-        fixed = val + manifest.rows("test")
-        affordable = math.floor((0.45 * left * rates.trunk - fixed) / train)
+        rate = PASS_RATE * rates.trunk
+        affordable = math.floor((VIEWS_SHARE * left * rate - fixed) / train)
         views = max(1, min(views, affordable))
         if views < config.features.views:
             given_up.append(f"{views} instead of {config.features.views} views of an image")
-        left -= (fixed + views * train) / rates.trunk
-    rounds = left - 2 * START_SECONDS
+        left -= (fixed + views * train) / rate
+    costs = _Costs(config, train, manifest.rows("val"), rates)
+    judging = START_SECONDS
+    if config.model.test_flips != "none":
+        flips = len(inception.FLIPS[config.model.test_flips])  # each by the whole network
+        tail = max(1 / (FORWARD_RATE * rate) for rate in rates.alone.values())
+        judging += flips * fixed * (1 / rates.trunk + tail)
+    rounds = left - judging - START_SECONDS
     if built:  # what was begun is ended: the fastest fit there is, were it too long
         rounds = max(rounds, 0.0)
-
-    def fit_seconds(k: int, share: float, epochs: int) -> float:
-        return epochs * (share * train + val / 3) / rates.tail[k]
-
-    final_seconds = 0.6 * rounds
     depths = config.search.unfrozen_layers
-    fitting = [
-        tuple(k for k in depths if fit_seconds(k, 1.0, least) <= final_seconds)
-        for least in (min(MIN_EPOCHS, config.train.epochs), 1)
-    ]
-    kept = fitting[0] or fitting[1]
-    if built and not kept:
-        kept = (min(depths, key=lambda k: fit_seconds(k, 1.0, 1)),)
-    if not kept:
-        fastest = min(fit_seconds(k, 1.0, 1) for k in depths)
-        need = (seconds * SAFETY - left + 2 * START_SECONDS + fastest / 0.6) / SAFETY
+    fastest = min(costs.alone(k, 1) for k in depths)
+    if fastest > rounds and not built:
+        need = (seconds * SAFETY - rounds + fastest) / SAFETY
         raise ConfigError(
             f"search.budget_minutes is {seconds / 60:.1f} from here; one view of {train} images at "
-            f"{rates.trunk:.0f} a second and an epoch of one fit need {need / 60:.1f}. Give more, "
-            "or pack fewer images."
+            f"{PASS_RATE * rates.trunk:.0f} a second and an epoch of one fit need {need / 60:.1f}. "
+            "Give more, or pack fewer images."
         )
-    if len(kept) < len(depths):
-        dropped = sorted(set(depths) - set(kept))
-        given_up.append(f"the depths {dropped}: an epoch of them takes too long")
-    wanted = points(config, kept)
-    whole = float(np.mean([fit_seconds(k, 1.0, config.train.epochs) for k in kept]))
-    whole = wanted * whole / min(concurrent, wanted)
-    if whole <= rounds:  # no second round: ASHA alone decides
-        everything = Round(1.0, config.train.epochs, wanted, whole)
-        none = Round(1.0, config.train.epochs, 0, 0.0)
-        return BudgetPlan(views, kept, everything, none, tuple(given_up))
-    deepest = max(kept, key=lambda k: fit_seconds(k, 1.0, 1))
-    affordable = max(1, int(final_seconds // fit_seconds(deepest, 1.0, 1)))
-    epochs = min(config.train.epochs, affordable)
+    one = _deepest(costs, depths, rounds)
+    plan = (
+        _in_full(config, costs, depths, rounds, concurrent)
+        or _in_two_rounds(config, costs, depths, rounds, concurrent)
+        or _in_full(config, costs, (one,), rounds, concurrent)
+        or _in_two_rounds(config, costs, (one,), rounds, concurrent)
+        or _one_fit(config, costs, one, rounds)
+    )
+    if dropped := sorted(set(depths) - set(plan.depths)):
+        given_up.append(f"the depths {dropped}")
+    return dataclasses.replace(
+        plan, views=views, judging=judging, given_up=(*given_up, *plan.given_up)
+    )
+
+
+class _Costs:
+    """Predicted seconds of fits."""
+
+    def __init__(self, config: Config, train: int, val: int, rates: Rates) -> None:
+        self.train, self.rates = train, rates
+        self._val = val / FORWARD_RATE
+        self.least = min(MIN_EPOCHS, config.train.epochs)
+
+    def beside(self, k: int, share: float, epochs: int) -> float:
+        """Of a fit on a share of the rows, others running beside it."""
+        return epochs * (share * self.train + self._val) / self.rates.tail[k]
+
+    def alone(self, k: int, epochs: int) -> float:
+        """Of a fit that runs alone, on all rows."""
+        return epochs * (self.train + self._val) / self.rates.alone[k]
+
+
+def _in_full(
+    config: Config, costs: _Costs, depths: Sequence[int], rounds: float, concurrent: int
+) -> BudgetPlan | None:
+    """Every point on all rows, with ASHA alone to end one early."""
+    wanted = points(config, depths)
+    mean = float(np.mean([costs.beside(k, 1.0, config.train.epochs) for k in depths]))
+    whole = wanted * mean / min(concurrent, wanted)
+    if whole > rounds:
+        return None
+    return BudgetPlan(
+        0, tuple(depths), Round(1.0, config.train.epochs, wanted, whole), _NO_ROUND, 0.0, ()
+    )
+
+
+def _in_two_rounds(
+    config: Config, costs: _Costs, depths: Sequence[int], rounds: float, concurrent: int
+) -> BudgetPlan | None:
+    """Comparison on few rows, then the best of it on all; of depths that leave epochs enough."""
+    left = rounds - START_SECONDS
+    kept = tuple(k for k in depths if costs.beside(k, 1.0, costs.least) <= 0.6 * left)
+    if 2 * len(kept) < len(depths):
+        return None
+    deepest = max(kept, key=lambda k: costs.beside(k, 1.0, 1))
+    epochs = min(config.train.epochs, int(0.6 * left // costs.beside(deepest, 1.0, 1)))
+    finalists = min(config.search.finalists, concurrent)
+    final = Round(1.0, epochs, finalists, costs.beside(deepest, 1.0, epochs))
+    sweep = _comparison(config, costs, kept, left - final.seconds, concurrent)
+    given_up = []
     if epochs < config.train.epochs:
         given_up.append(f"{epochs} instead of {config.train.epochs} epochs of the finalists")
-    finalists = min(config.search.finalists, concurrent)
-    final = Round(1.0, epochs, finalists, fit_seconds(deepest, 1.0, epochs))
-    sweep = _first_round(config, kept, left - START_SECONDS * 2 - final.seconds, concurrent, train,
-                         fit_seconds)  # fmt: skip
+    wanted = points(config, kept)
     if sweep.points < wanted:
         given_up.append(f"{sweep.points} instead of {wanted} points")
     if sweep.rows < 1:
         given_up.append(f"the points are compared on {sweep.rows:.0%} of the rows")
-    return BudgetPlan(views, kept, sweep, final, tuple(given_up))
+    return BudgetPlan(0, kept, sweep, final, 0.0, tuple(given_up))
 
 
-def _first_round(
-    config: Config, depths: Sequence[int], seconds: float, concurrent: int, rows: int, cost: Any
+def _comparison(
+    config: Config, costs: _Costs, depths: Sequence[int], seconds: float, concurrent: int
 ) -> Round:
     """The most points on the most rows that fit; else fewer points, one at least."""
     wanted = points(config, depths)
     epochs = min(config.search.grace_epochs, config.train.epochs)
-    shares = [share for share in SHARES if share * rows >= MIN_ROWS] or [1.0]
-    mean = {share: float(np.mean([cost(k, share, epochs) for k in depths])) for share in shares}
+    shares = [share for share in SHARES if share * costs.train >= MIN_ROWS] or [1.0]
+    mean = {s: float(np.mean([costs.beside(k, s, epochs) for k in depths])) for s in shares}
     for share in shares:
         whole = wanted * mean[share] / min(concurrent, wanted)
         if whole <= seconds:
@@ -166,6 +228,25 @@ def _first_round(
     share = shares[-1]
     fewer = max(1, min(wanted, int(seconds * concurrent / mean[share])))
     return Round(share, epochs, fewer, fewer * mean[share] / min(concurrent, fewer))
+
+
+def _deepest(costs: _Costs, depths: Sequence[int], rounds: float) -> int:
+    """The deepest that leaves a fit that runs alone epochs enough, else the fastest."""
+    fitting = [k for k in depths if costs.alone(k, costs.least) <= rounds]
+    return max(fitting) if fitting else min(depths, key=lambda k: costs.alone(k, 1))
+
+
+def _one_fit(config: Config, costs: _Costs, k: int, rounds: float) -> BudgetPlan:
+    """One point, for as many epochs as fit, one at least."""
+    epochs = max(1, min(config.train.epochs, int(rounds // costs.alone(k, 1))))
+    given_up = []
+    compared = points(config, (k,))
+    if compared > 1:
+        given_up.append(f"the comparison of {compared} points: the first alone is fitted")
+    if epochs < config.train.epochs:
+        given_up.append(f"{epochs} instead of {config.train.epochs} epochs")
+    final = Round(1.0, epochs, 1, costs.alone(k, epochs), costs.rates.cpus)
+    return BudgetPlan(0, (k,), _NO_ROUND, final, 0.0, tuple(given_up))
 
 
 def points(config: Config, depths: Sequence[int]) -> int:
@@ -179,20 +260,33 @@ def points(config: Config, depths: Sequence[int]) -> int:
 def measure(config: Config, concurrent: int) -> Rates:
     """Runs the trunk and each depth's tail for some seconds, as many at once as later.
 
-    Takes 5 to 15 seconds. Ray is connected already.
+    Where that is several on CPUs, then once more in one process that has all of a node. Takes 5 to
+    20 seconds. Ray is connected already.
     """
-    gpus = config.train.gpus_per_worker
-    share = config.search.gpus_per_trial * gpus
-    options: dict[str, Any] = {"num_cpus": 1, "runtime_env": runtime.runtime_env(1)}
-    task = ray.remote(num_gpus=share, **options)(_measure)
-    found = ray.get([task.remote(config.to_dict()) for _ in range(concurrent)])
-    tails = {k: float(np.mean([r.tail[k] for r in found])) for k in config.search.unfrozen_layers}
-    return Rates(sum(r.trunk for r in found), tails)
+    settings = config.train
+    share = config.search.gpus_per_trial * settings.gpus_per_worker
+    each = settings.cpus_per_worker or 1
+    found = _run(config, concurrent * settings.workers, each, share)
+    depths = config.search.unfrozen_layers
+    # The workers of one trial share its rows.
+    tail = {k: settings.workers * float(np.mean([r.tail[k] for r in found])) for k in depths}
+    rates = Rates(sum(r.trunk for r in found), tail, tail, each)
+    cpus = int(max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))  # type: ignore[no-untyped-call]
+    if concurrent == 1 or settings.workers > 1 or settings.gpus_per_worker:
+        return rates
+    (one,) = _run(config, 1, cpus, 0.0)
+    return dataclasses.replace(rates, alone=one.tail, cpus=cpus)
 
 
-def _measure(tree: dict[str, Any]) -> Rates:
+def _run(config: Config, processes: int, cpus: int, gpus: float) -> list[Rates]:
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, runtime_env=runtime.runtime_env(cpus))(_measure)
+    rates: list[Rates] = ray.get([task.remote(config.to_dict(), cpus) for _ in range(processes)])
+    return rates
+
+
+def _measure(tree: dict[str, Any], threads: int) -> Rates:
     """One process's rates."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     config = from_dict(tree)
     where = device.pick(bool(config.train.gpus_per_worker))
     weights = pretrained.load(config.model.weights, config.storage)
@@ -205,7 +299,7 @@ def _measure(tree: dict[str, Any]) -> Rates:
         features = learner.features(images)
         trunk = len(images) / (time.monotonic() - started)  # the last one is the longest trunk's
         tails[k] = _training_rate(learner, features.repeat(2, *[1] * (features.ndim - 1)), config)
-    return Rates(trunk, tails)
+    return Rates(trunk, tails, tails, threads)
 
 
 def _training_rate(learner: Learner, features: torch.Tensor, config: Config) -> float:
@@ -213,7 +307,7 @@ def _training_rate(learner: Learner, features: torch.Tensor, config: Config) -> 
     optimizer = make_optimizer(learner.tail, config.optimizer)
     labels = torch.zeros(len(features), dtype=torch.int64, device=learner.device)
     inception.set_train_mode(learner.tail, config.model.batch_norm)
-    started, steps = 0.0, 3
+    started, steps = 0.0, 2
     for step in range(-1, steps):
         if step == 0:
             started = time.monotonic()

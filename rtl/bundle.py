@@ -229,8 +229,7 @@ def _check_state(state: dict[str, torch.Tensor], num_classes: int, uri: str) -> 
 class Classifier:
     """A model ready to answer: the one inference of the endpoint, evaluation and batch prediction.
 
-    BatchNorm is folded away; the convolutions compute in the device's arithmetic, the classifier
-    and the softmax in fp32, so that probabilities are not rounded to bf16's 8 bits.
+    See `inception.Predictor` for its arithmetic.
     """
 
     def __init__(
@@ -242,10 +241,10 @@ class Classifier:
     ) -> None:
         self.info = info
         self.device = device
-        trunk, head = inception.split(network, 0)
         dtype = devices.resolve_precision(precision, device)
-        self._trunk = inception.Frozen(trunk, info.mean, info.std, device, dtype)
-        self._head = inception.fold(head).to(device, torch.float32)
+        self._predictor = inception.Predictor(
+            network, info.mean, info.std, device, dtype, info.test_flips, info.temperature
+        )
 
     @classmethod
     def load(
@@ -264,13 +263,6 @@ class Classifier:
         """
         return images.resize(images.decode(data, max_pixels), self.info.image_size)
 
-    @torch.inference_mode()
     def predict(self, batch: torch.Tensor) -> torch.Tensor:
         """uint8 (N, 3, S, S) on the CPU to probabilities, float32 (N, C) on the CPU."""
-        pixels = devices.to_device(batch, self.device)
-        flips = inception.FLIPS[self.info.test_flips]
-        return torch.stack([self._probabilities(pixels.flip(dims)) for dims in flips]).mean(0).cpu()
-
-    def _probabilities(self, pixels: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._head(self._trunk(pixels).float())
-        return torch.softmax(logits / self.info.temperature, dim=1)
+        return self._predictor(devices.to_device(batch, self.device)).cpu()

@@ -103,24 +103,29 @@ class Learner:
     def predict(
         self, batches: Iterator[Batch], flips: Flips = "none", tail: nn.Module | None = None
     ) -> Predictions:
-        """Probabilities of all rows of one process, in fp32; of images, the mean over flips.
+        """Probabilities of all rows of one process, in fp32.
 
-        By the tail, or by another one of its kind.
+        By the tail, or by another one of its kind; the mean over `flips` of images by the whole
+        network as it is served.
         """
         tail = tail or self.tail
         tail.eval()
+        served = None
+        if flips != "none":
+            mean, std = self._pretrained.mean, self._pretrained.std
+            served = inception.Predictor(self.network, mean, std, self.device, self.dtype, flips)
         ids: list[str] = []
         labels, probabilities = [], []
         with torch.inference_mode():
             for batch in batches:
                 if len(batch):
-                    said = [
-                        self.logits(self.features(batch.inputs.flip(dims)), tail).softmax(dim=1)
-                        for dims in inception.FLIPS[flips]
-                    ]
+                    if served:
+                        said = served(devices.to_device(batch.inputs, self.device))
+                    else:
+                        said = self.logits(self.features(batch.inputs), tail).softmax(dim=1)
                     ids += batch.ids
                     labels.append(batch.labels.numpy())
-                    probabilities.append(torch.stack(said).mean(0).cpu().numpy())
+                    probabilities.append(said.cpu().numpy())
         if not ids:
             none = np.empty((0, self.num_classes), np.float32)
             return Predictions([], np.empty(0, np.int64), none)

@@ -17,7 +17,7 @@ import numpy as np
 import ray
 import torch
 
-from rtl import budget, features, inception, runtime, sweep, trunk_pass
+from rtl import budget, features, inception, runtime, trial_process, trunk_pass
 from rtl.config import Config, from_dict
 from rtl.data import Batch, Source
 from rtl.errors import TrainingError
@@ -98,8 +98,8 @@ def _test(tree: dict[str, Any], unfrozen_layers: int) -> RangeTest:
     runtime.quiet()
     torch.set_num_threads(1)
     base = from_dict(tree)
-    config = sweep.at(base, {"model.unfrozen_layers": unfrozen_layers}, base.train.seed)
-    learner, source, plan = sweep.parts(config.replace(train={"epochs": STEPS}))
+    config = trial_process.at(base, {"model.unfrozen_layers": unfrozen_layers}, base.train.seed)
+    learner, source, plan = trial_process.parts(config.replace(train={"epochs": STEPS}))
     optimizer = make_optimizer(learner.tail, config.optimizer)
     inception.set_train_mode(learner.tail, config.model.batch_norm)
     weights = class_weights(plan.manifest.counts["train"], config.train.class_weights)

@@ -131,12 +131,11 @@ def env_vars(num_threads: int) -> dict[str, str]:
 def runtime_env(num_threads: int) -> dict[str, Any]:
     """What a task asks Ray for to have `env_vars`.
 
-    Nothing on a cluster that `connect` started: its workers inherit them, and those that wait
-    already can be used; a worker with an environment of its own starts anew, for seconds.
+    Nothing on a cluster that `connect` started: its workers inherit what matters there, those that
+    wait already can be used, and what runs in them sets its number of threads itself. A worker with
+    an environment of its own starts anew, for seconds.
     """
-    if not joined() and num_threads == 1:  # Ray itself gives a task of one CPU one thread
-        return {}
-    return {"env_vars": env_vars(num_threads)}
+    return {"env_vars": env_vars(num_threads)} if joined() else {}
 
 
 def check_resources(
@@ -144,7 +143,8 @@ def check_resources(
 ) -> None:
     """Raises ResourceError where the cluster can never hold what is about to start.
 
-    `data_cpus` is what must stay free for Ray Data, which starves silently without it.
+    A worker's CPUs are those of one node. `data_cpus` is what must stay free for Ray Data, which
+    starves silently without it.
     """
     import ray
 
@@ -157,6 +157,12 @@ def check_resources(
             f"{purpose} needs {workers} x {cpus_per_worker:g} CPUs for workers + {data_cpus:g} for "
             f"Ray Data = {need_cpus:g} CPUs, the cluster has {cpus:g}. Ask for fewer with "
             "train.workers or train.cpus_per_worker, or add a node."
+        )
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if cpus_per_worker > max(nodes):
+        raise ResourceError(
+            f"{purpose} needs {cpus_per_worker:g} CPUs for each worker, the largest node has "
+            f"{max(nodes):g}. Lower train.cpus_per_worker, or add a larger node."
         )
     if need_gpus > gpus:
         raise ResourceError(

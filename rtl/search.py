@@ -1,9 +1,9 @@
 """`rtl search`: which depth and learning rate, by Ray Tune over one pass of the frozen trunk.
 
-Each trial is a fit of one process on cached features. Optuna proposes the points or all of a grid
-are tried, ASHA ends those that fall behind, and the finalists are fitted with further seeds. Each
-trial is recorded as it ends, so that `--resume` runs none again. `test` is opened once, for the
-winner.
+Each trial is a fit on cached features, of one process or of the workers of a TorchTrainer. Optuna
+proposes the points or all of a grid are tried, ASHA ends those that fall behind, and the finalists
+are fitted with further seeds. Each trial is recorded as it ends, so that `--resume` runs none
+again. `test` is opened once, for the winner.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from typing import Any
 import ray
 import torch
 
-from rtl import budget, features, run, runtime, storage, sweep, trials, trunk_pass
+from rtl import budget, features, run, runtime, storage, sweep, trial_process, trials, trunk_pass
 from rtl.budget import BudgetPlan
 from rtl.checkpoint import Checkpoints
 from rtl.config import Config, from_dict
 from rtl.errors import ConfigError, TrainingError
 from rtl.loop import Hooks
 from rtl.sections import Range
-from rtl.sweep import Board, Job, Watch
+from rtl.sweep import Board, Watch
 from rtl.train import conclude, judge, prepare, write_outcome
+from rtl.trial_process import Job
 
 
 def search(
@@ -104,7 +105,7 @@ def search(
         runtime_env=runtime.runtime_env(cpus),
         max_retries=2,
     )(_judge_winner)
-    settings = sweep.at(config, choice.winner.point, choice.winner.seed)
+    settings = trial_process.at(config, choice.winner.point, choice.winner.seed)
     checkpoints = trials.checkpoints(uri, choice.winner.number)
     ray.get(task.remote(settings.to_dict(), uri, checkpoints, cpus))
     outcome = storage.read_json(storage.join(uri, "outcome.json"))
@@ -121,9 +122,12 @@ def _room(config: Config, data_cpus: int) -> int:
     """Trials that the cluster holds side by side. Raises ResourceError where it is none."""
     cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
     gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-    share = config.search.gpus_per_trial * config.train.gpus_per_worker
-    runtime.check_resources("A trial", 1, 1, share, data_cpus)
-    room = cpus - data_cpus
+    settings = config.train
+    each, share = sweep.resources(config)
+    runtime.check_resources(
+        "A trial", settings.workers, each // settings.workers, share / settings.workers, data_cpus
+    )
+    room = (cpus - data_cpus) // each
     if share:
         room = min(room, math.floor(gpus / share))
     return max(1, min(config.search.concurrent or room, room))
@@ -166,34 +170,51 @@ def _repeat(config: Config, board: Board, concurrent: int) -> None:
 def _rounds(
     config: Config, board: Board, concurrent: int, plan: BudgetPlan, deadline: float
 ) -> None:
-    """The two rounds of a search with a budget; both end in time."""
+    """The rounds of a search with a budget; all end in time."""
     first, final = plan.sweep, plan.final
-    last = deadline - budget.START_SECONDS
-    settings = config.at(first.overrides).replace(
-        search={"unfrozen_layers": plan.depths, "trials": first.points}
-    )
-    if config.search.sampler == "grid":
-        points = grid(settings)
-        chosen = points[:: max(1, len(points) // first.points)][: first.points]
-        jobs = [Job(i, {**p, **first.overrides}, config.train.seed) for i, p in enumerate(chosen)]
-        sweep.run(settings, board, concurrent, jobs, 0, (), last - final.seconds)
-    else:
+    last = deadline - plan.judging
+    config = config.replace(search={"unfrozen_layers": plan.depths})
+    seed = config.train.seed
+    if first.points:
         until = last - final.seconds
-        sweep.run(settings, board, concurrent, [], first.points, (), until, first.overrides)
+        settings = config.at(first.overrides).replace(search={"trials": first.points})
+        if config.search.sampler == "grid":
+            points = grid(settings)
+            chosen = points[:: max(1, len(points) // first.points)][: first.points]
+            jobs = [Job(i, {**p, **first.overrides}, seed) for i, p in enumerate(chosen)]
+            sweep.run(settings, board, concurrent, jobs, 0, (), until)
+        else:
+            sweep.run(settings, board, concurrent, [], first.points, (), until, first.overrides)
     if final.points:
-        best = trials.finalists(board.trials, final.points)
+        best = [trial.point for trial in trials.finalists(board.trials, final.points)]
+        number = board.next_number
         jobs = [
-            Job(board.next_number + i, {**trial.point, **final.overrides}, config.train.seed)
-            for i, trial in enumerate(best)
+            Job(number + i, {**point, **final.overrides}, seed)
+            for i, point in enumerate(best or [_first_point(config)])
         ]
-        sweep.run(config, board, concurrent, jobs, 0, None, last)
+        if final.cpus:
+            config = config.replace(train={"cpus_per_worker": final.cpus})
+        sweep.run(config, board, len(jobs), jobs, 0, None, last)
+
+
+def _first_point(config: Config) -> dict[str, Any]:
+    """The first value of each list, the middle of each range."""
+    point: dict[str, Any] = {}
+    for key, values in config.search.points.items():
+        if isinstance(values, Range):
+            low, high = values.min, values.max
+            middle = math.sqrt(low * high) if values.log else (low + high) / 2
+            point[key] = round(middle) if isinstance(config.get(key), int) else middle
+        else:
+            point[key] = values[0]
+    return point
 
 
 def _judge_winner(config: dict[str, Any], uri: str, winner: str, threads: int) -> None:
     """Opens `test` with the winner's weights and writes its bundle."""
     settings = from_dict(config)
     torch.set_num_threads(threads)
-    learner, source, plan = sweep.parts(settings)
+    learner, source, plan = trial_process.parts(settings)
     checkpoints = Checkpoints(winner)
     state = checkpoints.last()
     if state is None:

@@ -10,54 +10,28 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-
-from rtl import device, pretrained, runtime, storage, trials
-from rtl.budget import points
-from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
-from rtl.config import Config, from_dict
-from rtl.data import Plan
-from rtl.loop import Hooks, Learner, fit
-from rtl.predictions import Predictions, encode
+from rtl import runtime, storage, trials
+from rtl.config import Config
 from rtl.sections import Range
-from rtl.shards import load_manifest
-from rtl.train import make_source
+from rtl.trial_process import Job, group_of_workers, number_of, one_process
 from rtl.trials import State, Trial, TrialEpoch
 
 Watch = Callable[[Sequence[Trial]], None]
 
 
-@dataclass(frozen=True)
-class Job:
-    """A trial that is to be run."""
-
-    number: int
-    point: Mapping[str, Any]
-    seed: int
-    finalist_of: int | None = None
-
-
-def at(config: Config, point: Mapping[str, Any], seed: int) -> Config:
-    """The config of one trial, a fit of one worker."""
-    return config.at({**point, "train.seed": seed}).replace(
-        train={"workers": 1, "cpus_per_worker": 1}
-    )
-
-
-def parts(config: Config) -> tuple[Learner, Any, Plan]:
-    """What one process needs for a fit."""
-    manifest = load_manifest(str(config.data.uri))
-    plan = Plan.of(config, manifest)
-    weights = pretrained.load(config.model.weights, config.storage)
-    where = device.pick(bool(config.train.gpus_per_worker))
-    learner = Learner(config, len(manifest.classes), weights, where)
-    count = points(config, config.search.unfrozen_layers)
-    return learner, make_source(config, plan, 0, count), plan
+def resources(config: Config) -> tuple[int, float]:
+    """CPUs and GPUs that a trial holds; one of several workers shares no GPU with another."""
+    settings = config.train
+    if settings.workers == 1:
+        share = config.search.gpus_per_trial * settings.gpus_per_worker
+        return settings.cpus_per_worker or 1, share
+    cpus = settings.workers * (settings.cpus_per_worker or 1)
+    return cpus, float(settings.workers * settings.gpus_per_worker)
 
 
 def run(
@@ -85,9 +59,15 @@ def run(
         storage.delete(trials.locate(board.uri, job.number))
     board.jobs = {job.number: job for job in jobs}
     board.fixed = fixed or {}
+    # Of several workers Ray Train reserves what they need; the trial itself only waits for them.
+    alone = config.train.workers == 1
+    board.cpus, board.gpus = resources(config)
     trainable = tune.with_resources(
-        tune.with_parameters(_trial, config=config.to_dict(), uri=board.uri),
-        {"cpu": 1, "gpu": config.search.gpus_per_trial * config.train.gpus_per_worker},
+        tune.with_parameters(
+            one_process if alone else group_of_workers(), tree=config.to_dict(), uri=board.uri
+        ),
+        # Tune refuses to reserve nothing: a byte of memory.
+        {"cpu": board.cpus, "gpu": board.gpus} if alone else {"memory": 1},
     )
     space = {} if proposals else {"job": tune.grid_search([vars(job) for job in jobs])}
     with tempfile.TemporaryDirectory(prefix="rtl-search-") as folder:
@@ -101,7 +81,7 @@ def run(
                 scheduler=None if ended is None else _asha(config, ended),
                 num_samples=proposals or 1,
                 max_concurrent_trials=concurrent,
-                reuse_actors=True,
+                reuse_actors=alone,
                 # Functions: Tune copies a bound method, and the board with it.
                 trial_name_creator=lambda trial: board.name(trial),
                 trial_dirname_creator=lambda trial: board.name(trial),
@@ -110,6 +90,7 @@ def run(
             run_config=tune.RunConfig(
                 name=f"search-{secrets.token_hex(4)}", storage_path=folder, verbose=0,
                 callbacks=[board.callback()], stop=_stopper(deadline),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )  # fmt: skip
         outcomes = tuner.fit()
@@ -194,62 +175,6 @@ def _stopper(deadline: float | None) -> Any:
     return Deadline()
 
 
-def _trial(tune_config: dict[str, Any], config: dict[str, Any], uri: str) -> None:
-    """What a trial's process runs."""
-    from ray import tune
-
-    runtime.quiet()
-    base = from_dict(config)
-    torch.set_num_threads(1)
-    job = tune_config.get("job")
-    point, seed = (job["point"], job["seed"]) if job else (tune_config, base.train.seed)
-    settings = at(base, point, seed)
-    number = _number(tune.get_context().get_trial_name())
-    hooks = _TrialHooks(uri, number, settings)
-    learner, source, plan = parts(settings)
-    fit(learner, source, plan, settings, hooks)
-
-
-def _number(name: str) -> int:
-    return int(name.removeprefix("trial-"))
-
-
-class _TrialHooks(Hooks):
-    """Commits a trial's weights when they are its best so far, and tells Tune its score."""
-
-    def __init__(self, uri: str, number: int, config: Config) -> None:
-        self._uri = uri
-        self._number = number
-        self._checkpoints = Checkpoints(trials.checkpoints(uri, number))
-        self._metric = config.train.metric
-        self._best = -math.inf
-
-    def save(self, checkpoint: Checkpoint, val: Predictions) -> None:
-        """See `Hooks`. The optimizer is left out: a trial is not resumed in mid-fit."""
-        if checkpoint.history[-1].epoch == checkpoint.best:
-            self._checkpoints.save(
-                Checkpoint(checkpoint.history, checkpoint.best, checkpoint.judged)
-            )
-            storage.write_bytes(trials.val_predictions(self._uri, self._number), encode(val))
-
-    def report(self, epoch: Epoch) -> None:
-        """See `Hooks`."""
-        from ray import tune
-
-        score = epoch.val.score(self._metric)
-        self._best = max(self._best, score)
-        tune.report(
-            {
-                "epochs": epoch.epoch + 1,
-                "score": self._best,
-                "epoch_score": score,
-                "train_loss": epoch.train_loss,
-                "log_loss": epoch.val.log_loss,
-                "seconds": epoch.seconds,
-            }
-        )
-
-
 class Board:
     """All trials as Tune reports them, in the driver."""
 
@@ -259,6 +184,8 @@ class Board:
         """Those of the call of Tune that runs."""
         self.fixed: Mapping[str, Any] = {}
         """Added to each point that it proposes."""
+        self.cpus, self.gpus = 1, 0.0
+        """That each of its trials holds."""
         self._config = config
         self._watch = watch
         self._trials = {trial.number: trial for trial in ended}
@@ -297,15 +224,15 @@ class Board:
 
     def start(self, tune_trial: Any) -> None:
         """A trial begins."""
-        number = _number(self.name(tune_trial))
+        number = number_of(self.name(tune_trial))
         job = tune_trial.config.get("job") or {}
-        gpus = self._config.search.gpus_per_trial * self._config.train.gpus_per_worker
         self._starts[number] = time.monotonic()
         trial = Trial(
             number=number,
             point=job.get("point") or {**tune_trial.config, **self.fixed},
             seed=job.get("seed", self._config.train.seed),
-            gpus=gpus,
+            cpus=self.cpus,
+            gpus=self.gpus,
             finalist_of=job.get("finalist_of"),
         )
         trials.record(self.uri, trial)
@@ -313,7 +240,7 @@ class Board:
 
     def report(self, tune_trial: Any, result: Mapping[str, Any]) -> None:
         """A trial ended an epoch."""
-        trial = self._trials[_number(self.name(tune_trial))]
+        trial = self._trials[number_of(self.name(tune_trial))]
         epoch = TrialEpoch(
             epoch=result["epochs"] - 1, train_loss=result["train_loss"],
             score=result["epoch_score"], log_loss=result["log_loss"], seconds=result["seconds"],
@@ -323,7 +250,7 @@ class Board:
 
     def end(self, tune_trial: Any, failed: bool) -> None:
         """A trial ended."""
-        self._end(self._trials[_number(self.name(tune_trial))], failed)
+        self._end(self._trials[number_of(self.name(tune_trial))], failed)
 
     def stop_running(self) -> None:
         """Ends the trials of which no end was told."""
@@ -343,7 +270,7 @@ class Board:
         """Adds to a failed trial what rtl said, else the last line of what Ray did."""
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = lines[-1].removeprefix("rtl.errors.")
-        trial = replace(self._trials[_number(name)], reason=reason)
+        trial = replace(self._trials[number_of(name)], reason=reason)
         trials.record(self.uri, trial)
         self._put(trial)
 

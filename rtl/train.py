@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import datetime
 import platform
-import shutil
-import tempfile
 import time
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 import torch
-from torch import nn
 
 from rtl import (
     bundle,
@@ -30,7 +27,7 @@ from rtl import (
     trunk_pass,
 )
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
-from rtl.config import Config
+from rtl.config import Config, from_dict
 from rtl.data import ImageReader, InMemory, Plan, Source, Stream
 from rtl.errors import ConfigError, DataError, ResourceError, TrainingError
 from rtl.features import FeatureReader
@@ -39,8 +36,7 @@ from rtl.metrics import Scores
 from rtl.predictions import Predictions, encode
 from rtl.progress import Watcher, mailbox
 from rtl.shards import Manifest, load_manifest
-
-T = TypeVar("T")
+from rtl.trainer import GroupHooks, launch
 
 
 def train(config: Config, resume: bool = False, watcher: Watcher | None = None) -> run.Result:
@@ -62,10 +58,18 @@ def train(config: Config, resume: bool = False, watcher: Watcher | None = None) 
     if cached:
         trunk_pass.build(config, manifest, [k], watcher.features)
     with mailbox(watcher) as box:
-        _fit(config, uri, box)
-        error = ray.get(box.error.remote())
-    if error is not None:
-        raise error
+        failures = config.train.max_failures
+        about = {"config": config.to_dict(), "uri": uri, "mailbox": box}
+        try:
+            launch(_worker, about, config, failures)
+        except TrainingError as error:
+            raise TrainingError(
+                f"Training stopped after {failures} restarts (train.max_failures): {error}. Its "
+                "last commit stands: go on with --resume."
+            ) from error
+        reason = ray.get(box.error.remote())
+    if reason is not None:
+        raise reason
     outcome = storage.read_json(storage.join(uri, "outcome.json"))
     return conclude(config, "train", uri, outcome, time.monotonic() - started)
 
@@ -205,67 +209,26 @@ def conclude(
     return result
 
 
-def _fit(config: Config, uri: str, box: Any) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
-
-    settings = config.train
-    cpus = settings.cpus_per_worker or 1
-    # Ray's own records: its checkpoints are not used, so they need not outlive the attempt.
-    folder = tempfile.mkdtemp(prefix="rtl-train-")
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"config": config.to_dict(), "uri": uri, "mailbox": box},
-        scaling_config=ScalingConfig(
-            num_workers=settings.workers,
-            use_gpu=bool(settings.gpus_per_worker),
-            resources_per_worker={"CPU": cpus}
-            | ({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}),
-        ),
-        run_config=RunConfig(
-            name="attempt",
-            storage_path=folder,
-            failure_config=FailureConfig(max_failures=settings.max_failures),
-            worker_runtime_env={"env_vars": runtime.env_vars(cpus)},  # type: ignore[call-arg]
-        ),
-    )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        raise TrainingError(
-            f"Training stopped after {settings.max_failures} restarts (train.max_failures): "
-            f"{str(error).strip().splitlines()[-1]}. Its last commit stands: go on with --resume."
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _worker(loop_config: dict[str, Any]) -> None:
     """What each worker of the TorchTrainer runs."""
-    import ray.train
-
-    from rtl.config import from_dict
-
     box = loop_config["mailbox"]
     if ray.get(box.error.remote()) is not None:
         return  # the attempt before failed for a reason that stays
-    context = ray.train.get_context()
     config, uri = from_dict(loop_config["config"]), loop_config["uri"]
     runtime.quiet()
     torch.set_num_threads(config.train.cpus_per_worker or 1)
     try:
-        _fit_and_judge(config, uri, _WorkerHooks(uri, box), context)
+        _fit_and_judge(config, uri, _WorkerHooks(uri, box))
     except (TrainingError, DataError, ConfigError, ResourceError) as error:
         ray.get(box.fail.remote(error))
         raise
 
 
-def _fit_and_judge(config: Config, uri: str, hooks: _WorkerHooks, context: Any) -> None:
+def _fit_and_judge(config: Config, uri: str, hooks: _WorkerHooks) -> None:
     import ray.train.torch
 
     manifest = load_manifest(str(config.data.uri))
-    plan = Plan.of(config, manifest, context.get_world_rank(), context.get_world_size())
+    plan = Plan.of(config, manifest, hooks.rank, hooks.ranks)
     weights = pretrained.load(config.model.weights, config.storage)
     device = ray.train.torch.get_device()
     learner = Learner(config, len(manifest.classes), weights, device)
@@ -299,45 +262,26 @@ def judge(
     return {s: predict_split(learner, source, plan, s, hooks, flips) for s in splits}
 
 
-class _WorkerHooks(Hooks):
+class _WorkerHooks(GroupHooks):
     """A worker of the TorchTrainer: rank 0 commits and tells the driver."""
 
     def __init__(self, uri: str, box: Any) -> None:
-        import ray.train
-
-        context = ray.train.get_context()
-        self._leads = context.get_world_rank() == 0
-        self._ranks = context.get_world_size()
+        super().__init__()
         self._checkpoints = Checkpoints(storage.join(uri, "checkpoints"))
         self._box = box
 
     def report(self, epoch: Epoch) -> None:
         """See `Hooks`."""
-        if self._leads:
+        if self.rank == 0:
             self._box.put.remote(("epoch", epoch.to_dict()))
 
     def progress(self, epoch: int, rows: int, total: int) -> None:
         """See `Hooks`."""
-        if self._leads:
+        if self.rank == 0:
             self._box.put.remote(("step", (epoch, rows, total)))
 
     def save(self, checkpoint: Checkpoint, val: Predictions) -> None:  # noqa: ARG002
         """See `Hooks`; no worker goes on before the commit stands."""
-        if self._leads:
+        if self.rank == 0:
             self._checkpoints.save(checkpoint)
         self.gather(None)
-
-    def gather(self, value: T) -> list[T]:
-        """See `Hooks`."""
-        if self._ranks == 1:
-            return [value]
-        values: list[Any] = [None] * self._ranks
-        torch.distributed.all_gather_object(values, value)
-        return values
-
-    def wrap(self, tail: nn.Module) -> nn.Module:
-        """See `Hooks`."""
-        import ray.train.torch
-
-        wrapped: nn.Module = ray.train.torch.prepare_model(tail)
-        return wrapped

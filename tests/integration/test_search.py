@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from rtl import predictions, recipes, registry, run, search, storage, trials
 from rtl.errors import ConfigError, RunExistsError, TrainingError
@@ -125,6 +126,38 @@ def test_a_search_with_a_budget_ends_in_time_with_a_winner(
     assert (winner.unfrozen_layers, winner.lr) == (result.unfrozen_layers, result.lr)
     with pytest.raises(ConfigError, match="another --name"):
         search.search(settings.replace(name="other"), resume=True)
+
+
+def test_trials_of_two_workers_give_the_scores_of_one_and_free_what_they_held(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    make_dataset(f"{tmp_path}/data", train=48)
+    settings = recipes.load().replace(
+        name="alone",
+        storage=f"{tmp_path}/root",
+        data={"uri": f"{tmp_path}/data", "image_size": 80},
+        model={"precision": "fp32"},
+        train={"epochs": 3, "batch_size": 8},
+        search={"unfrozen_layers": [0], "lr": [1e-2, 1e-30, 1e30], "sampler": "grid",
+                "grace_epochs": 1, "reduction_factor": 2, "concurrent": 1},
+    )  # fmt: skip
+    alone = search.search(settings)
+    seen: list[list[Trial]] = []
+    group = search.search(
+        settings.replace(name="group", train={"workers": 2}), watch=lambda t: seen.append(list(t))
+    )
+    assert [t.state for t in seen[-1]] == ["finished", "stopped", "failed"]
+    assert [t.cpus for t in seen[-1]] == [2, 2, 2]
+    assert "optimizer.lr" in seen[-1][2].reason
+    one, two = (
+        trials.recorded(storage.join(settings.storage, "runs", n)) for n in ("alone", "group")
+    )
+    for a, b in zip(one, two, strict=True):
+        assert [e.score for e in a.history] == [e.score for e in b.history]
+        losses = [e.train_loss for e in b.history]
+        assert [e.train_loss for e in a.history] == pytest.approx(losses, rel=1e-4)
+    assert group.val.log_loss == pytest.approx(alone.val.log_loss, rel=1e-4)
+    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
 
 
 def _outcome(trial: Trial) -> tuple[Any, ...]:

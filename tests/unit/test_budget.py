@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 
 from rtl import recipes
-from rtl.budget import SAFETY, START_SECONDS, BudgetPlan, Rates, make_plan
+from rtl.budget import MIN_EPOCHS, PASS_RATE, SAFETY, START_SECONDS, BudgetPlan, Rates, make_plan
 from rtl.config import Config
 from rtl.errors import ConfigError
 from rtl.shards import Manifest, Shard
 
-RATES = Rates(trunk=25.0, tail={0: 3000.0, 1: 150.0, 2: 60.0, 3: 25.0, 5: 14.0})
+BESIDE = {0: 3000.0, 1: 150.0, 2: 80.0, 3: 49.0, 5: 32.0}
+ALONE = {k: 1.8 * rate for k, rate in BESIDE.items()}
+RATES = Rates(trunk=150.0, tail=BESIDE, alone=ALONE, cpus=2)
 
 
 def manifest(train: int) -> Manifest:
@@ -33,15 +35,16 @@ def plan(seconds: float, train: int = 1700, built: bool = False, **search: Any) 
 
 def predicted(found: BudgetPlan, train: int) -> float:
     images = found.views * train + train // 6 + train // 3
-    return images / RATES.trunk + found.sweep.seconds + found.final.seconds
+    rounds = found.sweep.seconds + found.final.seconds + found.judging
+    return images / (PASS_RATE * RATES.trunk) + rounds
 
 
 @pytest.mark.parametrize("seconds", [240, 300, 600, 1200, 1800, 3600])
 def test_a_plan_fits_its_time(seconds: float) -> None:
     found = plan(seconds)
-    assert predicted(found, 1700) + 2 * START_SECONDS <= SAFETY * seconds
-    assert found.sweep.points >= 1
-    assert found.final.epochs >= 1
+    rounds = (found.sweep.points > 0) + (found.final.points > 0)
+    assert rounds
+    assert predicted(found, 1700) + rounds * START_SECONDS <= SAFETY * seconds
 
 
 def test_the_aim_twenty_thousand_photos_two_cores_thirty_minutes() -> None:
@@ -69,8 +72,8 @@ def test_depths_whose_epoch_is_too_long_are_left_out() -> None:
 
 def test_features_that_are_there_leave_time_for_the_rounds() -> None:
     found, cold = plan(480, built=True), plan(480)
-    assert (found.depths, cold.depths) == ((0, 3), (0,))
-    assert found.final.epochs == 3
+    assert found.views == cold.views == 4
+    assert (found.final.epochs, cold.final.epochs) == (6, 5)
 
 
 def test_a_budget_that_cannot_hold_is_refused_with_what_it_needs() -> None:
@@ -82,8 +85,28 @@ def test_a_budget_that_cannot_hold_is_refused_with_what_it_needs() -> None:
 
 def test_what_was_begun_is_ended() -> None:
     found = plan(5, built=True)
-    assert (found.depths, found.final.points, found.final.epochs) == ((0,), 2, 1)
-    assert found.sweep.points == 1
+    assert (found.depths, found.final.points, found.final.epochs) == ((0,), 1, 1)
+    assert found.sweep.points == 0
+
+
+def test_where_comparing_would_leave_too_few_epochs_one_deep_fit_has_all_cpus() -> None:
+    found = plan(300, unfrozen_layers=[3, 5])
+    assert (found.depths, found.sweep.points, found.final.points) == ((5,), 0, 1)
+    assert found.final.cpus == RATES.cpus
+    assert found.final.epochs >= MIN_EPOCHS
+    assert any("comparison of 9 points" in line for line in found.given_up)
+
+
+def test_one_depth_is_searched_where_only_one_fits() -> None:
+    found = plan(90)
+    assert (found.depths, found.sweep.points, found.final.points) == ((0,), 9, 0)
+
+
+def test_flips_of_the_winner_are_planned_for() -> None:
+    config = Config().replace(search={"unfrozen_layers": [3]})
+    with_flips = config.replace(model={"test_flips": "both"})
+    a, b = (make_plan(c, manifest(1700), RATES, 900, 2, built=True) for c in (config, with_flips))
+    assert b.judging - a.judging >= 4 * (1700 // 6 + 1700 // 3) / RATES.trunk
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,11 @@ LAYERS = {
         "sources", "webdataset", "placement", "pack", "data", "lease", "features", "trunk_pass",
         "prune",
     },
-    "fit": {"checkpoint", "run", "optimizer", "loop", "progress", "train"},
-    "judge": {"budget", "sweep", "search", "lr_find", "evaluate", "report"},
+    "fit": {"checkpoint", "run", "optimizer", "loop", "progress", "trainer", "train"},
+    "judge": {
+        "budget", "group_trial", "trial_process", "sweep", "search", "lr_find", "evaluate",
+        "report",
+    },
     "serve": {"serve"},
     "top": {"predict", "console", "demo", "cli"},
 }  # fmt: skip
