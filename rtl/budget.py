@@ -29,9 +29,12 @@ from rtl.optimizer import make_optimizer
 from rtl.shards import Manifest
 
 SAFETY = 0.9
-"""Share of the budget that is planned; the rest is for what was not foreseen."""
+"""Share of the time that is planned before the trunk's pass; the rest is for the unforeseen."""
 
-START_SECONDS = 8.0
+SAFETY_BUILT = 0.95
+"""The same once the features are there."""
+
+START_SECONDS = 5.0
 """To start a round of trials and to end it."""
 
 PASS_RATE = 0.65
@@ -40,7 +43,7 @@ PASS_RATE = 0.65
 FORWARD_RATE = 10
 """Rows that pass the tail in the time in which one is trained on: the optimizer's step included."""
 
-VIEWS_SHARE = 0.25
+VIEWS_SHARE = 0.2
 """Of the time, that more than one view of an image may take: an epoch is worth more than a view."""
 
 SHARES = (1.0, 0.5, 0.25, 0.125)
@@ -113,7 +116,8 @@ def make_plan(
     `concurrent` trials run side by side. Raises ConfigError for a budget in which not even one view
     of each image passes the trunk and one epoch of one depth is trained, unless they are built.
     """
-    left = seconds * SAFETY
+    safety = SAFETY_BUILT if built else SAFETY
+    left = seconds * safety
     train = manifest.rows("train")
     fixed = manifest.rows("val") + manifest.rows("test")
     given_up: list[str] = []
@@ -137,7 +141,7 @@ def make_plan(
     depths = config.search.unfrozen_layers
     fastest = min(costs.alone(k, 1) for k in depths)
     if fastest > rounds and not built:
-        need = (seconds * SAFETY - rounds + fastest) / SAFETY
+        need = (seconds * safety - rounds + fastest) / safety
         raise ConfigError(
             f"search.budget_minutes is {seconds / 60:.1f} from here; one view of {train} images at "
             f"{PASS_RATE * rates.trunk:.0f} a second and an epoch of one fit need {need / 60:.1f}. "

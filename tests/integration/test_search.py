@@ -138,7 +138,7 @@ def test_trials_of_two_workers_give_the_scores_of_one_and_free_what_they_held(
         data={"uri": f"{tmp_path}/data", "image_size": 80},
         model={"precision": "fp32"},
         train={"epochs": 3, "batch_size": 8},
-        search={"unfrozen_layers": [0], "lr": [1e-2, 1e-30, 1e30], "sampler": "grid",
+        search={"unfrozen_layers": [0], "lr": [1e-2, 1e-30], "sampler": "grid",
                 "grace_epochs": 1, "reduction_factor": 2, "concurrent": 1},
     )  # fmt: skip
     alone = search.search(settings)
@@ -146,9 +146,7 @@ def test_trials_of_two_workers_give_the_scores_of_one_and_free_what_they_held(
     group = search.search(
         settings.replace(name="group", train={"workers": 2}), watch=lambda t: seen.append(list(t))
     )
-    assert [t.state for t in seen[-1]] == ["finished", "stopped", "failed"]
-    assert [t.cpus for t in seen[-1]] == [2, 2, 2]
-    assert "optimizer.lr" in seen[-1][2].reason
+    assert [(t.state, t.cpus) for t in seen[-1]] == [("finished", 2), ("stopped", 2)]
     one, two = (
         trials.recorded(storage.join(settings.storage, "runs", n)) for n in ("alone", "group")
     )

@@ -65,7 +65,7 @@ def test_more_time_gives_up_less() -> None:
 
 
 def test_depths_whose_epoch_is_too_long_are_left_out() -> None:
-    found = plan(300, train=1000, built=True)
+    found = plan(240, train=1000, built=True)
     assert 5 not in found.depths
     assert any("[5]" in line for line in found.given_up)
 
@@ -73,7 +73,7 @@ def test_depths_whose_epoch_is_too_long_are_left_out() -> None:
 def test_features_that_are_there_leave_time_for_the_rounds() -> None:
     found, cold = plan(480, built=True), plan(480)
     assert found.views == cold.views == 4
-    assert (found.final.epochs, cold.final.epochs) == (6, 5)
+    assert (found.final.epochs, cold.final.epochs) == (7, 5)
 
 
 def test_a_budget_that_cannot_hold_is_refused_with_what_it_needs() -> None:
