@@ -130,11 +130,9 @@ def make_plan(
             given_up.append(f"{views} instead of {config.features.views} views of an image")
         left -= (fixed + views * train) / rate
     costs = _Costs(config, train, manifest.rows("val"), rates)
-    judging = START_SECONDS
-    if config.model.test_flips != "none":
-        flips = len(inception.FLIPS[config.model.test_flips])  # each by the whole network
-        tail = max(1 / (FORWARD_RATE * rate) for rate in rates.alone.values())
-        judging += flips * fixed * (1 / rates.trunk + tail)
+    flips = len(inception.FLIPS[config.model.test_flips])  # each by the whole network
+    tail = max(1 / (FORWARD_RATE * rate) for rate in rates.alone.values())
+    judging = START_SECONDS + flips * fixed * (1 / rates.trunk + tail)
     rounds = left - judging - START_SECONDS
     if built:  # what was begun is ended: the fastest fit there is, were it too long
         rounds = max(rounds, 0.0)

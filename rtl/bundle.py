@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Annotated, Any
@@ -23,11 +23,16 @@ from torch import nn
 
 from rtl import device as devices
 from rtl import images, inception, storage
+from rtl.baseline import Baseline
 from rtl.errors import BundleError, DataError, NotFoundError
+from rtl.inference import Output, Predictor
 from rtl.sections import Flips
 
 MODEL = "model.safetensors"
 INFO = "bundle.json"
+
+GOLDEN_TOLERANCE = 0.05
+"""Of a golden probability: bf16 moves one by up to a hundredth."""
 
 _FORMAT = 1
 _UNSAVED = "num_batches_tracked"  # counts training steps, which inference never reads
@@ -74,6 +79,12 @@ class BundleInfo:
     """The logits are divided by it, so that probabilities are calibrated."""
     test_flips: Flips = "none"
     """Flips of an image that its probabilities are the mean over."""
+    uncertain_below: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Answers whose most probable class has less than this are called uncertain."""
+    baseline: Baseline | None = None
+    """What its answers look like on `val`."""
+    golden: tuple[float, ...] | None = None
+    """Its probabilities of `images.golden`, in fp32; set by `save`, asked again before use."""
     cost: dict[str, Any] = field(default_factory=dict)
     """What making it took."""
     versions: dict[str, str] = field(default_factory=software_versions)
@@ -86,6 +97,10 @@ class BundleInfo:
         content = asdict(self)
         for key in ("classes", "mean", "std"):
             content[key] = list(content[key])
+        if self.golden is not None:
+            content["golden"] = list(self.golden)
+        if self.baseline is not None:
+            content["baseline"] = self.baseline.to_dict()
         return content
 
     @classmethod
@@ -121,6 +136,8 @@ def save(uri: str, info: BundleInfo, network: nn.Sequential) -> None:
         if not name.endswith(_UNSAVED)
     }
     _check_state(state, len(info.classes), uri)
+    exact = Classifier(info, network, torch.device("cpu"), "fp32")
+    info = replace(info, golden=tuple(exact.golden()))
     model = save_safetensors(state)
     document = {"format": _FORMAT, "files": {MODEL: storage.describe(model)}, **info.to_dict()}
     storage.delete(storage.join(uri, storage.COMMIT))  # from here on the older one is gone
@@ -229,7 +246,7 @@ def _check_state(state: dict[str, torch.Tensor], num_classes: int, uri: str) -> 
 class Classifier:
     """A model ready to answer: the one inference of the endpoint, evaluation and batch prediction.
 
-    See `inception.Predictor` for its arithmetic.
+    See `Predictor` for its arithmetic.
     """
 
     def __init__(
@@ -242,7 +259,7 @@ class Classifier:
         self.info = info
         self.device = device
         dtype = devices.resolve_precision(precision, device)
-        self._predictor = inception.Predictor(
+        self._predictor = Predictor(
             network, info.mean, info.std, device, dtype, info.test_flips, info.temperature
         )
 
@@ -265,4 +282,35 @@ class Classifier:
 
     def predict(self, batch: torch.Tensor) -> torch.Tensor:
         """uint8 (N, 3, S, S) on the CPU to probabilities, float32 (N, C) on the CPU."""
-        return self._predictor(devices.to_device(batch, self.device)).cpu()
+        return self.output(batch).probabilities.cpu()
+
+    def output(self, batch: torch.Tensor) -> Output:
+        """uint8 (N, 3, S, S) on the CPU to all that the network says, on its device."""
+        return self._predictor(devices.to_device(batch, self.device))
+
+    def heatmap(self, maps: torch.Tensor, number: int) -> torch.Tensor:
+        """Of one image's `Output.maps`: see `Predictor.heatmap`; on the CPU."""
+        return self._predictor.heatmap(maps, number).cpu()
+
+    def golden(self) -> list[float]:
+        """The probabilities of the golden image, with six digits."""
+        pixels = self.preprocess(images.golden(self.info.image_size))
+        return [float(f"{p:.6g}") for p in self.predict(pixels[None])[0].tolist()]
+
+    def check(self) -> None:
+        """Asks for the golden image's probabilities again.
+
+        Raises BundleError where they are others than when the bundle was made: decoding,
+        preprocessing or the arithmetic here is not the one that it was evaluated with.
+        """
+        if self.info.golden is None:
+            return
+        found = self.golden()
+        pairs = zip(found, self.info.golden, strict=True)
+        furthest = max((abs(a - b) for a, b in pairs), default=0.0)
+        if not furthest <= GOLDEN_TOLERANCE:  # NaN is not
+            raise BundleError(
+                f"The model of {self.info.name} answers the golden image by up to {furthest:.3g} "
+                f"otherwise than when its bundle was made; {GOLDEN_TOLERANCE:g} is allowed. "
+                f"{_REMEDY}"
+            )

@@ -117,6 +117,19 @@ def view(
     return pixels.flip((axes[0], *others)[number % len(axes)])
 
 
+def golden(size: int) -> bytes:
+    """A synthetic image of `size` pixels a side, a PNG: waves of many lengths in three colours.
+
+    The same for ever: a model's answer to it shows whether it still computes what it did.
+    """
+    y, x = np.mgrid[:size, :size] / size
+    waves = [np.sin((4 + 9 * c) * (x + c * y) ** 2 + c) * np.cos(7 * y - c * x) for c in range(3)]
+    pixels = ((np.stack(waves, axis=2) + 1) * 127.5).round().astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 

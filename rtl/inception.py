@@ -21,7 +21,6 @@ from torchvision.models.inception import BasicConv2d, InceptionAux, InceptionB, 
 from rtl import blocks
 from rtl.blocks import BlockA, BlockC, BlockE
 from rtl.errors import WeightsError
-from rtl.sections import Flips
 
 BLOCKS = (
     "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3",
@@ -199,38 +198,6 @@ class Frozen(nn.Module):
             pixels = self.normalize(images)
         output: torch.Tensor = self.part(pixels)
         return output
-
-
-class Predictor:
-    """The whole network for inference, as it is evaluated and served.
-
-    The convolutions compute in `dtype`, the classifier and the softmax in fp32, so that
-    probabilities are not rounded to bf16's 8 bits.
-    """
-
-    def __init__(
-        self,
-        network: nn.Sequential,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        device: torch.device,
-        dtype: torch.dtype,
-        flips: Flips = "none",
-        temperature: float = 1.0,
-    ) -> None:
-        trunk, head = split(network, 0)
-        self._trunk = Frozen(trunk, mean, std, device, dtype)
-        self._head = fold(head).to(device, torch.float32)
-        self._flips, self._temperature = FLIPS[flips], temperature
-
-    @torch.inference_mode()
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, 3, S, S) to probabilities, fp32 (N, C), the mean over the flips."""
-        return torch.stack([self._once(images.flip(dims)) for dims in self._flips]).mean(0)
-
-    def _once(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._head(self._trunk(images).float())
-        return torch.softmax(logits / self._temperature, dim=1)
 
 
 def load_part(part: nn.Module, state: Mapping[str, torch.Tensor]) -> None:

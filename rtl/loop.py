@@ -23,6 +23,7 @@ from rtl.checkpoint import Checkpoint, Epoch
 from rtl.config import Config
 from rtl.data import Batch, Plan, Source
 from rtl.errors import DataError, TrainingError
+from rtl.inference import Predictor
 from rtl.metrics import Mean
 from rtl.optimizer import lr_factor, make_average, make_optimizer
 from rtl.predictions import Predictions, gather
@@ -100,32 +101,27 @@ class Learner:
             output: torch.Tensor = (tail or self.tail)(features)
         return output.float()
 
-    def predict(
-        self, batches: Iterator[Batch], flips: Flips = "none", tail: nn.Module | None = None
-    ) -> Predictions:
+    def predictor(self, flips: Flips) -> Predictor:
+        """The network with the tail as it is now, as it will be served, uncalibrated."""
+        mean, std = self._pretrained.mean, self._pretrained.std
+        return Predictor(self.network, mean, std, self.device, self.dtype, flips)
+
+    def predict(self, batches: Iterator[Batch], tail: nn.Module | None = None) -> Predictions:
         """Probabilities of all rows of one process, in fp32.
 
-        By the tail, or by another one of its kind; the mean over `flips` of images by the whole
-        network as it is served.
+        By the tail, or by another one of its kind.
         """
         tail = tail or self.tail
         tail.eval()
-        served = None
-        if flips != "none":
-            mean, std = self._pretrained.mean, self._pretrained.std
-            served = inception.Predictor(self.network, mean, std, self.device, self.dtype, flips)
         ids: list[str] = []
         labels, probabilities = [], []
         with torch.inference_mode():
             for batch in batches:
                 if len(batch):
-                    if served:
-                        said = served(devices.to_device(batch.inputs, self.device))
-                    else:
-                        said = self.logits(self.features(batch.inputs), tail).softmax(dim=1)
+                    logits = self.logits(self.features(batch.inputs), tail)
                     ids += batch.ids
                     labels.append(batch.labels.numpy())
-                    probabilities.append(said.cpu().numpy())
+                    probabilities.append(logits.softmax(dim=1).cpu().numpy())
         if not ids:
             none = np.empty((0, self.num_classes), np.float32)
             return Predictions([], np.empty(0, np.int64), none)
@@ -303,14 +299,6 @@ def finished(state: Checkpoint | None, epochs: int, patience: int | None, metric
     done = len(state.history)
     stale = done - 1 - best_epoch(state.history, metric)
     return done >= epochs or (patience is not None and stale >= patience)
-
-
-def predict_split(
-    learner: Learner, source: Source, plan: Plan, split: str, hooks: Hooks, flips: Flips = "none"
-) -> Predictions:
-    """All rows of a split, by all workers together; `flips` need a source of images."""
-    parts = hooks.gather(learner.predict(source.rows_of(split, None), flips))
-    return gather(parts, plan.manifest.rows(split))
 
 
 def class_weights(counts: tuple[int, ...], policy: str) -> torch.Tensor:

@@ -22,10 +22,11 @@ from rtl.budget import BudgetPlan
 from rtl.checkpoint import Checkpoints
 from rtl.config import Config, from_dict
 from rtl.errors import ConfigError, TrainingError
+from rtl.judge import conclude, judge
 from rtl.loop import Hooks
 from rtl.sections import Range
 from rtl.sweep import Board, Watch
-from rtl.train import conclude, judge, prepare, write_outcome
+from rtl.train import prepare
 from rtl.trial_process import Job
 
 
@@ -96,9 +97,9 @@ def search(
     }  # fmt: skip
     storage.write_json(storage.join(uri, "trials.json"), [t.to_dict() for t in board.trials])
     storage.write_json(storage.join(uri, "search.json"), about)
-    # Test-time flips run the whole network: on all cores of a node.
+    # The whole network: on all cores of a node.
     nodes = [node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    cpus = 1 if config.model.test_flips == "none" else int(max(nodes))
+    cpus = int(max(nodes))
     task = ray.remote(
         num_cpus=cpus,
         num_gpus=config.train.gpus_per_worker,
@@ -214,10 +215,9 @@ def _judge_winner(config: dict[str, Any], uri: str, winner: str, threads: int) -
     """Opens `test` with the winner's weights and writes its bundle."""
     settings = from_dict(config)
     torch.set_num_threads(threads)
-    learner, source, plan = trial_process.parts(settings)
+    learner, _, plan = trial_process.parts(settings)
     checkpoints = Checkpoints(winner)
     state = checkpoints.last()
     if state is None:
         raise TrainingError(f"The winner's checkpoint at {winner} is gone; search again.")
-    predictions = judge(settings, learner, source, plan, checkpoints, state, Hooks())
-    write_outcome(uri, settings, plan.manifest, learner, state, predictions)
+    judge(uri, settings, learner, plan, checkpoints, state, Hooks())

@@ -162,6 +162,8 @@ class TrainConfig(Section):
     this decay: 0.98 takes the last 50 or so into account. 0 takes the last step's weights."""
     patience: int | None = Field(default=None, ge=1)
     """Epochs without a better `val` score after which training stops; null never stops early."""
+    certain_accuracy: float = Field(default=0.95, gt=0, le=1)
+    """Share of right answers on `val` among those that are not called uncertain."""
     seed: int = Field(default=0, ge=0)
     """Decides initial head, sample order and dropout."""
     max_failures: int = Field(default=3, ge=0)

@@ -7,8 +7,6 @@ run's last committed checkpoint, so that a lost worker, a lost driver and `--res
 
 from __future__ import annotations
 
-import datetime
-import platform
 import time
 from typing import Any
 
@@ -16,11 +14,8 @@ import ray
 import torch
 
 from rtl import (
-    bundle,
     features,
-    metrics,
     pretrained,
-    registry,
     run,
     runtime,
     storage,
@@ -31,9 +26,9 @@ from rtl.config import Config, from_dict
 from rtl.data import ImageReader, InMemory, Plan, Source, Stream
 from rtl.errors import ConfigError, DataError, ResourceError, TrainingError
 from rtl.features import FeatureReader
-from rtl.loop import Hooks, Learner, fit, predict_split
-from rtl.metrics import Scores
-from rtl.predictions import Predictions, encode
+from rtl.judge import conclude, judge
+from rtl.loop import Learner, fit
+from rtl.predictions import Predictions
 from rtl.progress import Watcher, mailbox
 from rtl.shards import Manifest, load_manifest
 from rtl.trainer import GroupHooks, launch
@@ -133,82 +128,6 @@ def make_source(config: Config, plan: Plan, first_epoch: int, trials: int = 1) -
     return Stream(plan, FeatureReader(found, False, repair), first_epoch, config.train.epochs)
 
 
-def write_outcome(
-    uri: str,
-    config: Config,
-    manifest: Manifest,
-    learner: Learner,
-    state: Checkpoint,
-    predictions: dict[str, Predictions],
-) -> None:
-    """The bundle of the best epoch, whose weights the learner holds, its predictions, the outcome.
-
-    `predictions` of `val` and, where there are rows, `test`.
-    """
-    best = state.history[state.best]
-    test = None
-    if "test" in predictions:
-        found = predictions["test"]
-        test = metrics.evaluate(found.probabilities, found.labels, manifest.classes)
-    for split, rows in predictions.items():
-        path = storage.join(uri, "predictions", f"{split}.parquet")
-        storage.write_bytes(path, encode(rows))
-    weights = pretrained.load(config.model.weights, config.storage)
-    info = bundle.BundleInfo(
-        name=str(config.name),
-        classes=manifest.classes,
-        unfrozen_layers=config.model.unfrozen_layers,
-        image_size=config.data.image_size,
-        mean=weights.mean,
-        std=weights.std,
-        weights={"source": weights.source, "sha256": weights.sha256},
-        temperature=1.0,
-        test_flips=config.model.test_flips,
-        metrics={"val": best.val.to_dict(), "test": test.to_dict() if test else None},
-        manifest_digest=manifest.digest,
-        config=config.to_dict(),
-        versions={
-            "python": platform.python_version(), "torch": torch.__version__,
-            "ray": ray.__version__,
-        },
-        cost={"train_seconds": sum(epoch.seconds for epoch in state.history)},
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )  # fmt: skip
-    bundle.save(storage.join(uri, "bundle"), info, learner.network)
-    outcome = {
-        "history": [epoch.to_dict() for epoch in state.history],
-        "best": state.best,
-        "unfrozen_layers": config.model.unfrozen_layers,
-        "lr": config.optimizer.lr,
-        "test": test.to_dict() if test else None,
-    }
-    storage.write_json(storage.join(uri, "outcome.json"), outcome)
-
-
-def conclude(
-    config: Config, kind: run.Kind, uri: str, outcome: dict[str, Any], seconds: float
-) -> run.Result:
-    """Registers the run's bundle and writes its result."""
-    bundle_uri = storage.join(uri, "bundle")
-    version = registry.register(config.storage, str(config.name), bundle_uri)
-    history = [Epoch.from_dict(epoch) for epoch in outcome["history"]]
-    result = run.Result(
-        name=str(config.name),
-        kind=kind,
-        bundle=bundle_uri,
-        version=version,
-        unfrozen_layers=outcome["unfrozen_layers"],
-        lr=outcome["lr"],
-        best_epoch=outcome["best"],
-        epochs=len(history),
-        val=history[outcome["best"]].val,
-        test=Scores.from_dict(outcome["test"]) if outcome["test"] else None,
-        seconds=seconds,
-    )
-    run.finish(uri, result)
-    return result
-
-
 def _worker(loop_config: dict[str, Any]) -> None:
     """What each worker of the TorchTrainer runs."""
     box = loop_config["mailbox"]
@@ -236,30 +155,7 @@ def _fit_and_judge(config: Config, uri: str, hooks: _WorkerHooks) -> None:
     start = checkpoints.last()
     source = make_source(config, plan, len(start.history) if start else 0)
     state = fit(learner, source, plan, config, hooks, start)
-    predictions = judge(config, learner, source, plan, checkpoints, state, hooks)
-    if plan.rank == 0:
-        write_outcome(uri, config, manifest, learner, state, predictions)
-
-
-def judge(
-    config: Config,
-    learner: Learner,
-    source: Source,
-    plan: Plan,
-    checkpoints: Checkpoints,
-    state: Checkpoint,
-    hooks: Hooks,
-) -> dict[str, Predictions]:
-    """Puts the best epoch's weights into the learner, and has it answer for `val` and `test`.
-
-    This is when `test` is opened, once; it is left out where there are no rows.
-    """
-    flips = config.model.test_flips
-    if flips != "none":  # features of flipped images are not cached: these rows are read once
-        source = InMemory(plan, ImageReader(plan.manifest, config.data))
-    learner.tail.load_state_dict(checkpoints.read(state.best).judged)
-    splits = [split for split in ("val", "test") if plan.manifest.rows(split)]
-    return {s: predict_split(learner, source, plan, s, hooks, flips) for s in splits}
+    judge(uri, config, learner, plan, checkpoints, state, hooks)
 
 
 class _WorkerHooks(GroupHooks):

@@ -23,14 +23,14 @@ LAYERS = {
     "ground": {"sections", "config", "recipes", "storage", "trials"},
     "core": {
         "images", "shards", "blocks", "inception", "pretrained", "device", "metrics", "predictions",
-        "calibration", "bundle", "registry", "local_s3",
+        "calibration", "baseline", "inference", "bundle", "registry", "local_s3",
     },
     "cluster": {"runtime"},
     "data": {
         "sources", "webdataset", "placement", "pack", "data", "lease", "features", "trunk_pass",
         "prune",
     },
-    "fit": {"checkpoint", "run", "optimizer", "loop", "progress", "trainer", "train"},
+    "fit": {"checkpoint", "run", "optimizer", "loop", "progress", "trainer", "judge", "train"},
     "judge": {
         "budget", "group_trial", "trial_process", "sweep", "search", "lr_find", "evaluate",
         "report",
@@ -45,7 +45,8 @@ WITHOUT_RAY = ("errors", "ground", "core")
 
 SERVE_IMPORTS = {
     "rtl", "errors", "sections", "config", "storage", "images", "blocks", "inception",
-    "pretrained", "device", "metrics", "bundle", "registry", "runtime", "local_s3",
+    "pretrained", "device", "metrics", "baseline", "inference", "bundle", "registry", "runtime",
+    "local_s3",
 }  # fmt: skip
 """All that the endpoint is made of: a server needs no training code."""
 
