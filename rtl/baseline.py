@@ -68,7 +68,7 @@ def bin_of(deciles: Sequence[float], value: float) -> int:
     return int(np.searchsorted(np.asarray(deciles), value, side="right"))
 
 
-def stability_index(counts: Sequence[int]) -> float:
+def stability_index(counts: Sequence[float]) -> float:
     """Population stability index of counts between the deciles; 0 where a tenth is in each.
 
     Usually read as: below 0.1 the same, above 0.25 another distribution (Siddiqi 2006, Credit Risk

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -84,6 +85,15 @@ def _parser() -> argparse.ArgumentParser:
     verb = add("promote", _promote, "Make a version of a model the current one.")
     verb.add_argument("name")
     verb.add_argument("version", type=int)
+    verb = add("rollback", _rollback, "Make the version before the current one current again.")
+    verb.add_argument("name")
+    verb = add("canary", _canary, "Let a version answer a share of the images beside the current.")
+    verb.add_argument("name")
+    verb.add_argument("version", type=int, nargs="?", help="left out: end the trial")
+    verb.add_argument("--share", type=float, default=0.1, help="of the images (default: 0.1)")
+    verb.add_argument(
+        "--shadow", action="store_true", help="compare only: the current version's answer is given"
+    )
     verb = add("serve", _serve, "Serve a model over HTTP until Ctrl-C.")
     verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
     verb.add_argument("--detach", action="store_true", help="return, and leave it to the cluster")
@@ -234,18 +244,53 @@ def _promote(arguments: argparse.Namespace) -> None:
 
     settings = _load(arguments)
     registry.promote(settings.storage, arguments.name, arguments.version)
-    console.say(f"{arguments.name}@{arguments.version} is current.")
+    console.say(f"{arguments.name}@{arguments.version} is current; {_followers(settings)}")
+
+
+def _rollback(arguments: argparse.Namespace) -> None:
+    from rtl import console, registry
+
+    settings = _load(arguments)
+    version = registry.rollback(settings.storage, arguments.name)
+    console.say(f"{arguments.name}@{version} is current again; {_followers(settings)}")
+
+
+def _canary(arguments: argparse.Namespace) -> None:
+    from rtl import console, registry
+    from rtl.registry import Canary
+
+    settings = _load(arguments)
+    if arguments.version is None:
+        registry.set_canary(settings.storage, arguments.name, None)
+        console.say(f"No version of {arguments.name} is on trial; {_followers(settings)}")
+        return
+    canary = Canary(arguments.version, arguments.share, arguments.shadow)
+    registry.set_canary(settings.storage, arguments.name, canary)
+    console.say(
+        f"{arguments.name}@{canary.version} answers {canary.share:.0%} of the images"
+        f"{', for comparison only' if canary.shadow else ''}; {_followers(settings)} "
+        "Compare them at /v1/traffic."
+    )
+
+
+def _followers(settings: Config) -> str:
+    return f"endpoints of that name follow within {settings.serve.follow_s:g} s."
 
 
 def _serve(arguments: argparse.Namespace) -> None:
     from rtl import console, registry, runtime, serve
 
     settings = _load(arguments)
+    token = os.environ.get("RTL_TOKEN", "")
     uri = registry.resolve(settings.storage, arguments.bundle)
     runtime.connect()
-    url = serve.deploy(uri, settings.serve)
-    console.say(f"Serving {uri} at {url}")
-    console.say(f"Try: curl --data-binary @photo.jpg {url}/predict")
+    if registry.follows(arguments.bundle):
+        url = serve.deploy_name(settings.storage, arguments.bundle, settings.serve, token=token)
+    else:
+        url = serve.deploy(uri, settings.serve, token=token)
+    console.say(f"Serving {uri} at {url} (a page for the browser)")
+    asked = ' -H "Authorization: Bearer $RTL_TOKEN"' if token else ""
+    console.say(f"Try: curl{asked} --data-binary @photo.jpg {url}/v1/predict")
     if not arguments.detach:
         try:
             signal.pause()

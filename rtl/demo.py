@@ -137,7 +137,7 @@ def _run(
         Path(_REPORT).write_text(page, encoding="utf-8")
         console.say(f"The report, with every trial and the worst mistakes: {_REPORT}")
         if keep:
-            console.say(f"The endpoint stays at {url}/predict until Ctrl-C.")
+            console.say(f"The endpoint stays at {url}/v1/predict until Ctrl-C.")
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
     finally:
@@ -222,10 +222,10 @@ def ask(url: str, photos: Sequence[Photo]) -> list[dict[str, Any]]:
 
     answers = []
     for photo in photos:
-        response = httpx.post(f"{url}/predict", content=photo.path.read_bytes(), timeout=60)
+        response = httpx.post(f"{url}/v1/predict", content=photo.path.read_bytes(), timeout=60)
         if response.status_code != httpx.codes.OK:
-            raise RtlError(f"{url}/predict answered {response.status_code}: {response.text}")
-        first = response.json()["predictions"][0]
+            raise RtlError(f"{url}/v1/predict answered {response.status_code}: {response.text}")
+        first = response.json()["results"][0]["predictions"][0]
         answers.append(
             {
                 "photo": photo.path.name,

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch.nn import functional
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
@@ -127,6 +128,21 @@ def golden(size: int) -> bytes:
     pixels = ((np.stack(waves, axis=2) + 1) * 127.5).round().astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def heatmap_png(heat: torch.Tensor, size: int) -> bytes:
+    """A heatmap, float32 (H, W) from 0 to 1, as a PNG of `size` pixels a side to lay over an image.
+
+    Yellow over red, transparent where it is 0.
+    """
+    scaled = functional.interpolate(
+        heat[None, None], size=(size, size), mode="bilinear", align_corners=False
+    )[0, 0].clamp(0, 1)
+    red = torch.full_like(scaled, 255)
+    pixels = torch.stack([red, 255 * scaled, 0 * scaled, 200 * scaled], dim=2)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.round().to(torch.uint8).numpy(), "RGBA").save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -61,12 +61,14 @@ class Predictor:
     def heatmap(self, maps: torch.Tensor, number: int) -> torch.Tensor:
         """Where an image (2048, H, W) speaks for class `number`: float32 (H, W) from 0 to 1.
 
-        Grad-CAM (Selvaraju et al. 2017). Behind an average and one linear layer its gradients are
-        that layer's weights (their section 3.1), so that none are computed.
+        Grad-CAM (Selvaraju et al. 2017) of the class's logit less the mean logit: a softmax sees
+        differences alone. Behind an average and one linear layer the gradients are that layer's
+        weights (their section 3.1), so that none are computed.
         """
         classifier = self._head.get_submodule("fc")
         assert isinstance(classifier, nn.Linear)  # noqa: S101 -- `inception.build` made it
-        heat = torch.einsum("chw,c->hw", maps.float(), classifier.weight[number]).relu()
+        weight = classifier.weight[number] - classifier.weight.mean(0)
+        heat = torch.einsum("chw,c->hw", maps.float(), weight).relu()
         return heat / heat.max().clamp(min=1e-12)
 
 

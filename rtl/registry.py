@@ -1,7 +1,7 @@
 """The registry: the bundles of a name, numbered 1, 2, 3, ..., and the pointer to the current one.
 
     <storage>/registry/<name>/<version>/     a bundle, and the claim of who took the number
-    <storage>/registry/<name>/current.json   {"version": n}
+    <storage>/registry/<name>/current.json   what is served: see `Pointer`
 
 Two registrations at once get two numbers; one that died before its `COMMIT` leaves a number that is
 never listed and never used again.
@@ -9,12 +9,17 @@ never listed and never used again.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import secrets
 import time
+from dataclasses import asdict, dataclass, replace
+
+import pydantic
 
 from rtl import bundle, storage
+from rtl.bundle import Classifier
 from rtl.errors import BundleError, DataError, NotFoundError
 
 _CLAIM = "CLAIM-"
@@ -49,13 +54,87 @@ def versions(storage_root: str, name: str) -> list[int]:
     return [n for n in numbers if storage.is_committed(_at(storage_root, name, n))]
 
 
+@dataclass(frozen=True)
+class Canary:
+    """A version on trial beside the current one."""
+
+    version: int
+    share: float
+    """Of the images, from 0 to 1, that both models answer."""
+    shadow: bool
+    """Whether the current one's answer is given for them too."""
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What of a name is served."""
+
+    version: int
+    previous: int | None = None
+    """Served before: where `rollback` goes to."""
+    canary: Canary | None = None
+
+
 def promote(storage_root: str, name: str, version: int) -> None:
-    """Makes a version the current one, after all of its checks.
+    """Makes a version the current one, after all of its checks, and ends a canary.
 
     Raises BundleError, and the pointer stays, where it is not there or fails them.
     """
-    bundle.verify(_find(storage_root, name, version))
-    storage.write_json(_pointer(storage_root, name), {"version": version})
+    _prove(storage_root, name, version)
+    before = pointer(storage_root, name)
+    previous = None
+    if before is not None:
+        previous = before.previous if before.version == version else before.version
+    _point(storage_root, name, Pointer(version, previous))
+
+
+def rollback(storage_root: str, name: str) -> int:
+    """Makes the version before the current one current again, and gives its number.
+
+    Raises BundleError, and the pointer stays, where there is none or it fails its checks.
+    """
+    before = pointer(storage_root, name)
+    if before is None or before.previous is None:
+        raise BundleError(
+            f"{name} has no version before the current one in the registry of {storage_root}; "
+            f"promote one of: {_listing(versions(storage_root, name))}."
+        )
+    promote(storage_root, name, before.previous)
+    return before.previous
+
+
+def set_canary(storage_root: str, name: str, canary: Canary | None) -> None:
+    """Puts a version on trial beside the current one, or ends the trial.
+
+    Raises BundleError where there is no current version or the canary fails its checks.
+    """
+    before = pointer(storage_root, name)
+    if before is None:
+        raise BundleError(f"{name} has no current version to compare with; promote one first.")
+    if canary is not None:
+        if not 0 < canary.share <= 1:
+            raise BundleError(f"The canary's share is {canary.share:g}; give one above 0, up to 1.")
+        if canary.version == before.version:
+            raise BundleError(f"{name}@{canary.version} is the current version; try another one.")
+        _prove(storage_root, name, canary.version)
+    _point(storage_root, name, replace(before, canary=canary))
+
+
+def pointer(storage_root: str, name: str) -> Pointer | None:
+    """What of a name is served, None before the first promotion.
+
+    Raises BundleError for a pointer that was damaged.
+    """
+    uri = _pointer(storage_root, name)
+    try:
+        return _ADAPTER.validate_json(json.dumps(storage.read_json(uri)), strict=True)
+    except NotFoundError:
+        return None
+    except (DataError, pydantic.ValidationError):
+        raise BundleError(
+            f'{uri} is not {{"version": NUMBER}}; promote a version of {name} again: '
+            f"{versions(storage_root, name)}."
+        ) from None
 
 
 def current(storage_root: str, name: str) -> int | None:
@@ -63,19 +142,13 @@ def current(storage_root: str, name: str) -> int | None:
 
     Raises BundleError for a pointer that was damaged.
     """
-    uri = _pointer(storage_root, name)
-    try:
-        version = storage.read_json(uri)["version"]
-    except NotFoundError:
-        return None
-    except (DataError, KeyError, TypeError):
-        version = None
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise BundleError(
-            f'{uri} is not {{"version": NUMBER}}; promote a version of {name} again: '
-            f"{versions(storage_root, name)}."
-        )
-    return version
+    found = pointer(storage_root, name)
+    return found.version if found else None
+
+
+def locate(storage_root: str, name: str, version: int) -> str:
+    """The URI of a version's bundle. Raises BundleError where there is none."""
+    return _find(storage_root, name, version)
 
 
 def resolve(storage_root: str, name_or_uri: str) -> str:
@@ -110,10 +183,30 @@ def resolve(storage_root: str, name_or_uri: str) -> str:
     )
 
 
+def follows(name_or_uri: str) -> bool:
+    """Whether it is a name whose meaning `promote` changes: no bundle's place, no version."""
+    if storage.is_committed(name_or_uri):
+        return False
+    entry = _ENTRY.fullmatch(name_or_uri)
+    return entry is not None and entry["version"] is None
+
+
 def entry_of(bundle_uri: str) -> tuple[str, int] | None:
     """The (name, version) that a bundle's URI stands for; None outside a registry."""
     match = _PLACE.search(bundle_uri)
     return (match["name"], int(match["version"])) if match else None
+
+
+_ADAPTER = pydantic.TypeAdapter(Pointer)
+
+
+def _prove(storage_root: str, name: str, version: int) -> None:
+    """Loads a version and asks for its golden image. Raises BundleError."""
+    Classifier.load(_find(storage_root, name, version)).check()
+
+
+def _point(storage_root: str, name: str, target: Pointer) -> None:
+    storage.write_json(_pointer(storage_root, name), asdict(target))
 
 
 def _claim(storage_root: str, name: str) -> int:

@@ -268,13 +268,17 @@ class ServeConfig(Section):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port that the endpoint listens on; 0 takes a free one."""
     replicas: int = Field(default=1, ge=1)
-    """Processes that each hold the model."""
+    """Processes that each hold the model; the fewest, where `max_replicas` is set."""
+    max_replicas: int | None = Field(default=None, ge=1)
+    """Ray Serve starts up to so many while requests wait, and ends them again; null: no more."""
     cpus_per_replica: int = Field(default=1, ge=1)
     """Logical CPUs that each replica reserves."""
     gpus_per_replica: int = Field(default=0, ge=0, le=1)
     """GPUs that each replica reserves."""
     max_batch_size: int = Field(default=16, ge=1)
     """Images that one forward pass takes at most."""
+    max_waiting: int = Field(default=128, ge=1)
+    """Images inside a replica beyond which a request is refused with 503."""
     max_body_mb: float = Field(default=10.0, gt=0)
     """Size of a request's body above which it is refused with 413."""
     max_pixels: int = Field(default=50_000_000, ge=1)
@@ -283,3 +287,13 @@ class ServeConfig(Section):
     """Classes in an answer that asks for no other number."""
     timeout_s: float = Field(default=30.0, gt=0)
     """Seconds until a request is given up."""
+    follow_s: float = Field(default=2.0, gt=0)
+    """Seconds between looks at the registry, where a name without a version is served."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> ServeConfig:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(
+                f"max_replicas is {self.max_replicas}, below replicas {self.replicas}; raise it"
+            )
+        return self

@@ -1,10 +1,15 @@
-"""The HTTP endpoint: a bundle behind `POST /predict`.
+"""The HTTP endpoint: a bundle behind `POST /v1/predict`, and a page at `/`.
 
-app.py          HTTP: bodies in, JSON out, limits and errors       (no Ray)
-engine.py       the model in service: decode, batch, swap, health  (no Ray)
-deployment.py   one Ray Serve deployment around both
+body.py         a request's body: limits, and the images in it        (no Ray)
+app.py          HTTP: routes, JSON out, errors                        (no Ray)
+openapi.py      the same for generated clients                        (no Ray)
+static.py       the page                                              (no Ray)
+engine.py       the models in service: decode, batch, swap, compare   (no Ray)
+traffic.py      what they saw: metrics, drift, two models compared    (no Ray)
+replica.py      one process: an engine that follows the registry
+deployment.py   the Ray Serve application of replicas
 """
 
-from rtl.serve.deployment import build, deploy, shutdown
+from rtl.serve.deployment import build, deploy, deploy_name, shutdown
 
-__all__ = ["deploy", "shutdown", "build"]
+__all__ = ["deploy", "deploy_name", "shutdown", "build"]

@@ -1,26 +1,29 @@
 """The endpoint's HTTP: bytes in, JSON out, and a JSON error for everything that can be wrong.
 
-    POST /predict[?top_k=n]   an image as the body, or multipart/form-data with one or several
-    GET  /model               what is served and how good it is
-    GET  /healthz             whether the model answers
+    POST /v1/predict[?top_k=n&explain=true]   one image as the body, multipart, or JSON with base64
+    GET  /v1/model                            what is served and how good it is
+    GET  /v1/traffic                          drift, and the model on trial beside it
+    GET  /healthz, /readyz, /metrics, /openapi.json, and a page at /
 
-Errors are `{"error": {"type", "message"}}`. What an image is, its bytes say, never a header.
+Errors are `{"error": {"type", "message"}}`. With a token, `/v1` and `/metrics` ask for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import AsyncGenerator
-from typing import Any
+import base64
+import hashlib
+import hmac
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rtl.errors import (
     CorruptImageError,
@@ -29,10 +32,10 @@ from rtl.errors import (
     RtlError,
     UnsupportedImageError,
 )
+from rtl.serve import openapi, static
+from rtl.serve.body import RequestError, parse, read
 from rtl.serve.engine import Answer, Engine, OverloadedError, Served
-
-MAX_PARTS = 64
-"""Images that one multipart body may hold."""
+from rtl.serve.traffic import Ledger, observe_request, prometheus
 
 _RETRY_AFTER_S = "1"
 _IMAGE_ERRORS: dict[type[ImageError], tuple[int, str]] = {
@@ -43,23 +46,33 @@ _IMAGE_ERRORS: dict[type[ImageError], tuple[int, str]] = {
 _STATUS_TYPES = {404: "not_found", 405: "method_not_allowed"}
 
 
-class RequestError(Exception):
-    """A request that is answered with an error."""
+class Books(Protocol):
+    """Where the ledger of all replicas is; it has this replica's latest counts."""
 
-    def __init__(self, status: int, type_: str, message: str, **headers: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.type = type_
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    async def ledger(self) -> Ledger:
+        """A copy."""
 
 
-def build(engine: Engine) -> Starlette:
-    """The application around a model in service."""
+class Status(Protocol):
+    """What a replica knows of itself."""
+
+    @property
+    def rejected(self) -> Mapping[str, str]:
+        """Bundles that failed their checks, by URI, with the reason."""
+
+
+def build(engine: Engine, books: Books, status: Status, token_sha256: str | None = None) -> ASGIApp:
+    """The application around the models in service."""
     app = Starlette(
         routes=[
-            Route("/predict", _predict, methods=["POST"]),
-            Route("/model", _model, methods=["GET"]),
+            Route("/v1/predict", _predict, methods=["POST"]),
+            Route("/v1/model", _model, methods=["GET"]),
+            Route("/v1/traffic", _traffic, methods=["GET"]),
             Route("/healthz", _healthz, methods=["GET"]),
+            Route("/readyz", _readyz, methods=["GET"]),
+            Route("/metrics", _metrics, methods=["GET"]),
+            Route("/openapi.json", _openapi, methods=["GET"]),
+            *static.routes(),
         ],
         exception_handlers={
             RequestError: _on_request_error,
@@ -68,21 +81,47 @@ def build(engine: Engine) -> Starlette:
         },
     )
     app.router.redirect_slashes = False
-    app.state.engine = engine
-    return app
+    app.state.engine, app.state.books, app.state.status = engine, books, status
+    app.state.token_sha256 = token_sha256
+    return _Observed(app, engine)
+
+
+class _Observed:
+    """Counts each request of a known route by its status and time."""
+
+    def __init__(self, app: Starlette, engine: Engine) -> None:
+        self._app = app
+        self._engine = engine
+        self._routes = {route.path for route in app.routes if isinstance(route, Route)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started, status = time.monotonic(), 500
+
+        async def note(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note)
+        finally:
+            if scope["type"] == "http":
+                route = scope["path"] if scope["path"] in self._routes else "other"
+                observe_request(self._engine.counts, route, status, time.monotonic() - started)
 
 
 async def _predict(request: Request) -> Response:
+    _authorize(request)
     engine: Engine = request.app.state.engine
-    top_k = _top_k(request, engine.config.top_k)
     deadline = asyncio.get_running_loop().time() + engine.config.timeout_s
     if engine.full:
         raise _overloaded("Too many images wait already; try again in a second.")
-    body = await _read(request, int(engine.config.max_body_mb * 1e6), deadline)
-    names, images = await _images(request, body)
+    body = await read(request, int(engine.config.max_body_mb * 1e6), deadline)
+    asked = await parse(request, body)
     try:
         async with asyncio.timeout_at(deadline):
-            answers = await engine.classify(images)
+            answers = await engine.classify(asked.images, asked.explain)
     except OverloadedError as error:
         raise _overloaded(str(error)) from None
     except TimeoutError:
@@ -92,16 +131,19 @@ async def _predict(request: Request) -> Response:
             f"No answer within serve.timeout_s = {engine.config.timeout_s:g} s; try again, or send "
             "fewer images at once.",
         ) from None
-    if len(answers) == 1:
-        return _one(answers[0], top_k)
-    return JSONResponse(
-        {"results": [_part(name, a, top_k) for name, a in zip(names, answers, strict=True)]}
-    )
+    if asked.alone and isinstance(answers[0], ImageError):
+        raise RequestError(*_explain(answers[0]), str(answers[0]))
+    top_k = asked.top_k or engine.config.top_k
+    results = [_result(n, a, top_k) for n, a in zip(asked.names, answers, strict=True)]
+    said = next((a.served for a in answers if isinstance(a, Answer)), engine.served)
+    return JSONResponse({"model": _describe(said), "results": results})
 
 
 async def _model(request: Request) -> Response:
+    _authorize(request)
     served: Served = request.app.state.engine.served
     info = served.info
+    status: Status = request.app.state.status
     return JSONResponse(
         {
             **_describe(served),
@@ -109,10 +151,46 @@ async def _model(request: Request) -> Response:
             "image_size": info.image_size,
             "metrics": info.metrics,
             "temperature": info.temperature,
+            "uncertain_below": info.uncertain_below,
+            "test_flips": info.test_flips,
             "manifest_digest": info.manifest_digest,
             "versions": info.versions,
+            "rejected": [reason for _, reason in sorted(status.rejected.items())],
         }
     )
+
+
+async def _traffic(request: Request) -> Response:
+    _authorize(request)
+    engine: Engine = request.app.state.engine
+    books: Books = request.app.state.books
+    ledger = await books.ledger()
+    trial, canary = engine.on_trial, None
+    if trial is not None:
+        found = ledger.canary(engine.served.label, trial.served.label)
+        canary = {
+            **_describe(trial.served), "share": trial.share, "shadow": trial.shadow, **found,
+        }  # fmt: skip
+    drift = ledger.drift(engine.served.label)
+    return JSONResponse({"model": _describe(engine.served), "drift": drift, "canary": canary})
+
+
+async def _metrics(request: Request) -> Response:
+    _authorize(request)
+    books: Books = request.app.state.books
+    text = prometheus(await books.ledger(), request.app.state.engine.served.label)
+    return Response(text, media_type="text/plain; version=0.0.4")
+
+
+async def _openapi(request: Request) -> Response:
+    return JSONResponse(openapi.document(secured=request.app.state.token_sha256 is not None))
+
+
+async def _readyz(request: Request) -> Response:
+    engine: Engine = request.app.state.engine
+    if engine.full:
+        raise _overloaded("Too many images wait; send traffic elsewhere for a second.")
+    return JSONResponse({"status": "ready", "model": _describe(engine.served)})
 
 
 async def _healthz(request: Request) -> Response:
@@ -125,98 +203,34 @@ async def _healthz(request: Request) -> Response:
     return JSONResponse({"status": "ok", "model": _describe(engine.served)})
 
 
-def _top_k(request: Request, default: int) -> int:
-    text = request.query_params.get("top_k")
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and 0 < len(text) <= 9 and int(text) > 0):
+def _authorize(request: Request) -> None:
+    expected = request.app.state.token_sha256
+    if expected is None:
+        return
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    found = hashlib.sha256(token.strip().encode()).hexdigest()
+    if scheme.lower() != "bearer" or not hmac.compare_digest(found, expected):
         raise RequestError(
-            400, "bad_request", f"top_k is {text[:40]!r}; it must be a whole number from 1 on."
+            401,
+            "unauthorized",
+            "This endpoint asks for its token; send it as Authorization: Bearer TOKEN.",
+            WWW_Authenticate="Bearer",
         )
-    return int(text)
 
 
-async def _read(request: Request, limit: int, deadline: float) -> bytes:
-    """The body, refused as soon as it is known to be over the limit."""
-    declared = request.headers.get("content-length", "")
-    body = bytearray()
-    try:
-        if declared.isdigit() and int(declared) > limit:
-            raise _too_large(limit)
-        async with asyncio.timeout_at(deadline):
-            async for chunk in request.stream():
-                if len(body) + len(chunk) > limit:
-                    raise _too_large(limit)
-                body += chunk
-    except TimeoutError:
-        raise RequestError(
-            408,
-            "slow_request",
-            f"The body did not arrive in time, {len(body)} bytes did; send it again, faster.",
-            Connection="close",
-        ) from None
-    except ClientDisconnect:
-        raise RequestError(400, "disconnected", "The client left before its body ended.") from None
-    return bytes(body)
-
-
-class _InMemoryParser(MultiPartParser):
-    spool_max_size = sys.maxsize  # the body is in memory and bounded: no copy goes to the disk
-
-
-async def _images(request: Request, body: bytes) -> tuple[list[str | None], list[bytes]]:
-    """The file names and bytes of the images in a body, at least one."""
-    if request.headers.get("content-type", "").split(";")[0].strip().lower() != (
-        "multipart/form-data"
-    ):
-        return [None], [body]
-
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
-
-    parser = _InMemoryParser(request.headers, stream(), max_files=MAX_PARTS, max_fields=MAX_PARTS)
-    try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError) as error:
-        reason = getattr(error, "message", str(error)).rstrip(".")
-        raise RequestError(
-            400,
-            "bad_request",
-            f"The multipart body cannot be read: {reason}. Send up to {MAX_PARTS} images as file "
-            "parts, or one as the body itself.",
-        ) from None
-    try:
-        parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
-        names, images = [part.filename for part in parts], [await part.read() for part in parts]
-    finally:
-        await form.close()
-    if not parts:
-        raise RequestError(
-            400,
-            "bad_request",
-            "The multipart body has no file part; give each image a file name (curl -F "
-            "image=@photo.jpg).",
-        )
-    return names, images
-
-
-def _one(answer: Answer | ImageError, top_k: int) -> Response:
-    if isinstance(answer, ImageError):
-        raise RequestError(*_explain(answer), str(answer))
-    return JSONResponse(_answer(answer, top_k))
-
-
-def _part(name: str | None, answer: Answer | ImageError, top_k: int) -> dict[str, Any]:
+def _result(name: str | None, answer: Answer | ImageError, top_k: int) -> dict[str, Any]:
     if isinstance(answer, ImageError):
         status, type_ = _explain(answer)
-        error = {"type": type_, "message": str(answer), "status": status}
-        return {"file": name, "error": error}
-    return {"file": name, **_answer(answer, top_k)}
-
-
-def _answer(answer: Answer, top_k: int) -> dict[str, Any]:
-    predictions = [{"label": label, "probability": p} for label, p in answer.top(top_k)]
-    return {"predictions": predictions, "model": _describe(answer.served)}
+        return {"file": name, "error": {"type": type_, "message": str(answer), "status": status}}
+    found: dict[str, Any] = {
+        "file": name,
+        "predictions": [{"label": label, "probability": p} for label, p in answer.top(top_k)],
+        "uncertain": answer.uncertain,
+        "version": answer.served.version,
+    }
+    if answer.heatmap is not None:
+        found["heatmap"] = base64.b64encode(answer.heatmap).decode()
+    return found
 
 
 def _describe(served: Served) -> dict[str, Any]:
@@ -230,15 +244,6 @@ def _describe(served: Served) -> dict[str, Any]:
 
 def _explain(error: ImageError) -> tuple[int, str]:
     return next((s for kind, s in _IMAGE_ERRORS.items() if isinstance(error, kind)), (400, "image"))
-
-
-def _too_large(limit: int) -> RequestError:
-    return RequestError(
-        413,
-        "body_too_large",
-        f"The body is over serve.max_body_mb = {limit / 1e6:g} MB; scale the image down or send "
-        "fewer at once.",
-    )
 
 
 def _overloaded(message: str) -> RequestError:
@@ -258,8 +263,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 -- Starlette chose the handler by its type
     type_ = _STATUS_TYPES.get(error.status_code, "bad_request")
     message = (
-        f"{request.method} {request.url.path[:200]}: {error.detail}. There are POST /predict, "
-        "GET /model and GET /healthz."
+        f"{request.method} {request.url.path[:200]}: {error.detail}. There are POST /v1/predict, "
+        "GET /v1/model and what /openapi.json lists."
     )
     return _error(error.status_code, type_, message, error.headers)
 

@@ -1,112 +1,117 @@
-"""One Ray Serve deployment: replicas that each hold an engine behind the HTTP application.
+"""The Ray Serve application: how replicas are started, changed and ended.
 
-The bundle is the deployment's `user_config`, so that another one is swapped in while the replicas
-live. A replica's storage keys come from its environment, as everywhere.
+What they serve is the deployment's `user_config`, so that another bundle is swapped in while they
+live. A replica's storage keys come from its environment, as everywhere; of the token it gets the
+hash.
 """
 
 from __future__ import annotations
 
-import logging
+import dataclasses
+import hashlib
 import socket
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.context import _get_global_client
-from starlette.types import ASGIApp
 
 import rtl
-from rtl import bundle, local_s3, runtime, storage
+from rtl import bundle, local_s3, registry, runtime, storage
 from rtl.errors import BundleError, ConfigError, ResourceError
 from rtl.sections import ServeConfig
-from rtl.serve import app
-from rtl.serve.engine import Engine
+from rtl.serve.replica import Clerk, Endpoint, Target
 
 _LOGGING = {"log_level": "ERROR", "enable_access_log": False}
 _ONGOING = 1000  # requests in a replica, slow bodies included; the engine refuses far earlier
 _STATE_TIMEOUT_S = 60
 
-_log = logging.getLogger("ray.serve")
 
-
-class Endpoint:
-    """A replica."""
-
-    def __init__(self, config: ServeConfig) -> None:
-        self._engine = Engine(config)
-        self._rejected: str | None = None
-
-    def __serve_build_asgi_app__(self) -> ASGIApp:
-        """What Serve asks for once the replica stands."""
-        return app.build(self._engine)
-
-    async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Swaps to `user_config["bundle"]`. A bundle that fails leaves the one before in service.
-
-        Raises BundleError where there is none before: the replica does not start.
-        """
-        try:
-            await self._engine.load(user_config["bundle"])
-            self._rejected = None
-        except Exception as error:
-            if not self._engine.ready:
-                raise
-            self._rejected = f"{type(error).__name__}: {error}"
-            _log.error("The new bundle was refused, the old one stays: %s", error)
-
-    async def check_health(self) -> None:
-        """Asked by Serve, which replaces a replica whose model fails or hangs."""
-        await self._engine.check()
-
-    async def state(self) -> dict[str, str | None]:
-        """The bundle in service, and why a newer one was refused."""
-        return {"bundle": self._engine.served.uri, "rejected": self._rejected}
-
-
-def build(bundle_uri: str, config: ServeConfig) -> serve.Application:
-    """The Serve application of a bundle."""
+def build(
+    target: Target, config: ServeConfig, token_sha256: str | None = None
+) -> serve.Application:
+    """The Serve application of what is to be served."""
+    clerk: Any = serve.deployment(Clerk)
+    clerk = clerk.options(
+        name="Clerk", version=rtl.__version__, ray_actor_options={"num_cpus": 0}, _internal=True
+    )
     deployment: Any = serve.deployment(serve.ingress()(Endpoint))
+    most = config.max_replicas or config.replicas
+    scaling: dict[str, Any] = {"num_replicas": config.replicas}
+    if most > config.replicas:
+        scaling = {
+            "autoscaling_config": {
+                "min_replicas": config.replicas,
+                "max_replicas": most,
+                # A full batch waits behind the one that is computed.
+                "target_ongoing_requests": 2 * config.max_batch_size,
+            }
+        }
+    # Only with a version of its own does Serve keep the replicas when the target alone changes.
+    kept = {"host", "port"}
     application: serve.Application = deployment.options(
         name="Endpoint",
-        # Only with a version of its own does Serve keep the replicas when the bundle alone changes.
-        version=f"{rtl.__version__} {config.model_dump_json(exclude={'host', 'port'})}",
-        num_replicas=config.replicas,
-        user_config={"bundle": bundle_uri},
+        version=f"{rtl.__version__} {config.model_dump_json(exclude=kept)} {token_sha256}",
+        user_config=dataclasses.asdict(target),
         max_ongoing_requests=_ONGOING,
+        graceful_shutdown_timeout_s=config.timeout_s + 5,
         ray_actor_options={
             "num_cpus": config.cpus_per_replica,
             "num_gpus": config.gpus_per_replica,
             "runtime_env": {"env_vars": runtime.env_vars(config.cpus_per_replica)},
         },
         _internal=True,
-    ).bind(config)
+        **scaling,
+    ).bind(config, clerk.bind(), token_sha256)
     return application
 
 
-def deploy(bundle_uri: str, config: ServeConfig, name: str = "rtl") -> str:
+def deploy(bundle_uri: str, config: ServeConfig, name: str = "rtl", token: str = "") -> str:
     """Serves a bundle and gives the URL, once it answers; Ray is connected.
 
     Where `name` is served already, the new bundle replaces the old one under the same URL without a
-    request lost. Raises BundleError, and the old one stays, for a bundle that fails its checks;
-    ResourceError for more than the cluster has; ConfigError for a port that cannot be had.
+    request lost. With a `token` the endpoint asks for it. Raises BundleError, and the old one
+    stays, for a bundle that fails its checks; ResourceError for more than the cluster has;
+    ConfigError for a port that cannot be had.
     """
-    runtime.quiet()  # importing Serve has set its logger to INFO
-    _check_resources(config)
     uri = storage.normalize(bundle_uri)
     bundle.verify(uri)
+    return _deploy(Target(bundle=uri), uri, config, name, token)
+
+
+def deploy_name(
+    storage_root: str, model: str, config: ServeConfig, name: str = "rtl", token: str = ""
+) -> str:
+    """Serves what is promoted of a registry name, now and later: see `deploy`.
+
+    The replicas look at the registry every `serve.follow_s` seconds.
+    """
+    root = storage.normalize(storage_root)
+    uri = registry.resolve(root, model)
+    bundle.verify(uri)
+    return _deploy(Target(root=root, name=model), uri, config, name, token)
+
+
+def _deploy(target: Target, uri: str, config: ServeConfig, name: str, token: str) -> str:
+    runtime.quiet()  # importing Serve has set its logger to INFO
+    _check_resources(config)
     url = _start(config)
     before = _served(name)
+    digest = hashlib.sha256(token.encode()).hexdigest() if token else None
+    application = build(target, config, digest)
     try:
-        serve.run(build(uri, config), name=name, route_prefix="/", logging_config=_LOGGING)
+        serve.run(application, name=name, route_prefix="/", logging_config=_LOGGING)
     except RuntimeError as error:
         if before is None:
             serve.delete(name)
         raise BundleError(f"The replicas for {uri} do not start: {error}") from None
     state = _state(name)
     if state["bundle"] != uri:
-        good = str(state["bundle"])
-        serve.run(build(good, config), name=name, route_prefix="/", logging_config=_LOGGING)
-        raise BundleError(f"{uri} was refused, {good} stays in service. {state['rejected']}")
+        good = build(Target(bundle=str(state["bundle"])), config, digest)
+        serve.run(good, name=name, route_prefix="/", logging_config=_LOGGING)
+        raise BundleError(
+            f"{uri} was refused, {state['bundle']} stays in service. {state['rejected'].get(uri)}"
+        )
     return url
 
 
@@ -115,15 +120,15 @@ def shutdown() -> None:
     serve.shutdown()  # type: ignore[no-untyped-call]
 
 
-def _state(name: str) -> dict[str, str | None]:
+def _state(name: str) -> dict[str, Any]:
     handle = serve.get_app_handle(name)
-    state: dict[str, str | None] = handle.state.remote().result(timeout_s=_STATE_TIMEOUT_S)
+    state: dict[str, Any] = handle.state.remote().result(timeout_s=_STATE_TIMEOUT_S)
     return state
 
 
 def _served(name: str) -> str | None:
     found = serve.status().applications.get(name)
-    return _state(name)["bundle"] if found and found.status == "RUNNING" else None
+    return str(_state(name)["bundle"]) if found and found.status == "RUNNING" else None
 
 
 def _check_resources(config: ServeConfig) -> None:

@@ -1,4 +1,4 @@
-"""The model in service: decoding and the forward pass off the event loop, batches, a swap.
+"""The models in service: decoding and the forward pass off the event loop, batches, a swap.
 
 Images wait in one queue. Whenever the model's thread is free it takes what has queued, up to
 `max_batch_size`: under load batches fill by themselves, and alone an image never waits for others.
@@ -9,21 +9,23 @@ this gave 21 on two cores.)
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
+from rtl import baseline, registry, storage
 from rtl import device as devices
-from rtl import registry, storage
 from rtl.bundle import BundleInfo, Classifier
 from rtl.errors import BundleError, ImageError
+from rtl.images import heatmap_png
 from rtl.sections import ServeConfig
+from rtl.serve.traffic import Counts
 
-_QUEUED_BATCHES = 8  # full batches that may wait before an image more is refused
 _CHECK_EVERY_S = 10.0
 
 
@@ -48,6 +50,21 @@ class Served:
         """What the bundle says of the model."""
         return self.classifier.info
 
+    @property
+    def label(self) -> str:
+        """`name@version`"""
+        return f"{self.name}@{self.version}" if self.version else self.name
+
+
+@dataclass(frozen=True, eq=False)
+class OnTrial:
+    """A model that answers a share of the images beside the one in service."""
+
+    served: Served
+    share: float
+    shadow: bool
+    """Whether its answers are only compared, not given."""
+
 
 @dataclass(frozen=True, eq=False)
 class Answer:
@@ -57,6 +74,20 @@ class Answer:
     """The model that said it: it may have been swapped since."""
     probabilities: torch.Tensor
     """float32, (C,)."""
+    seconds: float
+    """In the queue and in the model."""
+    heatmap: bytes | None = None
+    """A PNG of what spoke for the most probable class, where it was asked for."""
+
+    @property
+    def confidence(self) -> float:
+        """Probability of the most probable class."""
+        return float(self.probabilities.max())
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the bundle says not to rely on so low a confidence."""
+        return self.confidence < self.served.info.uncertain_below
 
     def top(self, k: int) -> list[tuple[str, float]]:
         """The k most probable classes (all, where there are fewer), best first."""
@@ -66,10 +97,20 @@ class Answer:
 
 
 @dataclass(frozen=True, eq=False)
+class _Row:
+    """What a forward pass gave for one image."""
+
+    probabilities: torch.Tensor
+    distance: float | None
+    heat: torch.Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
 class _Waiting:
     served: Served
     pixels: torch.Tensor
-    result: asyncio.Future[torch.Tensor]
+    explain: bool
+    result: asyncio.Future[_Row]
 
 
 class Engine:
@@ -77,12 +118,16 @@ class Engine:
 
     def __init__(self, config: ServeConfig) -> None:
         self.config = config
+        self.counts: Counts = Counter()
+        """What was seen since somebody took this away."""
+        self.on_trial: OnTrial | None = None
         self._served: Served | None = None
         self._loading = asyncio.Lock()
         self._inside = 0
-        self._limit = config.max_batch_size * _QUEUED_BATCHES
+        self._limit = config.max_waiting
         self._waiting: deque[_Waiting] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._trials: set[asyncio.Task[None]] = set()
         self._answered = time.monotonic()
         threads = config.cpus_per_replica
         self._decoders = ThreadPoolExecutor(threads, "decode", _compute_with, (1,))
@@ -114,7 +159,15 @@ class Engine:
         async with self._loading:
             self._served = await asyncio.to_thread(self._prepare, uri)
 
-    async def classify(self, images: Sequence[bytes]) -> list[Answer | ImageError]:
+    async def try_out(self, uri: str, share: float, shadow: bool) -> None:
+        """Puts a bundle on trial. Raises BundleError, and none is on trial, where it fails."""
+        async with self._loading:
+            self.on_trial = None
+            self.on_trial = OnTrial(await asyncio.to_thread(self._prepare, uri), share, shadow)
+
+    async def classify(
+        self, images: Sequence[bytes], explain: bool = False
+    ) -> list[Answer | ImageError]:
         """An answer for each encoded image, or the reason why it has none.
 
         Raises OverloadedError where they would wait too long.
@@ -125,7 +178,7 @@ class Engine:
             )
         self._inside += len(images)
         try:
-            return await asyncio.gather(*(self._classify(data) for data in images))
+            return await asyncio.gather(*(self._classify(data, explain) for data in images))
         finally:
             self._inside -= len(images)
 
@@ -137,7 +190,7 @@ class Engine:
         served = self.served
         if time.monotonic() - self._answered > _CHECK_EVERY_S:
             async with asyncio.timeout(self.config.timeout_s):
-                await self._enqueue(served, _blank(served.info, 1)[0])
+                await self._enqueue(served, _blank(served.info, 1)[0], explain=False)
 
     def _prepare(self, uri: str) -> Served:
         _compute_with(self.config.cpus_per_replica)
@@ -150,23 +203,93 @@ class Engine:
                     f"The model of {uri} answers a blank image with NaN; train it again with a "
                     "lower optimizer.lr."
                 )
+        classifier.check()
         name, version = registry.entry_of(uri) or (classifier.info.name, None)
         return Served(storage.normalize(uri), name, version, classifier)
 
-    async def _classify(self, data: bytes) -> Answer | ImageError:
-        served = self.served
-        loop = asyncio.get_running_loop()
+    async def _classify(self, data: bytes, explain: bool) -> Answer | ImageError:
+        served, trial = self.served, self.on_trial
         try:
-            pixels = await loop.run_in_executor(
-                self._decoders, served.classifier.preprocess, data, self.config.max_pixels
-            )
+            pixels = await self._decode(served, data)
         except ImageError as error:
+            self.counts["images", type(error).__name__, served.label] += 1
             return error
-        return Answer(served, await self._enqueue(served, pixels))
+        # Busy replicas answer once: a trial never costs a request.
+        busy = len(self._waiting) >= self.config.max_batch_size
+        if trial is None or busy or random.random() >= trial.share:  # noqa: S311 -- a sample
+            return await self._answer(served, pixels, explain)
+        first = asyncio.create_task(self._answer(served, pixels, explain))
+        second = asyncio.create_task(self._answer_on_trial(trial, data, explain))
+        comparing = asyncio.create_task(self._compare(first, second))
+        self._trials.add(comparing)
+        comparing.add_done_callback(self._trials.discard)
+        if trial.shadow:
+            return await asyncio.shield(first)
+        await asyncio.wait([second])  # not awaited itself: a client that leaves ends no comparison
+        tried = second.result()
+        return tried if tried is not None else await asyncio.shield(first)
 
-    async def _enqueue(self, served: Served, pixels: torch.Tensor) -> torch.Tensor:
+    async def _decode(self, served: Served, data: bytes) -> torch.Tensor:
         loop = asyncio.get_running_loop()
-        entry = _Waiting(served, pixels, loop.create_future())
+        return await loop.run_in_executor(
+            self._decoders, served.classifier.preprocess, data, self.config.max_pixels
+        )
+
+    async def _answer(self, served: Served, pixels: torch.Tensor, explain: bool) -> Answer:
+        started = time.monotonic()
+        row = await self._enqueue(served, pixels, explain)
+        seconds = time.monotonic() - started
+        heatmap = None
+        if row.heat is not None:
+            loop = asyncio.get_running_loop()
+            size = served.info.image_size
+            heatmap = await loop.run_in_executor(self._decoders, heatmap_png, row.heat, size)
+        answer = Answer(served, row.probabilities, seconds, heatmap)
+        self.counts["images", "ok", served.label] += 1
+        live = served.info.baseline
+        if live is not None and row.distance is not None:
+            tenth = baseline.bin_of(live.confidence, answer.confidence)
+            self.counts["drift", served.label, "confidence", str(tenth)] += 1
+            tenth = baseline.bin_of(live.distance, row.distance)
+            self.counts["drift", served.label, "distance", str(tenth)] += 1
+        return answer
+
+    async def _answer_on_trial(self, trial: OnTrial, data: bytes, explain: bool) -> Answer | None:
+        """None where the model on trial fails: the one in service answers then."""
+        try:
+            pixels = await self._decode(trial.served, data)
+            return await self._answer(trial.served, pixels, explain)
+        except Exception:  # noqa: BLE001 -- whatever it is, no client is to see it
+            return None
+
+    async def _compare(
+        self, first: asyncio.Task[Answer], second: asyncio.Task[Answer | None]
+    ) -> None:
+        try:
+            current, candidate = await first, await second
+        except Exception:  # noqa: BLE001 -- the current model's failure is its request's
+            return
+        trial = self.on_trial
+        name = candidate.served.label if candidate else trial.served.label if trial else ""
+
+        def add(what: str, value: float = 1) -> None:
+            self.counts[("canary", current.served.label, name, what)] += value  # type: ignore[assignment]
+
+        if candidate is None:
+            add("failed")
+            return
+        difference = candidate.confidence - current.confidence
+        add("rows")
+        add("agree", float(candidate.top(1)[0][0] == current.top(1)[0][0]))
+        add("difference", difference)
+        add("difference_squared", difference**2)
+        for which, answer in (("current", current), ("candidate", candidate)):
+            add(f"{which}_confidence", answer.confidence)
+            add(f"{which}_seconds", answer.seconds)
+
+    async def _enqueue(self, served: Served, pixels: torch.Tensor, explain: bool) -> _Row:
+        loop = asyncio.get_running_loop()
+        entry = _Waiting(served, pixels, explain, loop.create_future())
         self._waiting.append(entry)
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
@@ -175,16 +298,15 @@ class Engine:
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while batch := self._take():
-            pixels = [entry.pixels for entry in batch]
-            classifier = batch[0].served.classifier
             try:
-                rows = await loop.run_in_executor(self._model, _forward, classifier, pixels)
+                rows = await loop.run_in_executor(self._model, _forward, batch)
             except Exception as error:  # noqa: BLE001 -- it belongs to those who wait for it
                 for entry in batch:
                     if not entry.result.done():
                         entry.result.set_exception(error)
                 continue
             self._answered = time.monotonic()
+            self.counts["batches",] += 1
             for entry, row in zip(batch, rows, strict=True):
                 if not entry.result.done():
                     entry.result.set_result(row)
@@ -202,8 +324,22 @@ class Engine:
         return batch
 
 
-def _forward(classifier: Classifier, pixels: list[torch.Tensor]) -> torch.Tensor:
-    return classifier.predict(torch.stack(pixels))
+def _forward(batch: list[_Waiting]) -> list[_Row]:
+    classifier = batch[0].served.classifier
+    said = classifier.output(torch.stack([entry.pixels for entry in batch]))
+    probabilities = said.probabilities.cpu()
+    live = classifier.info.baseline
+    distances = live.distances(said.pooled).tolist() if live else [None] * len(batch)
+    return [
+        _Row(
+            probabilities[i],
+            distances[i],
+            classifier.heatmap(said.maps[i], int(probabilities[i].argmax()))
+            if entry.explain
+            else None,
+        )
+        for i, entry in enumerate(batch)
+    ]
 
 
 def _blank(info: BundleInfo, rows: int) -> torch.Tensor:

@@ -23,17 +23,25 @@ from PIL import Image
 from rtl import bundle, inception, local_s3, pretrained, registry, storage
 from rtl.bundle import BundleInfo, Classifier
 from rtl.errors import BundleError, ConfigError, ResourceError
+from rtl.inference import Output
 from rtl.sections import ServeConfig
 from tests.conftest import COLOURS, make_image
 
 with warnings.catch_warnings():
     # Ray Serve's own config classes use a form of `Field` that pydantic 2 deprecates.
     warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field`")
-    from rtl.serve import app, deployment
+    from rtl.serve import app, body, deployment, traffic
     from rtl.serve.engine import Engine
 
 CONFIG = ServeConfig(
-    port=0, max_batch_size=4, max_body_mb=0.5, max_pixels=1_000_000, top_k=2, timeout_s=6.0
+    port=0,
+    max_batch_size=4,
+    max_body_mb=0.5,
+    max_pixels=1_000_000,
+    top_k=2,
+    timeout_s=6.0,
+    max_waiting=32,
+    follow_s=0.2,
 )
 ESTIMATE = {"value": 0.9, "low": 0.8, "high": 0.95}
 INFO = BundleInfo(
@@ -147,14 +155,22 @@ def classifier(first: str) -> Classifier:
     return Classifier.load(first)
 
 
+def said(reply: httpx.Response) -> Any:
+    """The predictions of the one image that was asked for."""
+    (result,) = reply.json()["results"]
+    return result["predictions"]
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_an_image_gets_the_classifiers_probabilities(
     client: httpx.Client, classifier: Classifier, name: str
 ) -> None:
     # A wrong content type does no harm: the bytes say what they are.
-    reply = client.post("/predict?top_k=3", content=GOOD[name], headers={"content-type": "text/x"})
+    reply = client.post(
+        "/v1/predict?top_k=3", content=GOOD[name], headers={"content-type": "text/x"}
+    )
     assert reply.status_code == 200, reply.text
-    found = {p["label"]: p["probability"] for p in reply.json()["predictions"]}
+    found = {p["label"]: p["probability"] for p in reply.json()["results"][0]["predictions"]}
     expected = classifier.predict(classifier.preprocess(GOOD[name])[None])[0]
     assert found == pytest.approx(dict(zip(COLOURS, expected.tolist(), strict=True)), abs=1e-4)
     assert list(found.values()) == sorted(found.values(), reverse=True)
@@ -164,7 +180,7 @@ def test_an_image_gets_the_classifiers_probabilities(
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_image_gets_its_status_and_a_json_error(client: httpx.Client, name: str) -> None:
     data, status, type_ = BAD[name]
-    reply = client.post("/predict", content=data, headers={"content-type": "image/jpeg"})
+    reply = client.post("/v1/predict", content=data, headers={"content-type": "image/jpeg"})
     assert (reply.status_code, reply.json()["error"]["type"]) == (status, type_)
     assert len(reply.json()["error"]["message"]) > 20
     assert "/work" not in reply.text
@@ -174,47 +190,47 @@ def test_a_bad_image_gets_its_status_and_a_json_error(client: httpx.Client, name
 def test_top_k(client: httpx.Client) -> None:
     counts = {"": 2, "?top_k=1": 1, "?top_k=3": 3, "?top_k=999": 3}
     for query, count in counts.items():
-        assert len(client.post(f"/predict{query}", content=JPEG).json()["predictions"]) == count
+        assert len(said(client.post(f"/v1/predict{query}", content=JPEG))) == count
     for text in ("0", "-1", "1.5", "x", "", "%C2%B2", "9" * 30):
-        reply = client.post(f"/predict?top_k={text}", content=JPEG)
+        reply = client.post(f"/v1/predict?top_k={text}", content=JPEG)
         assert (reply.status_code, reply.json()["error"]["type"]) == (400, "bad_request"), text
 
 
 def test_multipart(client: httpx.Client) -> None:
-    alone = client.post("/predict", content=JPEG).json()
-    reply = client.post("/predict", files={"image": ("a.jpg", JPEG)})
-    assert reply.json().keys() == {"predictions", "model"}
-    assert reply.json()["predictions"][0]["label"] == alone["predictions"][0]["label"]
+    alone = said(client.post("/v1/predict", content=JPEG))
+    reply = client.post("/v1/predict", files={"image": ("a.jpg", JPEG)})
+    assert reply.json()["results"][0]["file"] == "a.jpg"
+    assert said(reply)[0]["label"] == alone[0]["label"]
     files = [("f", ("a.jpg", JPEG)), ("f", ("b.txt", b"text")), ("g", ("c.png", GOOD["png"]))]
-    several = client.post("/predict?top_k=1", files=files)
+    several = client.post("/v1/predict?top_k=1", files=files)
     assert several.status_code == 200
     a, b, c = several.json()["results"]
     assert [a["file"], b["file"], c["file"]] == ["a.jpg", "b.txt", "c.png"]
-    assert a["predictions"][0]["label"] == alone["predictions"][0]["label"]
+    assert a["predictions"][0]["label"] == alone[0]["label"]
     assert len(c["predictions"]) == 1
     assert (b["error"]["type"], b["error"]["status"]) == ("unsupported_image", 415)
-    bad = client.post("/predict", files={"f": ("b.txt", b"text")})
+    bad = client.post("/v1/predict", files={"f": ("b.txt", b"text")})
     assert bad.status_code == 415
 
 
 @pytest.mark.parametrize(
-    "body",
+    "wrong",
     [
         {"content": b"nonsense", "headers": {"content-type": "multipart/form-data; boundary=x"}},
         {"content": JPEG, "headers": {"content-type": "multipart/form-data"}},
         {"files": {"field": (None, "no file name")}},
-        {"files": [("f", (f"{i}.jpg", b"x")) for i in range(app.MAX_PARTS + 1)]},
+        {"files": [("f", (f"{i}.jpg", b"x")) for i in range(body.MAX_IMAGES + 1)]},
     ],
 )
-def test_a_broken_multipart_body_is_the_clients_error(client: httpx.Client, body: Any) -> None:
-    reply = client.post("/predict", **body)
+def test_a_broken_multipart_body_is_the_clients_error(client: httpx.Client, wrong: Any) -> None:
+    reply = client.post("/v1/predict", **wrong)
     assert (reply.status_code, reply.json()["error"]["type"]) == (400, "bad_request")
 
 
 def test_health_and_model(client: httpx.Client) -> None:
     health = client.get("/healthz")
     assert (health.status_code, health.json()["status"]) == (200, "ok")
-    model = client.get("/model").json()
+    model = client.get("/v1/model").json()
     assert (model["name"], model["version"], model["unfrozen_layers"]) == ("colours", 1, 2)
     assert model["classes"] == list(COLOURS)
     assert model["metrics"]["val"]["accuracy"] == ESTIMATE
@@ -225,9 +241,9 @@ def test_health_and_model(client: httpx.Client) -> None:
 def test_unknown_routes_answer_json(client: httpx.Client) -> None:
     for method, path, status in (
         ("GET", "/nothing", 404),
-        ("POST", "/predict/", 404),
-        ("GET", "/predict", 405),
-        ("POST", "/model", 405),
+        ("POST", "/v1/predict/", 404),
+        ("GET", "/v1/predict", 405),
+        ("POST", "/v1/model", 405),
     ):
         reply = client.request(method, path)
         assert reply.status_code == status
@@ -237,7 +253,7 @@ def test_unknown_routes_answer_json(client: httpx.Client) -> None:
 def open_request(url: str, *headers: str) -> socket.socket:
     host, port = url.removeprefix("http://").split(":")
     sock = socket.create_connection((host, int(port)), timeout=30)
-    lines = ["POST /predict HTTP/1.1", f"Host: {host}", *headers, "", ""]
+    lines = ["POST /v1/predict HTTP/1.1", f"Host: {host}", *headers, "", ""]
     sock.sendall("\r\n".join(lines).encode())
     return sock
 
@@ -248,17 +264,17 @@ def status_of(sock: socket.socket) -> int:
 
 
 def test_a_large_body_is_refused_before_it_is_read_whole(client: httpx.Client, url: str) -> None:
-    reply = client.post("/predict", content=b"x" * 500_001)
+    reply = client.post("/v1/predict", content=b"x" * 500_001)
     assert (reply.status_code, reply.json()["error"]["type"]) == (413, "body_too_large")
     # One byte less is judged by its content.
-    assert client.post("/predict", content=b"x" * 500_000).status_code == 415
+    assert client.post("/v1/predict", content=b"x" * 500_000).status_code == 415
     with open_request(url, "Content-Length: 1000000000000") as sock:
         assert status_of(sock) == 413
     with open_request(url, "Transfer-Encoding: chunked") as sock:
         for _ in range(6):  # and no end
             sock.sendall(b"186a0\r\n" + b"x" * 100_000 + b"\r\n")
         assert status_of(sock) == 413
-    assert client.post("/predict", content=JPEG).status_code == 200
+    assert client.post("/v1/predict", content=JPEG).status_code == 200
 
 
 def test_a_slow_client_times_out_and_harms_nobody(client: httpx.Client, url: str) -> None:
@@ -270,7 +286,7 @@ def test_a_slow_client_times_out_and_harms_nobody(client: httpx.Client, url: str
         for sock in socks:
             sock.sendall(JPEG[:100])
         started = time.monotonic()
-        assert client.post("/predict", content=JPEG).status_code == 200
+        assert client.post("/v1/predict", content=JPEG).status_code == 200
         assert time.monotonic() - started < CONFIG.timeout_s
         for sock in socks:
             answer = b"".join(iter(lambda sock=sock: sock.recv(65536), b""))  # until it is closed
@@ -279,7 +295,7 @@ def test_a_slow_client_times_out_and_harms_nobody(client: httpx.Client, url: str
 
 
 def served(client: httpx.Client) -> tuple[str, int]:
-    model = client.get("/model").json()
+    model = client.get("/v1/model").json()
     return model["name"], model["version"]
 
 
@@ -293,7 +309,7 @@ def test_a_model_is_swapped_without_a_lost_request(
     def ask() -> None:
         with httpx.Client(base_url=url, timeout=60) as own:
             while not stop.is_set():
-                reply = own.post("/predict", content=JPEG)
+                reply = own.post("/v1/predict", content=JPEG)
                 statuses.append(reply.status_code)
                 if reply.status_code == 200:
                     versions.append(reply.json()["model"]["version"])
@@ -333,7 +349,7 @@ def test_a_broken_bundle_never_replaces_a_good_one(
     with pytest.raises(BundleError, match=r"was refused, .*/1 stays in service.*altered"):
         deployment.deploy(broken, CONFIG)
     assert served(client) == ("colours", 1)
-    assert client.post("/predict", content=JPEG).status_code == 200
+    assert client.post("/v1/predict", content=JPEG).status_code == 200
 
 
 def test_what_cannot_start_is_refused_at_once(url: str, local: str) -> None:
@@ -345,13 +361,28 @@ def test_what_cannot_start_is_refused_at_once(url: str, local: str) -> None:
         deployment._check_port("127.0.0.1", int(url.rsplit(":", 1)[1]))
 
 
+class Alone:
+    """A replica without others, for an engine in this process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.rejected: dict[str, str] = {}
+        self._engine = engine
+
+    async def ledger(self) -> traffic.Ledger:
+        ledger = traffic.Ledger()
+        ledger.add(self._engine.counts)
+        return ledger
+
+
 def with_engine(uri: str, config: ServeConfig, test: Callable[..., Awaitable[None]]) -> None:
     """Runs a test on an engine and its application in this process."""
 
     async def main() -> None:
         engine = Engine(config)
         await engine.load(uri)
-        transport = httpx.ASGITransport(app.build(engine), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(
+            app.build(engine, Alone(engine), Alone(engine)), raise_app_exceptions=False
+        )
         async with httpx.AsyncClient(transport=transport, base_url="http://rtl") as http:
             await test(engine, http)
 
@@ -374,19 +405,21 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_what_waits_for_the_model_goes_as_one_batch(local: str) -> None:
     async def test(engine: Engine, http: httpx.AsyncClient) -> None:
         sizes: list[int] = []
-        predict = engine.served.classifier.predict
+        output = engine.served.classifier.output
 
-        def record(batch: torch.Tensor) -> torch.Tensor:
+        def record(batch: torch.Tensor) -> Output:
             sizes.append(len(batch))
-            return predict(batch)
+            return output(batch)
 
-        engine.served.classifier.predict = record  # type: ignore[method-assign]
+        engine.served.classifier.output = record  # type: ignore[method-assign]
         free = threading.Event()
         engine._model.submit(free.wait, 60)
         images = [make_image("red", i) for i in range(11)]
-        asked = [asyncio.create_task(http.post("/predict", content=images[0]))]
+        asked = [asyncio.create_task(http.post("/v1/predict", content=images[0]))]
         await until(lambda: engine._worker is not None and not engine._waiting)
-        asked += [asyncio.create_task(http.post("/predict", content=data)) for data in images[1:]]
+        asked += [
+            asyncio.create_task(http.post("/v1/predict", content=data)) for data in images[1:]
+        ]
         await until(lambda: len(engine._waiting) == 10)
         free.set()
         assert [(await task).status_code for task in asked] == [200] * 11
@@ -402,10 +435,10 @@ def test_too_many_at_once_are_told_to_come_again(local: str) -> None:
         engine._model.submit(free.wait, 60)
         files = [("f", (f"{i}.jpg", JPEG)) for i in range(6)]
         # 32 images may wait: five times six of them, and then two alone.
-        inside = [asyncio.create_task(http.post("/predict", files=files)) for _ in range(5)]
+        inside = [asyncio.create_task(http.post("/v1/predict", files=files)) for _ in range(5)]
         await until(lambda: engine._inside == 30)
-        late = [await http.post("/predict", files=files)]
-        inside += [asyncio.create_task(http.post("/predict", content=JPEG)) for _ in range(2)]
+        late = [await http.post("/v1/predict", files=files)]
+        inside += [asyncio.create_task(http.post("/v1/predict", content=JPEG)) for _ in range(2)]
         await until(lambda: engine._inside == 32)
 
         async def unread() -> AsyncIterator[bytes]:
@@ -413,15 +446,15 @@ def test_too_many_at_once_are_told_to_come_again(local: str) -> None:
             yield b""
 
         assert engine.full
-        late += [await http.post("/predict", content=JPEG)]
-        late += [await http.post("/predict", content=unread())]
+        late += [await http.post("/v1/predict", content=JPEG)]
+        late += [await http.post("/v1/predict", content=unread())]
         free.set()
         for reply in late:
             assert (reply.status_code, reply.json()["error"]["type"]) == (503, "overloaded")
             assert reply.headers["retry-after"] == "1"
         assert [reply.status_code for reply in await asyncio.gather(*inside)] == [200] * 7
         assert engine._inside == 0
-        assert (await http.post("/predict", content=JPEG)).status_code == 200
+        assert (await http.post("/v1/predict", content=JPEG)).status_code == 200
 
     with_engine(local, CONFIG.model_copy(update={"timeout_s": 30.0}), test)
 
@@ -430,12 +463,12 @@ def test_an_answer_that_takes_too_long_is_a_504(local: str) -> None:
     async def test(engine: Engine, http: httpx.AsyncClient) -> None:
         free = threading.Event()
         busy = engine._model.submit(free.wait, 60)
-        late = await http.post("/predict", content=JPEG)
+        late = await http.post("/v1/predict", content=JPEG)
         assert (late.status_code, late.json()["error"]["type"]) == (504, "timeout")
         free.set()
         await asyncio.wrap_future(busy)
         await until(lambda: engine._inside == 0)
-        assert (await http.post("/predict", content=JPEG)).status_code == 200
+        assert (await http.post("/v1/predict", content=JPEG)).status_code == 200
 
     with_engine(local, CONFIG.model_copy(update={"timeout_s": 2.0}), test)
 
@@ -445,12 +478,12 @@ def test_a_model_that_fails_is_unhealthy_and_says_nothing_of_the_inside(local: s
         def fail(_: object) -> None:
             raise RuntimeError("secret detail")
 
-        engine.served.classifier.predict = fail  # type: ignore[assignment, method-assign]
+        engine.served.classifier.output = fail  # type: ignore[assignment, method-assign]
         # It answered a moment ago, then it is asked again.
         assert (await http.get("/healthz")).status_code == 200
         engine._answered = -1e9
         health = await http.get("/healthz")
-        reply = await http.post("/predict", content=JPEG)
+        reply = await http.post("/v1/predict", content=JPEG)
         assert (health.status_code, health.json()["error"]["type"]) == (503, "unhealthy")
         assert (reply.status_code, reply.json()["error"]["type"]) == (500, "internal")
         assert "secret" not in health.text + reply.text

@@ -1,0 +1,246 @@
+// Photos in by drop, paste, file or camera; one request each, a few at a time; the answers as cards.
+
+import { Problem, ask, onToken } from "./api.js";
+import { describe, make, percent, showTraffic, title } from "./card.js";
+
+const MOST = 50;
+const AT_ONCE = 3;
+const HEAVY = 10e6; // bytes; above it the browser sends a smaller copy
+const SMALLER_SIDE = 2048; // pixels; more than any model sees
+
+const $ = (id) => document.getElementById(id);
+const photos = new Set();
+const waiting = [];
+let running = 0;
+let model = null;
+
+// ---- the model
+
+async function meet() {
+  try {
+    model = await describe();
+  } catch (problem) {
+    $("purpose").textContent = problem.status === 401 ? "Locked: an access token is needed." : `No word of the model: ${problem.message}`;
+  }
+}
+
+onToken(() => {
+  meet();
+  enqueue([...photos].filter((photo) => photo.state === "locked"));
+});
+meet();
+
+// ---- photos in
+
+function add(files) {
+  const room = MOST - photos.size;
+  const left = Math.max(0, files.length - room);
+  $("notice").hidden = !left && files.length > 0;
+  $("notice").textContent = files.length
+    ? `${MOST} photos at most: ${left} left out. Remove some to make room.`
+    : "There was no photo in that; try it with a file.";
+  const added = [...files].slice(0, room).map(begin);
+  if (!added.length) return;
+  if (!document.body.classList.contains("busy") && matchMedia("(min-width: 62rem)").matches) $("card").open = true;
+  document.body.classList.add("busy");
+  $("answers").hidden = false;
+  $("photos").prepend(...added.map((photo) => photo.node));
+  enqueue(added);
+}
+
+function begin(file) {
+  const photo = { file, state: "waiting", uncertain: false, url: URL.createObjectURL(file) };
+  photo.node = make("li", "photo");
+  photo.stage = make("figure", "stage");
+  photo.said = make("div", "said");
+  const image = make("img");
+  image.alt = file.name;
+  image.addEventListener("error", () => image.replaceWith(make("p", "small", "This browser cannot show the file.")));
+  image.src = photo.url;
+  photo.stage.append(image);
+  photo.node.append(photo.stage, photo.said);
+  photos.add(photo);
+  return photo;
+}
+
+function remove(photo) {
+  photos.delete(photo);
+  photo.node.remove();
+  URL.revokeObjectURL(photo.url);
+  count();
+  if (!photos.size) {
+    $("log").replaceChildren();
+    $("answers").hidden = $("notice").hidden = true;
+    document.body.classList.remove("busy");
+  }
+  ($("photos").querySelector("button") ?? $("choose")).focus();
+}
+
+function listen() {
+  for (const [button, input] of [["choose", "files"], ["shoot", "camera"]]) {
+    $(button).addEventListener("click", () => $(input).click());
+    $(input).addEventListener("change", () => {
+      add($(input).files);
+      $(input).value = ""; // so that the same file can be chosen again
+    });
+  }
+  $("drop").addEventListener("click", (event) => {
+    if (!event.target.closest("button, input")) $("files").click();
+  });
+  let depth = 0; // each element on the way sends its own enter and leave
+  const over = (change) => {
+    depth = Math.max(0, change ? depth + change : 0);
+    $("drop").classList.toggle("over", depth > 0);
+  };
+  addEventListener("dragenter", () => over(1));
+  addEventListener("dragleave", () => over(-1));
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    over(0);
+    add(event.dataTransfer.files);
+  });
+  addEventListener("paste", (event) => {
+    if (event.clipboardData.files.length) add(event.clipboardData.files);
+  });
+  $("heat").addEventListener("change", () => {
+    $("answers").classList.toggle("no-heat", !$("heat").checked);
+    $("strength").disabled = !$("heat").checked;
+  });
+  $("strength").addEventListener("input", () => $("answers").style.setProperty("--strength", $("strength").value / 100));
+  $("clear").addEventListener("click", () => [...photos].forEach(remove));
+}
+listen();
+
+// ---- answers
+
+function enqueue(some) {
+  for (const photo of some) say(photo, "waiting", make("p", "soft", "Waiting for its turn …"));
+  waiting.push(...some);
+  pump();
+}
+
+function pump() {
+  while (running < AT_ONCE && waiting.length) {
+    const photo = waiting.shift();
+    if (!photos.has(photo)) continue;
+    running += 1;
+    answer(photo).finally(() => {
+      running -= 1;
+      if (!running && !waiting.length) showTraffic();
+      pump();
+    });
+  }
+}
+
+async function answer(photo) {
+  say(photo, "asking", make("p", "soft", "Looking …"));
+  const onWait = (seconds) => say(photo, "asking", make("p", "soft", `The server is busy; once more in ${seconds} s …`));
+  try {
+    const body = await prepare(photo);
+    const headers = { "Content-Type": "application/octet-stream" };
+    const content = await ask("v1/predict?top_k=5&explain=true", { method: "POST", body, headers }, onWait);
+    const [result] = content.results;
+    if (result.error) throw new Problem(result.error.status, result.error.type, result.error.message);
+    if (photos.has(photo)) show(photo, result, content.model);
+  } catch (problem) {
+    const told = problem instanceof Problem ? problem : new Problem(200, "unexpected", String(problem));
+    if (photos.has(photo)) fail(photo, told);
+  }
+}
+
+/** The file's own bytes; of one above 10 MB the centre square, which is all that the model sees. */
+async function prepare(photo) {
+  if (photo.file.size <= HEAVY) return photo.file.arrayBuffer().catch(() => { throw new Problem(400, "unreadable"); });
+  const whole = await createImageBitmap(photo.file).catch(() => { throw new Problem(413, "too_big"); });
+  const side = Math.min(whole.width, whole.height);
+  const canvas = make("canvas");
+  canvas.width = canvas.height = Math.min(side, SMALLER_SIDE);
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = "#fff"; // where it is transparent, as the server does
+  pen.fillRect(0, 0, canvas.width, canvas.width);
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(whole, (whole.width - side) / 2, (whole.height - side) / 2, side, side, 0, 0, canvas.width, canvas.width);
+  whole.close();
+  photo.altered = `Over 10 MB: sent as a copy of its centre square, ${canvas.width} × ${canvas.width} pixels, JPEG.`;
+  return new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.95));
+}
+
+function show(photo, result, by) {
+  const [first] = result.predictions;
+  photo.uncertain = result.uncertain;
+  if (result.heatmap) {
+    const heat = make("img", "heat");
+    heat.alt = "";
+    heat.src = `data:image/png;base64,${result.heatmap}`;
+    photo.stage.append(heat);
+  }
+  const bars = make("ul", "bars");
+  bars.setAttribute("aria-label", "Classes, the most probable first");
+  let rest = 1;
+  for (const { label, probability } of result.predictions) {
+    const line = make("li");
+    const track = make("div", "track");
+    const fill = make("i");
+    fill.style.setProperty("--share", percent(probability).startsWith("<") ? "0%" : `${100 * probability}%`);
+    track.append(fill);
+    line.append(make("span", "", label), make("span", "percent", percent(probability)), track);
+    bars.append(line);
+    rest -= probability;
+  }
+  const nodes = [make("p", "verdict", first.label)];
+  if (result.uncertain) nodes.push(make("p", "badge", "Uncertain: check by eye"));
+  nodes.push(bars);
+  const others = model ? model.classes.length - result.predictions.length : 0;
+  if (others > 0) nodes.push(make("p", "small soft", `${others} other classes share ${percent(Math.max(0, rest))}.`));
+  if (photo.altered) nodes.push(make("p", "small soft", photo.altered));
+  if (by && model && title(by) !== title(model)) nodes.push(make("p", "small soft", `Answered by ${title(by)}.`));
+  say(photo, "answered", ...nodes);
+  tell(`${photo.file.name}: ${first.label}, ${percent(first.probability)}${result.uncertain ? ", uncertain" : ""}`);
+}
+
+function fail(photo, problem) {
+  if (problem.status === 401) {
+    say(photo, "locked", make("p", "soft", "Waiting for the access token above."));
+    return;
+  }
+  const nodes = [make("p", "wrong", problem.message)];
+  if (problem.detail) nodes.push(make("p", "small soft", problem.detail));
+  if (problem.mayPass) {
+    const again = make("button", "", "Try again");
+    again.type = "button";
+    again.addEventListener("click", () => enqueue([photo]));
+    nodes.push(again);
+  }
+  say(photo, "failed", ...nodes);
+  tell(`${photo.file.name}: no answer. ${problem.message}`);
+}
+
+function say(photo, state, ...nodes) {
+  photo.state = state;
+  photo.node.classList.toggle("thinking", state === "asking");
+  const head = make("div", "head");
+  const button = make("button", "slim", "Remove");
+  button.type = "button";
+  button.setAttribute("aria-label", `Remove ${photo.file.name}`);
+  button.addEventListener("click", () => remove(photo));
+  head.append(make("h3", "", photo.file.name), button);
+  const focused = photo.said.contains(document.activeElement);
+  photo.said.replaceChildren(head, ...nodes);
+  if (focused) button.focus();
+  count();
+}
+
+function tell(text) {
+  $("log").append(make("p", "", text));
+}
+
+function count() {
+  const of = (...states) => [...photos].filter((photo) => states.includes(photo.state)).length;
+  const parts = [`${of("answered")} of ${photos.size} answered`];
+  const unsure = [...photos].filter((photo) => photo.state === "answered" && photo.uncertain).length;
+  if (unsure) parts.push(`${unsure} uncertain`);
+  if (of("failed")) parts.push(`${of("failed")} failed`);
+  if (of("locked")) parts.push(`${of("locked")} locked`);
+  $("progress").textContent = parts.join(", ");
+}

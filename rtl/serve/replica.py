@@ -1,0 +1,147 @@
+"""A replica: an engine behind HTTP that follows the registry and hands on what it counted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from rtl import registry
+from rtl.registry import Canary
+from rtl.sections import ServeConfig
+from rtl.serve import app
+from rtl.serve.engine import Engine
+from rtl.serve.traffic import Ledger
+
+_HAND_ON_S = 1.0
+
+_log = logging.getLogger("ray.serve")
+
+
+class Clerk:
+    """The deployment that adds up what all replicas count."""
+
+    def __init__(self) -> None:
+        self._ledger = Ledger()
+
+    async def add(self, counts: Mapping[tuple[str, ...], float]) -> None:
+        """See `Ledger.add`."""
+        self._ledger.add(counts)
+
+    async def ledger(self) -> Ledger:
+        """A copy, since it travels."""
+        return self._ledger
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be served: a bundle, or a name of the registry as it is promoted."""
+
+    bundle: str | None = None
+    root: str | None = None
+    name: str | None = None
+
+
+class Endpoint:
+    """What Ray Serve runs: see the module."""
+
+    def __init__(self, config: ServeConfig, clerk: Any, token_sha256: str | None) -> None:
+        self.rejected: dict[str, str] = {}
+        self._config = config
+        self._engine = Engine(config)
+        self._clerk = clerk
+        self._token_sha256 = token_sha256
+        self._target = Target()
+        self._canary: Canary | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """What Serve asks for once the replica stands."""
+        return app.build(self._engine, self, self, self._token_sha256)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Swaps to what `user_config` names. A bundle that fails leaves the one before in service.
+
+        Raises BundleError where there is none before: the replica does not start.
+        """
+        self._target = Target(**user_config)
+        self.rejected = {}
+        await self._follow()
+        if not self._tasks:
+            self._tasks = [
+                asyncio.create_task(self._every(self._config.follow_s, self._follow)),
+                asyncio.create_task(self._every(_HAND_ON_S, self._hand_on)),
+            ]
+
+    async def check_health(self) -> None:
+        """Asked by Serve, which replaces a replica whose model fails or hangs."""
+        await self._engine.check()
+
+    async def state(self) -> dict[str, Any]:
+        """The bundle in service, and why others were refused."""
+        return {"bundle": self._engine.served.uri, "rejected": self.rejected}
+
+    async def ledger(self) -> Ledger:
+        """See `app.Books`."""
+        await self._hand_on()
+        ledger: Ledger = await self._clerk.ledger.remote()
+        return ledger
+
+    async def _every(self, seconds: float, act: Any) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await act()
+            except Exception as error:  # noqa: BLE001 -- storage or the clerk is away: next time
+                _log.error("%s: %s", type(error).__name__, error)
+
+    async def _hand_on(self) -> None:
+        counts, self._engine.counts = self._engine.counts, Counter()
+        if not counts:
+            return
+        try:
+            await self._clerk.add.remote(dict(counts))
+        except Exception:
+            self._engine.counts.update(counts)
+            raise
+
+    async def _follow(self) -> None:
+        """Serves what the target means now."""
+        target = self._target
+        if target.bundle is not None:
+            await self._swap(target.bundle)
+            return
+        root, name = str(target.root), str(target.name)
+        uri = await asyncio.to_thread(registry.resolve, root, name)
+        await self._swap(uri)
+        pointer = await asyncio.to_thread(registry.pointer, root, name)
+        canary = pointer.canary if pointer else None
+        if canary == self._canary:
+            return
+        self._canary = canary
+        self._engine.on_trial = None
+        if canary is not None:
+            uri = registry.locate(root, name, canary.version)
+            await self._guarded(uri, self._engine.try_out(uri, canary.share, canary.shadow))
+
+    async def _swap(self, uri: str) -> None:
+        engine = self._engine
+        if engine.ready and (engine.served.uri == uri or uri in self.rejected):
+            return
+        if not engine.ready:
+            await engine.load(uri)
+        else:
+            await self._guarded(uri, engine.load(uri))
+
+    async def _guarded(self, uri: str, loading: Any) -> None:
+        """Loads; what fails is noted, and not tried again."""
+        try:
+            await loading
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the model before stays
+            self.rejected[uri] = f"{type(error).__name__}: {error}"
+            _log.error("%s was refused, the model before stays: %s", uri, error)
