@@ -65,7 +65,12 @@ export async function ask(path, options = {}, onWait = () => {}, retry = true) {
 export function onToken(action) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    token = field.value.trim();
+    const given = field.value.trim();
+    if (!/^[\x21-\x7e]+$/.test(given)) {
+      note.textContent = "A token has no spaces and no letters but a to z.";
+      return;
+    }
+    token = given;
     field.value = "";
     note.textContent = "Trying it …";
     action();

@@ -52,7 +52,7 @@ export async function showTraffic() {
   if (!canary) return;
   const doing = canary.shadow ? "is tried in the background and answers nobody" : `answers ${points(canary.share)} of the photos`;
   const agrees = canary.agreement ? ` It agrees with this one on ${points(canary.agreement.value)} of ${canary.rows} photos.` : "";
-  place.append(make("p", "small", `Version ${canary.version} ${doing}.${agrees}`));
+  place.append(make("p", "small", `${title(canary)} ${doing}.${agrees}`));
 }
 
 function block(heading, ...nodes) {

@@ -1,0 +1,480 @@
+"""The web page in a real browser, against a server that classifies photos by their mean colour."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from rtl import local_s3
+from rtl.serve import static
+from tests.conftest import COLOURS, make_image
+
+SIZE = 96
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@dataclass
+class Canned:
+    """How the server behaves, and what it was sent."""
+
+    token: str | None = None
+    busy: int = 0
+    """Answers of 503 that come first."""
+    classes: tuple[str, ...] = tuple(COLOURS)
+    level: str = "same"
+    test: bool = True
+    bodies: list[bytes] = field(default_factory=list)
+    inside: int = 0
+    most: int = 0
+    """Photos that were asked about at the same time."""
+
+
+def answer(canned: Canned, data: bytes) -> Response:
+    try:
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+    except OSError:
+        return error(400, "corrupt_image", "The JPEG image cannot be decoded to its end.")
+    mean = np.asarray(image).mean((0, 1))
+    far = np.array([np.abs(mean - np.array(c)).mean() for c in COLOURS.values()])
+    shares = np.exp(-far / 30) / np.exp(-far / 30).sum()
+    order = np.argsort(-shares)
+    heat = np.zeros((SIZE, SIZE, 4), np.uint8)
+    rows, columns = np.mgrid[:SIZE, :SIZE] / SIZE
+    heat[..., :3] = (255, 90, 20)
+    heat[..., 3] = 255 * np.exp(-12 * ((rows - 0.35) ** 2 + (columns - 0.6) ** 2))
+    buffer = io.BytesIO()
+    Image.fromarray(heat).save(buffer, "PNG")
+    found = {
+        "file": None,
+        "predictions": [{"label": canned.classes[i], "probability": shares[i]} for i in order],
+        "uncertain": bool(shares.max() < 0.7),
+        "heatmap": base64.b64encode(buffer.getvalue()).decode(),
+    }
+    model = {"name": "colours", "version": 3, "created": "2026-11-20T10:00:00Z"}
+    return JSONResponse({"model": {**model, "unfrozen_layers": 2}, "results": [found]})
+
+
+def error(status: int, type_: str, message: str, **headers: str) -> Response:
+    return JSONResponse({"error": {"type": type_, "message": message}}, status, headers)
+
+
+def describe(canned: Canned) -> dict[str, Any]:
+    ratio = {"value": 0.93, "low": 0.891, "high": 0.957}
+    scores = {
+        "rows": 300, "accuracy": ratio, "macro_f1": ratio, "auc": None, "log_loss": 0.2,
+        "confusion": [[95, 3, 2], [4, 90, 6], [5, 1, 94]],
+    }  # fmt: skip
+    return {
+        "name": "colours", "version": 3, "classes": list(canned.classes), "image_size": SIZE,
+        "metrics": {"val": {**scores, "rows": 120}, "test": scores if canned.test else None},
+        "temperature": 1.31, "uncertain_below": 0.7, "manifest_digest": "ab" * 32,
+        "created": "2026-11-20T10:00:00Z", "versions": {}, "unfrozen_layers": 2,
+    }  # fmt: skip
+
+
+def application(canned: Canned) -> Starlette:
+    def refused(request: Request) -> Response | None:
+        if canned.token in (None, request.headers.get("authorization", "")[len("Bearer ") :]):
+            return None
+        return error(401, "unauthorized", "A bearer token is needed.")
+
+    async def predict(request: Request) -> Response:
+        if (no := refused(request)) is not None:
+            return no
+        if canned.busy:
+            canned.busy -= 1
+            return error(503, "overloaded", "Too many images wait.", **{"Retry-After": "1"})
+        canned.inside += 1
+        canned.most = max(canned.most, canned.inside)
+        body = await request.body()
+        await asyncio.sleep(0.02)
+        canned.inside -= 1
+        canned.bodies.append(body)
+        assert dict(request.query_params) == {"top_k": "5", "explain": "true"}
+        return answer(canned, body)
+
+    async def model(request: Request) -> Response:
+        return refused(request) or JSONResponse(describe(canned))
+
+    async def traffic(request: Request) -> Response:
+        drift = {"rows": 412, "confidence": 0.03, "distance": 0.05, "level": canned.level}
+        canary = {
+            "name": "colours",
+            "version": 4,
+            "share": 0.1,
+            "shadow": False,
+            "rows": 40,
+            "agreement": None,
+        }
+        return refused(request) or JSONResponse({"drift": drift, "canary": canary})
+
+    return Starlette(
+        routes=[
+            *static.routes(),
+            Route("/v1/predict", predict, methods=["POST"]),
+            Route("/v1/model", model),
+            Route("/v1/traffic", traffic),
+        ]
+    )
+
+
+@pytest.fixture
+def canned() -> Canned:
+    return Canned()
+
+
+@pytest.fixture
+def url(canned: Canned) -> Iterator[str]:
+    port = local_s3.free_port()
+    config = uvicorn.Config(
+        application(canned), port=port, log_level="warning", ws="none", lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    address = f"http://127.0.0.1:{port}"
+    with contextlib.closing(httpx.Client(transport=httpx.HTTPTransport(retries=8))) as client:
+        client.get(address)
+    yield address
+    server.should_exit = True
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:
+    """The page in a window; it must ask nobody else, run no stranger's script and not complain."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    asked: list[str] = []
+    complaints: list[str] = []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("pageerror", lambda problem: complaints.append(str(problem)))
+    opened.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+    opened.on("filechooser", lambda _: None)  # from now on none opens outside of the page
+    opened.set_default_timeout(20_000)
+    expect.set_options(timeout=20_000)
+    opened.goto(url)
+    yield opened
+    assert [one for one in asked if not one.startswith((url, "data:", f"blob:{url}"))] == []
+    # Chromium itself writes a line for every answer that is an error.
+    assert [text for text in complaints if "Failed to load resource" not in text] == []
+    opened.close()
+
+
+def photo(label: str = "red", name: str = "a photo.jpg", **how: Any) -> dict[str, Any]:
+    return {"name": name, "mimeType": "image/jpeg", "buffer": make_image(label, 0, **how)}
+
+
+def between(name: str = "between.png") -> dict[str, Any]:
+    """A photo whose colour lies between two classes."""
+    colour = tuple((a + b) // 2 for a, b in zip(COLOURS["red"], COLOURS["green"], strict=True))
+    buffer = io.BytesIO()
+    Image.new("RGB", (200, 120), colour).save(buffer, "PNG")
+    return {"name": name, "mimeType": "image/png", "buffer": buffer.getvalue()}
+
+
+BROKEN = {"name": "cut.jpg", "mimeType": "image/jpeg", "buffer": make_image("red", 0)[:50]}
+
+
+def choose(page: Page, *photos: dict[str, Any]) -> None:
+    page.locator("#files").set_input_files(list(photos))  # type: ignore[arg-type]
+
+
+def hand_over(page: Page, event: str, *photos: dict[str, Any], where: str = "#drop") -> None:
+    """A drop or a paste, as the browser sends it."""
+    files = [[p["name"], p["mimeType"], base64.b64encode(p["buffer"]).decode()] for p in photos]
+    page.evaluate(
+        """([event, where, files]) => {
+          const data = new DataTransfer();
+          for (const [name, type, text] of files)
+            data.items.add(new File([Uint8Array.from(atob(text), c => c.charCodeAt(0))], name, {type}));
+          const init = {bubbles: true, cancelable: true};
+          const target = document.querySelector(where);
+          if (event === "paste") target.dispatchEvent(new ClipboardEvent("paste", {...init, clipboardData: data}));
+          else target.dispatchEvent(new DragEvent(event, {...init, dataTransfer: data}));
+        }""",  # noqa: E501
+        [event, where, files],
+    )
+
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_chosen_photo_is_answered_with_bars_and_a_heatmap(page: Page, canned: Canned) -> None:
+    expect(page.locator("#name")).to_have_text("colours@3")
+    expect(page.locator("#answers")).to_be_hidden()
+    sent = photo(size=(160, 80))
+    choose(page, sent)
+    card = page.locator(".photo")
+    expect(card.locator(".verdict")).to_have_text("red")
+    expect(card.locator("h3")).to_have_text("a photo.jpg")
+    expect(card.locator(".badge")).to_have_count(0)
+    assert canned.bodies == [sent["buffer"]]
+    shares = card.locator(".bars .percent").all_inner_texts()
+    widths = [box["width"] for bar in card.locator(".track i").all() if (box := bar.bounding_box())]
+    whole = card.locator(".track").first.bounding_box()
+    assert whole is not None
+    assert len(shares) == len(widths) == 3
+    assert widths[0] == pytest.approx(float(shares[0][:-2]) / 100 * whole["width"], abs=2)
+    assert widths == sorted(widths, reverse=True)
+    stage, heat = card.locator(".stage").bounding_box(), card.locator(".heat").bounding_box()
+    assert stage is not None
+    assert stage == heat
+    assert stage["width"] == pytest.approx(stage["height"], abs=1)
+    assert card.locator(".heat").evaluate("one => one.decode().then(() => one.naturalWidth)") == 96
+    assert page.locator(".stage img").first.evaluate("o => getComputedStyle(o).objectFit") == (
+        "cover"
+    )
+    expect(page.locator("#progress")).to_have_text("1 of 1 answered")
+    expect(page.locator("#log")).to_contain_text("a photo.jpg: red, 9")
+    page.get_by_label("Strength").fill("25")
+    expect(card.locator(".heat")).to_have_css("opacity", "0.25")
+    page.get_by_label("Show where it looked").uncheck()
+    expect(card.locator(".heat")).to_be_hidden()
+    expect(page.get_by_label("Strength")).to_be_disabled()
+
+
+def test_photos_are_dropped_and_pasted(page: Page) -> None:
+    hand_over(page, "dragenter", photo("blue"))
+    expect(page.locator("#drop")).to_have_class("over")
+    hand_over(page, "drop", photo("blue", "dropped.jpg"))
+    expect(page.locator("#drop")).not_to_have_class("over")
+    hand_over(page, "paste", photo("green", "pasted.jpg"), where="body")
+    expect(page.locator(".verdict")).to_have_text(["green", "blue"])
+    hand_over(page, "drop", where="body")
+    expect(page.locator("#notice")).to_contain_text("no photo")
+
+
+def test_each_photo_has_its_own_answer_doubt_or_error(page: Page) -> None:
+    choose(page, photo("red"), BROKEN, between())
+    unsure = page.locator(".photo", has_text="between.png")
+    expect(unsure.locator(".badge")).to_have_text("Uncertain: check by eye")
+    expect(page.locator(".badge")).to_have_count(1)
+    expect(page.locator("#log")).to_contain_text("%, uncertain")
+    bad = page.locator(".photo", has_text="cut.jpg")
+    expect(bad.locator(".wrong")).to_have_text("This photo is damaged or was cut off.")
+    expect(bad.get_by_text("cannot be decoded to its end")).to_be_visible()
+    expect(bad.get_by_text("This browser cannot show the file.")).to_be_visible()
+    expect(bad.get_by_role("button", name="Try again")).to_have_count(0)
+    expect(page.locator(".verdict")).to_have_count(2)
+    expect(page.locator("#progress")).to_have_text("2 of 3 answered, 1 uncertain, 1 failed")
+    page.get_by_role("button", name="Remove cut.jpg").click()
+    expect(page.locator(".photo")).to_have_count(2)
+
+
+def test_it_works_by_keyboard_alone(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "key.jpg"
+    file.write_bytes(make_image("green", 1))
+    page.keyboard.press("Tab")
+    choice = page.get_by_role("button", name="Choose photos")
+    expect(choice).to_be_focused()
+    expect(choice).to_have_css("outline-style", "solid")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    assert chooser.value.is_multiple()
+    chooser.value.set_files(file)
+    expect(page.locator(".verdict")).to_have_text("green")
+    skip = page.get_by_role("link", name="Skip to the answers")
+    skip.focus()
+    expect(skip).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.locator("#answers")).to_be_focused()
+    reached = []
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        reached.append(page.locator(":focus").evaluate("one => one.id || one.tagName"))
+    assert reached == ["clear", "heat", "strength", "BUTTON", "SUMMARY"]
+    page.get_by_role("button", name="Remove key.jpg").press("Enter")
+    expect(page.locator(".photo")).to_have_count(0)
+    expect(choice).to_be_focused()
+
+
+def test_it_reads_well_on_a_phone_in_light_and_dark(page: Page) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    page.set_viewport_size({"width": 360, "height": 780})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    name = f"{'a_very_long_name_without_a_space' * 4}.png"
+    choose(page, photo(), BROKEN, between(name))
+    page.get_by_text("About this model").click()
+    expect(page.locator(".verdict, .wrong")).to_have_count(3)
+    expect(page.locator("#traffic .flag")).to_be_visible()
+    expect(page.get_by_role("button", name="Take a photo")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    papers = set()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        papers.add(page.locator("body").evaluate(COLOURS_OF)[1])
+        for what in TEXTS:
+            assert contrast(*page.locator(what).first.evaluate(COLOURS_OF)) > 4.5, (what, scheme)
+        track = page.locator(".track").first.evaluate(COLOURS_OF)[1]
+        for bar in page.locator(".track i").all()[:2]:
+            assert contrast(bar.evaluate(COLOURS_OF)[1], track) > 2.4  # the figures say the same
+    assert len(papers) == 2
+
+
+TEXTS = (
+    "h1", "#purpose", "#choose", "#clear", ".verdict", ".bars li:last-child span", ".badge",
+    ".wrong", ".head h3", ".head button", "#progress", ".said .soft", ".heat-tools label",
+    "#card summary", ".figure", ".flag", "#about .soft", "#about thead th",
+)  # fmt: skip
+
+COLOURS_OF = """one => {
+  let at = one;
+  const behind = () => getComputedStyle(at).backgroundColor;
+  while (at.parentElement && behind() === "rgba(0, 0, 0, 0)") at = at.parentElement;
+  return [getComputedStyle(one).color, behind()];
+}"""
+"""An element's ink and the paper that it lies on."""
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two CSS colours, by WCAG 2.2."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_what_is_hostile_is_shown_as_text(page: Page, canned: Canned) -> None:
+    canned.classes = ("blue", "green", HOSTILE)
+    page.reload()
+    choose(page, photo("red", f"{HOSTILE}.jpg"))
+    expect(page.locator(".verdict")).to_have_text(HOSTILE)
+    expect(page.locator("h3").first).to_have_text(f"{HOSTILE}.jpg")
+    expect(page.locator("#purpose")).to_contain_text(HOSTILE)
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_a_token_is_asked_for_and_kept_in_memory_alone(page: Page, canned: Canned) -> None:
+    canned.token = "open-sesame"
+    page.reload()
+    field = page.get_by_label("This server asks for an access token")
+    expect(field).to_be_visible()
+    choose(page, photo())
+    expect(page.get_by_text("Waiting for the access token above.")).to_be_visible()
+    field.fill("two words")
+    field.press("Enter")
+    expect(page.get_by_text("A token has no spaces")).to_be_visible()
+    field.fill("a-guess")
+    field.press("Enter")
+    expect(page.get_by_text("The server refused this token.")).to_be_visible()
+    field.fill("open-sesame")
+    field.press("Enter")
+    expect(page.locator(".verdict")).to_have_text("red")
+    expect(page.locator("#name")).to_have_text("colours@3")
+    expect(field).to_be_hidden()
+    kept = "[localStorage.length, sessionStorage.length, document.cookie, location.href]"
+    assert page.evaluate(kept)[:3] == [0, 0, ""]
+    assert "sesame" not in page.content() + page.evaluate(kept)[3]
+    page.reload()
+    expect(field).to_be_visible()
+
+
+def test_a_busy_server_is_asked_once_more(page: Page, canned: Canned) -> None:
+    canned.busy = 1
+    choose(page, photo())
+    expect(page.get_by_text("The server is busy; once more in 1 s")).to_be_visible()
+    expect(page.locator(".verdict")).to_have_text("red")
+    canned.busy = 2
+    choose(page, photo("blue", "b.jpg"))
+    expect(page.locator(".wrong")).to_have_text("The server is busy, also at the second try.")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".verdict")).to_have_text(["blue", "red"])
+
+
+def test_many_photos_go_a_few_at_a_time_and_fifty_are_shown(page: Page, canned: Canned) -> None:
+    choose(page, *(photo("blue", f"{i}.jpg") for i in range(52)))
+    expect(page.locator("#notice")).to_contain_text("2 left out")
+    expect(page.locator("#progress")).to_have_text("50 of 50 answered", timeout=60_000)
+    assert page.locator(".photo h3").all_inner_texts() == [f"{i}.jpg" for i in range(50)]
+    assert 1 < canned.most <= 3
+    assert len(canned.bodies) == 50
+    page.get_by_role("button", name="Remove all").click()
+    expect(page.locator(".photo")).to_have_count(0)
+    expect(page.locator("#answers")).to_be_hidden()
+
+
+def test_only_a_photo_over_10_mb_is_made_smaller_and_that_is_said(
+    page: Page, canned: Canned, tmp_path: Path
+) -> None:
+    pixels = np.full((170, 240, 3), COLOURS["green"], np.uint8)
+    pixels[:, :35] = pixels[:, -35:] = COLOURS["red"]  # outside of the centre square
+    big, hollow = tmp_path / "big.png", tmp_path / "film.mp4"
+    Image.fromarray(pixels).save(big)
+    with big.open("ab") as end:
+        end.write(bytes(10_000_000))  # a decoder stops before them
+    hollow.write_bytes(bytes(10_000_001))
+    page.locator("#files").set_input_files([big, hollow])
+    expect(page.get_by_text("sent as a copy of its centre square, 170 ")).to_be_visible()
+    expect(page.locator(".verdict")).to_have_text("green")
+    expect(page.locator(".wrong")).to_contain_text("over 10 MB")
+    (body,) = canned.bodies
+    image = Image.open(io.BytesIO(body))
+    assert (image.format, image.size) == ("JPEG", (170, 170))
+    assert np.asarray(image).reshape(-1, 3).std(0).max() < 2
+
+
+def test_the_card_tells_how_far_to_trust_the_model(page: Page, canned: Canned) -> None:
+    about = page.locator("#about")
+    expect(about).to_be_hidden()
+    choose(page, photo())
+    expect(about).to_be_visible()
+    for text in (
+        "93 %", "Of 300 test photos", "89.1 % to 95.7 %", "below 70 % is called uncertain",
+        "temperature 1.31", "95 of 100", "412 photos of late look to it like those",
+        "colours@4 answers 10 %",
+    ):  # fmt: skip
+        expect(about).to_contain_text(text)
+    canned.level, canned.test = "other", False
+    page.reload()
+    choose(page, photo())
+    expect(about).to_contain_text("the figures above may not hold")
+    expect(about).to_contain_text("Of 120 validation photos, which also chose this model")
+
+
+def test_the_page_is_small_and_locked_down(url: str) -> None:
+    total = 0
+    for route in static.routes():
+        answer = httpx.get(f"{url}{route.path}")
+        total += len(answer.content)
+        policy = dict(
+            part.strip().split(" ", 1)
+            for part in answer.headers["content-security-policy"].split(";")
+        )
+        assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
+        assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert httpx.post(f"{url}{route.path}").status_code == 405
+    assert total < 40_000
+    kinds = {
+        route.path: httpx.head(f"{url}{route.path}").headers["content-type"]
+        for route in static.routes()
+    }
+    assert kinds["/"].startswith("text/html")
+    assert kinds["/page/page.js"].startswith("text/javascript")
+    assert kinds["/page/style.css"].startswith("text/css")
