@@ -97,6 +97,16 @@ def _parser() -> argparse.ArgumentParser:
     verb = add("serve", _serve, "Serve a model over HTTP until Ctrl-C.")
     verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
     verb.add_argument("--detach", action="store_true", help="return, and leave it to the cluster")
+    verb = add("export", _export, "Write a model as one file for a runtime without rtl.")
+    verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
+    verb.add_argument("out", help="folder or s3:// prefix of the model, metadata and model card")
+    verb.add_argument("--format", default="onnx", choices=["onnx", "torch"])
+    verb.add_argument(
+        "--check", metavar="FOLDER", help="images that it must answer as the bundle does"
+    )
+    verb = add("card", _card, "Print a model's card, or write it.")
+    verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
+    verb.add_argument("--out", metavar="FILE", help="where to (default: standard output)")
     verb = add("demo", _demo, "The whole way on 2,624 real photos of solar cells.")
     verb.add_argument("--quick", action="store_true", help="300 photos and a small search")
     verb.add_argument("--keep", action="store_true", help="leave the endpoint up until Ctrl-C")
@@ -297,6 +307,31 @@ def _serve(arguments: argparse.Namespace) -> None:
         finally:
             if runtime.joined():
                 serve.shutdown()
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from rtl import console, export, registry
+
+    uri = registry.resolve(_load(arguments).storage, arguments.bundle)
+    samples = export.images_in(arguments.check) if arguments.check else []
+    done = export.export(uri, arguments.out, arguments.format, samples)
+    console.say(
+        f"Asked {done.images} images, it answered as the bundle: probabilities differ by "
+        f"{done.difference:.1g} at most."
+    )
+    console.say(f"Model at {done.uri}, its card beside it")
+
+
+def _card(arguments: argparse.Namespace) -> None:
+    from rtl import bundle, card, console, registry, storage
+
+    uri = registry.resolve(_load(arguments).storage, arguments.bundle)
+    text = card.card(bundle.verify(uri))
+    if arguments.out:
+        storage.write_bytes(arguments.out, text.encode())
+        console.say(f"Model card at {arguments.out}")
+    else:
+        sys.stdout.write(text)
 
 
 def _demo(arguments: argparse.Namespace) -> None:

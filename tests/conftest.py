@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import secrets
@@ -102,12 +103,12 @@ def ray_cluster(s3_server: str) -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    """A headless Chromium, the system's or Playwright's own.
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """A headless Chromium, the system's or Playwright's own; the test is skipped without one.
 
-    One a test: Playwright keeps an event loop running in this thread until it is closed, and
-    Ray Serve's calls refuse to wait inside one.
+    Until it is closed Playwright keeps an event loop running in this thread, and Ray Serve's calls
+    refuse to wait inside one.
     """
     from playwright.sync_api import Error, sync_playwright
 
@@ -121,3 +122,10 @@ def browser() -> Iterator[Any]:
             pytest.skip(f"No Chromium: install Debian's, or `playwright install chromium`. {error}")
         yield started
         started.close()
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """A browser for one test."""
+    with chromium() as started:
+        yield started

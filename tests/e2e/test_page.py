@@ -26,7 +26,7 @@ from starlette.routing import Route
 
 from rtl import local_s3
 from rtl.serve import static
-from tests.conftest import COLOURS, make_image
+from tests.conftest import COLOURS, chromium, make_image
 
 SIZE = 96
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -158,6 +158,13 @@ def url(canned: Canned) -> Iterator[str]:
     server.should_exit = True
     thread.join(timeout=20)
     assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for all tests of this file: none of them calls Ray."""
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture

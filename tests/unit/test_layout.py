@@ -24,6 +24,7 @@ LAYERS = {
     "core": {
         "images", "shards", "blocks", "inception", "pretrained", "device", "metrics", "predictions",
         "calibration", "baseline", "inference", "bundle", "registry", "local_s3",
+        "card", "export",
     },
     "cluster": {"runtime"},
     "data": {
