@@ -79,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
     verb.add_argument("--data", metavar="URI", help="the packed data set")
     verb.add_argument("--split", default="test", choices=["train", "val", "test"])
+    verb = add("predict", _predict, "Answer for many images, as Parquet; again: goes on.")
+    verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
+    verb.add_argument("source", help="folder or s3:// prefix of images, or a packed data set")
+    verb.add_argument("dest", help="folder or s3:// prefix for the answers")
     verb = add("report", _report, "Write a finished run as one HTML file.")
     verb.add_argument("run", help="a run's name, or its path or URI")
     verb.add_argument("--out", metavar="FILE", help="where to (default: NAME.html)")
@@ -236,6 +240,24 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     for line in console.scores_lines(arguments.split, scores):
         console.say(line)
     console.say(json.dumps(scores.to_dict()))
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from rtl import console, predict, registry, runtime
+
+    settings = _load(arguments)
+    uri = registry.resolve(settings.storage, arguments.bundle)
+    runtime.connect()
+    with console.Bars() as bars:
+        summary = predict.predict(
+            uri, arguments.source, arguments.dest, bool(settings.train.gpus_per_worker),
+            lambda done, total: bars(done, total, "images"),
+        )  # fmt: skip
+    console.say(
+        f"{summary.rows} images, {summary.uncertain} uncertain, {summary.errors} unreadable (see "
+        "the column `error`)"
+    )
+    console.say(f"Answers at {arguments.dest}/answers")
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -112,7 +112,7 @@ def list_source(source: str, config: PackConfig) -> Listing:
 
 
 def _folder(root: str, config: PackConfig, quarantine: list[Quarantined]) -> tuple[str, list[Row]]:
-    files = _files(root)
+    files = visible_files(root)
     paths = {entry.path for entry in files}
     lists = [
         [f"{folder}{split}_list.mat" for split in ("train", "test")] for folder in ("", "lists/")
@@ -128,7 +128,7 @@ def _folder(root: str, config: PackConfig, quarantine: list[Quarantined]) -> tup
         return "class folders", list(_class_folders(root, files, folders, quarantine))
     tables = [path for path in sorted(paths) if path.endswith((".csv", ".parquet"))]
     hint = f" Did you mean the table {root}/{tables[0]}?" if tables else ""
-    raise DataError(f"{_shown(root)} has none of the layouts that rtl reads: {LAYOUTS}.{hint}")
+    raise DataError(f"{shown(root)} has none of the layouts that rtl reads: {LAYOUTS}.{hint}")
 
 
 def _class_folders(
@@ -139,7 +139,7 @@ def _class_folders(
     if known and len(known) < len(folders) and below & set(known):
         other = next(name for name in folders if name not in known)
         raise DataError(
-            f"{root} has the folder {_shown(other)!r} beside {known[0]!r}; with classes below a "
+            f"{root} has the folder {shown(other)!r} beside {known[0]!r}; with classes below a "
             "split, every folder of SRC must be train, val or test. Move it away."
         )
     parents: dict[str, str | None] = {"": None}
@@ -161,16 +161,16 @@ def _class_folders(
         for name, entries in groups.items():
             if not entries:
                 raise DataError(
-                    f"The class folder {_shown(parent + name)!r} of {root} holds no file (links "
+                    f"The class folder {shown(parent + name)!r} of {root} holds no file (links "
                     "that lead out of the source do not count). Fill it or remove it."
                 )
             for entry in entries:
                 claimed.add(parent + entry.path)
-                identity = _shown(parent + entry.path)
-                yield Row(identity, entry.uri, _shown(name), split, size=entry.size)
+                identity = shown(parent + entry.path)
+                yield Row(identity, entry.uri, shown(name), split, size=entry.size)
     for entry in files:
         if entry.path not in claimed and _looks_like_image(entry.path):
-            quarantine.append(_unlabelled(_shown(entry.path), "it lies in no class folder"))
+            quarantine.append(_unlabelled(shown(entry.path), "it lies in no class folder"))
 
 
 def _table(uri: str, config: PackConfig, quarantine: list[Quarantined]) -> Iterator[Row]:
@@ -275,15 +275,15 @@ def _stanford_dogs(
     for path, entry in images.items():
         if path not in splits:
             reason = "it is in neither train_list.mat nor test_list.mat"
-            quarantine.append(_unlabelled(_shown(entry.path), reason))
+            quarantine.append(_unlabelled(shown(entry.path), reason))
             continue
         breed = path.split("/")[0]
         name = breed.partition("-")[2]
         # Two synsets of one name (ImageNet has such) stay two classes.
         label = name if name and names[name] == 1 else breed
-        yield Row(_shown(entry.path), entry.uri, _shown(label), splits[path], size=entry.size)
+        yield Row(shown(entry.path), entry.uri, shown(label), splits[path], size=entry.size)
     for path in sorted(splits.keys() - images.keys()):
-        quarantine.append(_no_image(_shown(f"Images/{path}"), "its list names it"))
+        quarantine.append(_no_image(shown(f"Images/{path}"), "its list names it"))
 
 
 def _read_mat(uri: str) -> list[str]:
@@ -310,7 +310,7 @@ def _webdataset(
     if None in splits and any(splits):
         outside = tars[splits.index(None)].path
         raise DataError(
-            f"{root} has tars below train, val or test, but {_shown(outside)!r} lies outside; move "
+            f"{root} has tars below train, val or test, but {shown(outside)!r} lies outside; move "
             "it into one of them."
         )
     for tar, split in zip(tars, splits, strict=True):
@@ -319,7 +319,7 @@ def _webdataset(
             sample = samples.setdefault(key, {})
             sample[part] = None if part in sample else value  # None: the tar holds it twice
         for key, sample in samples.items():
-            identity = f"{_shown(tar.path)}/{_shown(webdataset.inside(key))}"
+            identity = f"{shown(tar.path)}/{shown(webdataset.inside(key))}"
             label = sample.get("cls", sample.get("json", ""))
             if "image" not in sample:
                 quarantine.append(_no_image(identity, "the tar holds its label alone"))
@@ -333,11 +333,11 @@ def _webdataset(
                 yield Row(identity, tar.uri, label, split, offset=offset, size=size)
 
 
-def _files(root: str) -> list[Entry]:
+def visible_files(root: str) -> list[Entry]:
     """All files below a folder that are not hidden, sorted by path."""
     entries = storage.list_files(root)
     if not entries and not storage.exists(root):
-        raise NotFoundError(f"{_shown(root)} does not exist; check the path or URI.")
+        raise NotFoundError(f"{shown(root)} does not exist; check the path or URI.")
     return [entry for entry in entries if not _hidden(entry.path)]
 
 
@@ -361,7 +361,7 @@ def _looks_like_image(path: str) -> bool:
     return path.lower().rsplit(".", 1)[-1] in webdataset.IMAGE_SUFFIXES
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """The name itself, or with escapes where its bytes are not UTF-8."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 

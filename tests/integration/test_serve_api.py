@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import Browser
 
 from rtl import baseline, bundle, inception, pretrained, registry, storage
 from rtl.bundle import BundleInfo, Classifier
@@ -165,6 +166,24 @@ def test_without_the_token_nothing_is_said(client: httpx.Client) -> None:
             assert reply.headers["www-authenticate"] == "Bearer"
     for path in ("/healthz", "/readyz", "/openapi.json", "/"):
         assert httpx.get(client.base_url.join(path)).status_code == 200
+
+
+@pytest.mark.browser
+def test_the_page_at_the_real_endpoint(client: httpx.Client, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(str(client.base_url))
+    page.get_by_label("This server asks for an access token").fill(TOKEN)
+    page.get_by_role("button", name="Use it").click()
+    page.get_by_role("heading", name="colours@1").wait_for()
+    photo = {"name": "cell.jpg", "mimeType": "image/jpeg", "buffer": make_image("green", 3)}
+    page.locator("#files").set_input_files([photo])  # type: ignore[list-item]
+    page.locator(".heat").wait_for()
+    (said,) = client.post("/v1/predict", content=make_image("green", 3)).json()["results"]
+    assert page.locator(".verdict").inner_text() == said["predictions"][0]["label"]
+    percent = page.locator(".bars .percent").first.inner_text()
+    assert float(percent.split()[0]) == pytest.approx(
+        100 * said["predictions"][0]["probability"], abs=0.3
+    )
 
 
 def test_the_openapi_document_is_what_is_answered(client: httpx.Client) -> None:

@@ -1,0 +1,341 @@
+"""The HTTP endpoint against the network alone, and against LitServe; overload, a swap, memory.
+
+    python benchmarks/serve.py [--seconds 60] [--memory-minutes 10]
+
+All on the same cores, in one run. The load comes from a process of its own (`measuring/load.py`;
+what that costs is in the record) and sends photos of ELPV as their files; the bundle is Inception
+V3 at 299 pixels. The limit, `bare`, decodes 16 photos with all cores, then has them through the
+network; its latency is that of one photo; it is measured before and after everything else. At
+saturation 48 clients ask in turns. At half of its own saturation each server gets Poisson arrivals,
+a latency counting from the time due. Overload is four times the saturation. For the swap a version
+is promoted and rolled back in the registry that the endpoint follows.
+
+LitServe is installed for the run alone, in a folder that the environment does not see. BentoML
+1.4.40 is not compared: it wants another certifi and OpenTelemetry than Ray's in constraints.txt.
+
+Below `--seconds 30` a run is for trying it out and records nothing. The last line is one JSON
+object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from measuring import load
+from measuring.record import write
+
+CORES = 2
+BATCH = 16
+CLIENTS = 3 * BATCH
+PHOTOS = 256
+NAME = "cells"
+PREDICT, MODEL = "/v1/predict", "/v1/model"
+LITSERVE = ("litserve==0.2.19", "pyzmq==27.3.0")
+
+
+def make_registry(root: str, photos: Sequence[str]) -> None:
+    """Two versions of a model with different heads, the first one promoted."""
+    import torch
+
+    from rtl import baseline, bundle, inception, pretrained, registry
+
+    weights = pretrained.load("packaged", ".")
+    network = inception.build(2)
+    inception.load_part(network, weights.state)
+    info = bundle.BundleInfo(
+        name=NAME, classes=("defective", "functional"), unfrozen_layers=0, image_size=299,
+        mean=weights.mean, std=weights.std, metrics={"val": None, "test": None},
+        weights={"source": weights.source, "sha256": weights.sha256},
+        manifest_digest="0" * 64, config={},
+    )  # fmt: skip
+    for seed in (1, 2):
+        inception.init_head(network, seed)
+        classifier = bundle.Classifier(info, network, torch.device("cpu"))
+        some = [classifier.preprocess(Path(photo).read_bytes()) for photo in photos[::8]]
+        said = classifier.output(torch.stack(some))
+        watched = replace(info, baseline=baseline.measure(said.probabilities, said.pooled))
+        bundle.save(f"{root}/made", watched, network)
+        registry.register(root, NAME, f"{root}/made")
+    registry.promote(root, NAME, 1)
+
+
+def bare(uri: str, photos: Sequence[str], seconds: float) -> dict[str, Any]:
+    """The network with nothing around it: images a second, seconds of one, the first's answer."""
+    import torch
+
+    from rtl.bundle import Classifier
+
+    def one_thread() -> None:
+        torch.get_num_threads()  # else the first use of torch here would undo the next line
+        torch.set_num_threads(1)
+
+    torch.set_num_threads(CORES)
+    classifier = Classifier.load(uri)
+    encoded = [Path(photo).read_bytes() for photo in photos]
+    batches = [encoded[i : i + BATCH] for i in range(0, len(encoded), BATCH)]
+
+    with ThreadPoolExecutor(CORES, initializer=one_thread) as decoders:
+
+        def answer(batch: list[bytes]) -> None:
+            classifier.predict(torch.stack(list(decoders.map(classifier.preprocess, batch))))
+
+        answer(batches[0])
+        started, done = time.monotonic(), 0
+        while time.monotonic() - started < seconds:
+            answer(batches[done % len(batches)])
+            done += 1
+        rate = done * BATCH / (time.monotonic() - started)
+    assert torch.get_num_threads() == CORES
+    times = []
+    while sum(times) < seconds:
+        started = time.monotonic()
+        classifier.predict(classifier.preprocess(encoded[len(times) % len(encoded)])[None])
+        times.append(time.monotonic() - started)
+    first = classifier.predict(classifier.preprocess(encoded[0])[None])[0]
+    return {"images_per_s": rate, "p50_s": statistics.median(times), "answer": first.tolist()}
+
+
+def in_own_process(uri: str, photos: Sequence[str], seconds: float) -> dict[str, Any]:
+    """`bare` in a process that has the environment from its start."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(bare, uri, photos, seconds).result()
+
+
+def figures(url: str, photos: Sequence[str], seconds: float) -> dict[str, Any]:
+    """Saturation, one request at a time, half load; after a warm-up."""
+    load.run(url, photos, seconds / 6, concurrency=BATCH)
+    full = load.run(url, photos, seconds, concurrency=CLIENTS)
+    rate = full.throughput(skip=seconds / 6)
+    alone = load.run(url, photos, seconds)
+    half = load.run(url, photos, 2 * seconds, rate / 2)
+    print(url, full.summary(), alone.summary(), half.summary(), sep="\n", flush=True)
+    assert full.failed == alone.failed == half.failed == 0, (full, alone, half)
+    return {
+        "images_per_s": rate,
+        "p50_s": alone.latency(50),
+        "p99_s": alone.latency(99),
+        "half_p99_s": half.latency(99),
+        "saturated": full.summary(),
+        "alone": alone.summary(),
+        "half": {"rate": round(rate / 2, 2), **half.summary()},
+    }
+
+
+def overload(url: str, photos: Sequence[str], seconds: float, rate: float) -> dict[str, Any]:
+    """What is answered, how fast, what the rest is told, and what stays of it in memory."""
+    before = memory_mb()
+    found = load.run(url, photos, seconds / 3, rate)
+    after = memory_mb()
+    alone = load.run(url, photos, seconds / 3)
+    refused = [record for record in found.records if record.status == 503]
+    return {
+        "rate": round(rate, 2),
+        "share_200": round(1 - found.failed / len(found.records), 4),
+        "share_503": round(len(refused) / len(found.records), 4),
+        "neither_200_nor_503": found.failed - len(refused),
+        "503_without_retry_after": sum(not record.retry_after for record in refused),
+        "answered_per_s": round(found.throughput(skip=seconds / 18), 2),
+        **found.summary(),
+        "memory_mb": {"before": before, "after": after},
+        "alone_after": alone.summary(),
+    }
+
+
+def memory_mb() -> dict[str, float]:
+    """Resident memory of the replica and of all of Ray Serve's processes."""
+    found = {"replica": 0.0, "serve": 0.0}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            title = "".join(process.cmdline()[:1])
+            if not title.startswith(("ray::Serve", "ray::Proxy")):
+                continue
+            tree = [process, *process.children(recursive=True)]
+            resident = sum(member.memory_info().rss for member in tree) / 1e6
+            found["serve"] += resident
+            if "Endpoint" in title:  # a method's name follows while it runs
+                found["replica"] += resident
+    assert found["replica"], "no process of the replica was found"
+    return {name: round(value, 1) for name, value in found.items()}
+
+
+def growth(url: str, photos: Sequence[str], minutes: float, rate: float) -> dict[str, Any]:
+    """Memory under half load: the last quarter's median less the first quarter's."""
+    every = min(30.0, minutes * 60 / 20)
+    samples: list[dict[str, float]] = []
+    with load.running(url, photos, minutes * 60, rate) as process:
+        ends = time.monotonic() + minutes * 60
+        while time.monotonic() < ends:
+            time.sleep(every)
+            samples.append(memory_mb())
+        found = load.finish(process)
+    quarter = max(1, len(samples) // 4)
+    grown = {
+        name: round(
+            statistics.median(s[name] for s in samples[-quarter:])
+            - statistics.median(s[name] for s in samples[:quarter]), 1,
+        )
+        for name in samples[0]
+    }  # fmt: skip
+    return {"minutes": minutes, "growth_mb": grown, "samples_mb": samples, **found.summary()}
+
+
+def promotion(root: str, photos: Sequence[str], seconds: float, rate: float) -> dict[str, Any]:
+    """Promotes version 2 and goes back to version 1, under load; every request counts."""
+    from rtl import registry, serve
+    from rtl.sections import ServeConfig
+
+    url = serve.deploy_name(root, NAME, ServeConfig(port=0, cpus_per_replica=CORES))
+    steps = (("promote", lambda: registry.promote(root, NAME, 2), 2),
+             ("rollback", lambda: registry.rollback(root, NAME), 1))  # fmt: skip
+    changes = {}
+    with load.running(url + PREDICT, photos, 1000.0, rate) as process:
+        for what, change, version in steps:
+            time.sleep(seconds / 6)
+            started = time.monotonic()
+            change()
+            changed = time.monotonic()
+            while httpx.get(url + MODEL, timeout=60).json()["version"] != version:
+                assert time.monotonic() - changed < 120, f"version {version} is not served"
+                time.sleep(0.1)
+            served = time.monotonic()
+            changes[what] = {"call_s": changed - started, "until_served_s": served - changed}
+        time.sleep(seconds / 6)
+        process.terminate()
+        found = load.finish(process)
+    return {"failed": found.failed, "rate": round(rate, 2), "changes": changes, **found.summary()}
+
+
+def endpoint(
+    root: str, photos: Sequence[str], seconds: float, minutes: float, expected: list[float]
+) -> dict[str, Any]:
+    """All of rtl's figures."""
+    import ray
+
+    from rtl import registry, runtime, serve
+    from rtl.sections import ServeConfig
+
+    runtime.connect(CORES)
+    try:
+        uri = registry.resolve(root, f"{NAME}@1")
+        url = serve.deploy(uri, ServeConfig(port=0, cpus_per_replica=CORES)) + PREDICT
+        said = httpx.post(url, content=Path(photos[0]).read_bytes(), timeout=60).json()
+        ordered = sorted(said["results"][0]["predictions"], key=lambda p: str(p["label"]))
+        same([p["probability"] for p in ordered], expected)
+        found = figures(url, photos, seconds)
+        rate = found["images_per_s"]
+        found["overload"] = overload(url, photos, seconds, 4 * rate)
+        found["memory"] = growth(url, photos, minutes, rate / 2)
+        serve.shutdown()
+        found["promotion"] = promotion(root, photos, seconds, rate / 2)
+        print(found["overload"], found["memory"], found["promotion"], sep="\n", flush=True)
+        serve.shutdown()
+    finally:
+        ray.shutdown()
+    return found
+
+
+@contextlib.contextmanager
+def litserve(uri: str, folder: str) -> Iterator[str]:
+    """The URL of the bundle behind LitServe."""
+    from rtl import local_s3
+
+    pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", folder]
+    subprocess.run([*pip, *LITSERVE], check=True)
+    script = Path(__file__).parent / "measuring" / "litserver.py"
+    port = local_s3.free_port()
+    arguments = [sys.executable, str(script), uri, str(port), str(CORES), str(BATCH)]
+    process = subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": folder})
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while not answers(f"{url}/health"):
+            assert process.poll() is None, "LitServe ended before it answered"
+            time.sleep(0.5)
+        yield f"{url}/predict"
+    finally:
+        own = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.wait(30)
+        for child in psutil.wait_procs(own, timeout=10)[1]:
+            child.kill()
+
+
+def answers(url: str) -> bool:
+    """Whether a GET is answered with 200."""
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def same(found: list[float], expected: list[float]) -> None:
+    """Ends the benchmark where a server has another network, or prepares photos otherwise."""
+    assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) < 0.01, (found, expected)
+
+
+def main() -> None:
+    """Measures bare, rtl, LitServe, bare."""
+    from rtl import demo, registry, runtime
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=60.0, help="of one load")
+    parser.add_argument("--memory-minutes", type=float, default=10.0)
+    options = parser.parse_args()
+    seconds = options.seconds
+    os.environ.update(runtime.env_vars(CORES))  # the same for all three
+    photos = [str(photo.path) for photo in demo.sample(demo.load_photos(), PHOTOS)]
+    with tempfile.TemporaryDirectory() as folder:
+        make_registry(folder, photos)
+        uri = registry.resolve(folder, NAME)
+        limits = [in_own_process(uri, photos, seconds / 2)]
+        rtl = endpoint(folder, photos, seconds, options.memory_minutes, limits[0]["answer"])
+        own_cost = load.own_cost(photos, seconds / 6, rtl["overload"]["rate"])
+        with litserve(uri, f"{folder}/litserve") as url:
+            said = httpx.post(url, content=Path(photos[0]).read_bytes(), timeout=60).json()
+            same(said["probabilities"], limits[0]["answer"])
+            other = figures(url, photos, seconds)
+        limits.append(in_own_process(uri, photos, seconds / 2))
+    limit = {key: statistics.fmean(run[key] for run in limits) for key in ("images_per_s", "p50_s")}
+    print(limits, own_cost, sep="\n")
+    result = {
+        "throughput_ratio_to_bare": round(rtl["images_per_s"] / limit["images_per_s"], 3),
+        "p50_ratio_to_bare": round(rtl["p50_s"] / limit["p50_s"], 3),
+        "p99_half_load_ratio": round(rtl["half_p99_s"] / rtl["p50_s"], 2),
+        "litserve_throughput_ratio": round(rtl["images_per_s"] / other["images_per_s"], 3),
+        "litserve_p50_ratio": round(rtl["p50_s"] / other["p50_s"], 3),
+        "litserve_p99_half_ratio": round(rtl["half_p99_s"] / other["half_p99_s"], 3),
+        "overload_p99_s": rtl["overload"]["p99_s"],
+        "overload_share_503": rtl["overload"]["share_503"],
+        "memory_growth_mb": rtl["memory"]["growth_mb"]["replica"],
+        "failed_during_promote": rtl["promotion"]["failed"],
+    }
+    details = {
+        "ratios": "rtl / bare, rtl / LitServe",
+        "bare": limits,
+        "rtl": rtl,
+        "litserve": {"packages": LITSERVE, **other},
+        "load_generator": own_cost,
+    }
+    if seconds < 30:
+        print(json.dumps(result))
+    else:
+        write("serve", "the HTTP endpoint under load, 2 cores", result, details)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""`ray job submit --working-dir . -- python jobs/predict.py ...`: arguments of `rtl predict`."""
+
+import sys
+
+from rtl.cli import main
+
+sys.exit(main(["predict", *sys.argv[1:]]))
