@@ -9,8 +9,18 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/rtl demo $(ARGS)
 
+# Two processes: the tests of one Ray cluster, which mostly wait, and all others beside them.
+CHOSEN := not slow and not gpu
 test: $(STAMP) chromium
+ifdef ARGS
 	$(BIN)/pytest $(ARGS)
+else
+	@others=$$(mktemp); \
+	$(BIN)/pytest -m "$(CHOSEN) and not ray" >$$others 2>&1 & pid=$$!; \
+	$(BIN)/pytest -m "$(CHOSEN) and ray"; first=$$?; \
+	wait $$pid; second=$$?; \
+	cat $$others; rm $$others; exit $$((first | second))
+endif
 
 check: $(STAMP)
 	$(BIN)/ruff check .

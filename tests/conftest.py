@@ -24,11 +24,12 @@ from rtl import local_s3, shards, storage
 from rtl.shards import Manifest
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process has the session's Ray cluster; what a file's tests share is made once."""
+    """Marks the tests of the session's Ray cluster."""
     for item in items:
-        shared = "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if shared else item.path.stem))
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
 
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}

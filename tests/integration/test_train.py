@@ -12,6 +12,7 @@ from rtl.config import Config
 from rtl.data import ImageReader, InMemory, Plan
 from rtl.errors import ConfigError, DataError, ResourceError, RunExistsError, TrainingError
 from rtl.features import FeatureReader
+from rtl.inference import calibrate
 from rtl.loop import Hooks, Learner, fit
 from rtl.predictions import Predictions, decode
 from rtl.pretrained import load as load_weights
@@ -151,7 +152,9 @@ def test_one_worker_and_two_give_the_same_losses(tmp_path: Path, ray_cluster: No
         result = train.train(settings, watcher=Watcher(epoch=epochs.append))
         # The bundle's weights, which `judge` loaded, are those that `val` chose by.
         said = decode(storage.read_bytes(f"{run.locate(settings)}/predictions/val.parquet"))
-        scores = metrics.evaluate(said.probabilities, said.labels, result.val.classes)
+        temperature = bundle.verify(result.bundle).temperature
+        raw = calibrate(torch.from_numpy(said.probabilities), 1 / temperature).numpy()
+        scores = metrics.evaluate(raw, said.labels, result.val.classes)
         assert scores.log_loss == pytest.approx(result.val.log_loss, rel=1e-3)
         losses.append([(e.train_loss, e.val.log_loss) for e in epochs])
     assert losses[0] == [pytest.approx(pair, rel=1e-3) for pair in losses[1]]
