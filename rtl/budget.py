@@ -300,7 +300,10 @@ def _measure(tree: dict[str, Any], threads: int) -> Rates:
         started = time.monotonic()
         features = learner.features(images)
         trunk = len(images) / (time.monotonic() - started)  # the last one is the longest trunk's
-        tails[k] = _training_rate(learner, features.repeat(2, *[1] * (features.ndim - 1)), config)
+        # A whole batch: the optimizer's step costs the same for a smaller one.
+        times = -(-max(1, config.train.batch_size // config.train.workers) // len(features))
+        batch = features.repeat(times, *[1] * (features.ndim - 1))
+        tails[k] = _training_rate(learner, batch, config)
     return Rates(trunk, tails, tails, threads)
 
 
