@@ -9,17 +9,19 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/rtl demo $(ARGS)
 
-# Two processes: the tests of one Ray cluster, which mostly wait, and all others beside them.
+# Two processes: the tests of one Ray cluster, which mostly wait, and all others beside them. (A
+# shell's background job ignores Ctrl-C, and so would what it starts: tests that send one run in
+# the foreground.)
 CHOSEN := not slow and not gpu
 test: $(STAMP) chromium
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
-	@others=$$(mktemp); \
-	$(BIN)/pytest -m "$(CHOSEN) and not ray" >$$others 2>&1 & pid=$$!; \
-	$(BIN)/pytest -m "$(CHOSEN) and ray"; first=$$?; \
+	@shared=$$(mktemp); \
+	$(BIN)/pytest -m "$(CHOSEN) and ray" >$$shared 2>&1 & pid=$$!; \
+	$(BIN)/pytest -m "$(CHOSEN) and not ray"; first=$$?; \
 	wait $$pid; second=$$?; \
-	cat $$others; rm $$others; exit $$((first | second))
+	cat $$shared; rm $$shared; exit $$((first | second))
 endif
 
 check: $(STAMP)

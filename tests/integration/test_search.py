@@ -112,24 +112,23 @@ def test_a_search_with_a_budget_runs_what_its_plan_says(
         data={"uri": f"{tmp_path}/data", "image_size": 80},
         features={"views": 4},
         train={"epochs": 8, "batch_size": 8},
-        search={"unfrozen_layers": [0, 1], "trials": 12, "budget_minutes": 10.0,
+        search={"unfrozen_layers": [0, 1], "trials": 6, "budget_minutes": 10.0,
                 "concurrent": 2},
     )  # fmt: skip
-    measured = budget.measure(settings, 1)
+    measured = budget.measure(settings.replace(search={"unfrozen_layers": [1]}), 1)
     assert measured.trunk > 0
-    assert measured.tail[0] > measured.tail[1] > 0
-    assert measured.alone[1] > 0
+    assert measured.tail[1] > 0
     # As on a machine on which this takes its time: a plan of two rounds, of k = 0 and 1.
     slow = {0: 8.0, 1: 8.0}
     monkeypatch.setattr(budget, "measure", lambda *_: Rates(50.0, slow, slow, 2))
     said: list[str] = []
     result = search.search(settings, say=said.append)
     about = storage.read_json(storage.join(run.locate(settings), "search.json"))
-    assert "the points are compared on 25% of the rows" in about["given_up"]
+    assert "the points are compared on 50% of the rows" in about["given_up"]
     assert len(said) == len(about["given_up"])
     found = trials.recorded(run.locate(settings))
-    assert {t.rows for t in found} == {0.25, 1.0}
-    assert len([t for t in found if t.rows < 1]) == 12
+    assert {t.rows for t in found} == {0.5, 1.0}
+    assert len([t for t in found if t.rows < 1]) == 6
     assert result.test is not None
     assert result.test.accuracy.value >= 0.75
     winner = choose(found).winner
