@@ -4,4 +4,4 @@ import sys
 
 from rtl.cli import main
 
-sys.exit(main(["serve", "--detach", *sys.argv[1:]]))
+sys.exit(main(["deploy", *sys.argv[1:]]))

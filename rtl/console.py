@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,6 +23,8 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
+
     from rtl.checkpoint import Epoch
     from rtl.lr_find import RangeTest
     from rtl.metrics import Estimate, Scores
@@ -198,6 +202,17 @@ def caches_table(caches: Sequence[Cache]) -> Table:
             c.uri.rsplit("/", 1)[-1][:12], c.data_uri or "-", str(c.unfrozen_layers),
             str(c.views), f"{c.bytes / 1e6:.1f}", c.state,
         )  # fmt: skip
+    return table
+
+
+def jobs_table(jobs: Sequence[JobDetails]) -> Table:
+    """A cluster's jobs, a row each."""
+    table = Table("job", "state", "started", "command")
+    for job in jobs:
+        started = datetime.datetime.fromtimestamp((job.start_time or 0) / 1000)
+        table.add_row(
+            job.submission_id, str(job.status), f"{started:%Y-%m-%d %H:%M}", escape(job.entrypoint)
+        )
     return table
 
 

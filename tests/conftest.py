@@ -15,6 +15,7 @@ from typing import Any
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.pop("RAY_ADDRESS", None)
+os.environ["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"] = "7"
 
 import numpy as np
 import pytest

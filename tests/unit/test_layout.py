@@ -37,7 +37,7 @@ LAYERS = {
         "report",
     },
     "serve": {"serve"},
-    "top": {"predict", "console", "demo", "cli"},
+    "top": {"predict", "console", "demo", "submit", "verbs", "cli"},
 }  # fmt: skip
 """Layer by layer from the ground up: the modules and packages of `rtl`, `rtl` for its own file."""
 

@@ -1,0 +1,7 @@
+"""`ray job submit --working-dir . -- python jobs/features.py`: the arguments of `rtl features`."""
+
+import sys
+
+from rtl.cli import main
+
+sys.exit(main(["features", *sys.argv[1:]]))

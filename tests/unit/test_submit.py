@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from rtl import cli, submit
+from rtl.errors import ConfigError, ResourceError
+
+
+def test_a_job_has_the_verbs_arguments_and_the_recipes_text(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("name: x\n")
+    given = [
+        "submit", "search", "--recipe", str(recipe), "--data", "s3://b/d", "--address", "http://h",
+        "--set", "search.lr=[1e-3, 2e-3]", "--storage", "s3://b/s",
+    ]  # fmt: skip
+    parsed = cli.parse(given)
+    assert (parsed.address, parsed.asked.verb, parsed.asked.data) == (
+        "http://h", "search", "s3://b/d",
+    )  # fmt: skip
+    job = submit.make(parsed.asked.verb, parsed.rest, parsed.asked.recipe)
+    assert job.recipe == "name: x\n"
+    assert job.entrypoint == (
+        "python -m rtl.cli search --data s3://b/d --set 'search.lr=[1e-3, 2e-3]' "
+        "--storage s3://b/s --recipe recipe.yaml"
+    )
+
+
+def test_a_recipe_joined_by_an_equals_sign_is_taken_too(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("name: x\n")
+    job = submit.make("train", [f"--recipe={recipe}", "--resume"], str(recipe))
+    assert job.arguments == ("--resume",)
+
+
+def test_a_wrong_argument_is_refused_before_anything_is_sent(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["submit", "search", "--adress", "http://h", "--data", "s3://b/d"])
+    assert "--adress" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["submit", "demo"])
+    assert "invalid choice: 'demo'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("uri", ["rtl-data", "./x", "../y"])
+def test_a_relative_folder_is_refused_for_a_job(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"storage is .* s3://"):
+        submit.check_places({"storage": uri})
+
+
+def test_places_that_every_node_has_are_taken() -> None:
+    submit.check_places({"storage": "s3://b/p", "data.uri": "/mnt/shared", "dest": None})
+
+
+def test_no_address_names_the_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match="--address"), submit.client(None):
+        pass
+
+
+def test_an_address_that_nobody_answers_at_is_an_error_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.socket() as sock:  # bound, and not listening
+        sock.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        with pytest.raises(ResourceError, match="No job server answers"), submit.client(address):
+            pass
+        assert cli.main(["jobs", "--address", address]) == 1
+    assert capsys.readouterr().err.startswith("rtl jobs: No job server answers at")
+
+
+def test_a_runtime_environment_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text("- pip\n")
+    job = submit.Job("train", (), None)
+    with pytest.raises(ConfigError, match="must map keys"):
+        submit.submit(None, job, runtime_env=str(file))  # type: ignore[arg-type]
