@@ -19,8 +19,8 @@ _START_TIMEOUT_S = 20
 
 
 @contextlib.contextmanager
-def serve(root: Path, bucket: str = "rtl") -> Iterator[str]:
-    """Serves `root` as S3 until the block ends; yields `s3://BUCKET`.
+def serve(root: Path, bucket: str = "rtl", host: str = "127.0.0.1") -> Iterator[str]:
+    """Serves `root` as S3 on `host` until the block ends; yields `s3://BUCKET`.
 
     Endpoint and fresh random keys stand in this process's environment meanwhile, so that storage
     and every process started from here finds them. Raises StorageError where rclone is missing or
@@ -33,7 +33,7 @@ def serve(root: Path, bucket: str = "rtl") -> Iterator[str]:
     (root / bucket).mkdir(parents=True, exist_ok=True)
     port, key, secret = free_port(), secrets.token_hex(8), secrets.token_hex(16)
     environment = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": key,
         "AWS_SECRET_ACCESS_KEY": secret,
         "AWS_REGION": "us-east-1",
@@ -42,7 +42,7 @@ def serve(root: Path, bucket: str = "rtl") -> Iterator[str]:
     }
     before = {name: os.environ.get(name) for name in environment}
     process = subprocess.Popen(
-        [rclone, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--log-level", "ERROR", str(root)],
+        [rclone, "serve", "s3", "--addr", f"{host}:{port}", "--log-level", "ERROR", str(root)],
         # The keys go by the environment: a command line can be read by every user.
         env={**os.environ, "RCLONE_AUTH_KEY": f'"{key},{secret}"', "RCLONE_CONFIG": os.devnull},
         stdin=subprocess.DEVNULL,
@@ -51,7 +51,7 @@ def serve(root: Path, bucket: str = "rtl") -> Iterator[str]:
     )
     os.environ.update(environment)
     try:
-        _wait(port, process)
+        _wait(host, port, process)
         yield f"s3://{bucket}"
     finally:
         process.terminate()
@@ -74,13 +74,13 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
+def _wait(host: str, port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise StorageError(f"rclone ended at once with exit code {process.returncode}.")
         with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
+            if sock.connect_ex((host, port)) == 0:
                 return
         time.sleep(0.05)
     raise StorageError(f"rclone did not listen on port {port} within {_START_TIMEOUT_S} s.")

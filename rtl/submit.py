@@ -72,7 +72,8 @@ def client(address: str | None) -> Iterator[JobSubmissionClient]:
         raise ConfigError(
             "No cluster is named; give --address http://HEAD:8265 or set RAY_API_SERVER_ADDRESS."
         )
-    logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # Ray tells of each upload
     try:
         yield JobSubmissionClient(address)
     except (ConnectionError, requests.ConnectionError):
@@ -87,6 +88,8 @@ def client(address: str | None) -> Iterator[JobSubmissionClient]:
         ) from None
     except RuntimeError as error:
         raise ResourceError(f"The cluster at {address} answers: {error}") from None
+    finally:
+        logging.disable(before)
 
 
 def make(verb: str, arguments: Sequence[str], recipe: str | None) -> Job:

@@ -23,6 +23,9 @@ from rtl.trials import State, Trial, TrialEpoch
 
 Watch = Callable[[Sequence[Trial]], None]
 
+_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
+"""Tune would write them into each trial's runtime environment, which Ray's logs show in clear."""
+
 
 def resources(config: Config) -> tuple[int, float]:
     """CPUs and GPUs that a trial holds; one of several workers shares no GPU with another."""
@@ -51,6 +54,7 @@ def run(
     and that belong to each proposed point's record.
     """
     from ray import tune
+    from ray.tune.execution import class_cache
 
     if not jobs and proposals <= 0:
         return
@@ -70,6 +74,7 @@ def run(
         {"cpu": board.cpus, "gpu": board.gpus} if alone else {"memory": 1},
     )
     space = {} if proposals else {"job": tune.grid_search([vars(job) for job in jobs])}
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_KEYS)
     with tempfile.TemporaryDirectory(prefix="rtl-search-") as folder:
         tuner = tune.Tuner(
             trainable,
@@ -244,7 +249,7 @@ class Board:
         epoch = TrialEpoch(
             epoch=result["epochs"] - 1, train_loss=result["train_loss"],
             score=result["epoch_score"], log_loss=result["log_loss"], seconds=result["seconds"],
-            at=time.monotonic() - self._began,
+            at=time.monotonic() - self._began, stall_seconds=result["stall_seconds"],
         )  # fmt: skip
         self._put(replace(trial, history=(*trial.history, epoch)))
 

@@ -1,0 +1,25 @@
+# The environment of Ray on every node of aws.yaml and machines.yaml; ~/.bashrc reads it.
+export PATH="$HOME/rtl/venv/bin:$PATH"
+
+# Closed by a token, for every port and in every process.
+export RAY_AUTH_MODE=token
+export RAY_AUTH_TOKEN_PATH="$HOME/.ray/auth_token"
+export RAY_USAGE_STATS_ENABLED=0
+
+# `ray up` sets OMP_NUM_THREADS=1 in its shells, and every worker would inherit it.
+unset OMP_NUM_THREADS PYTHONWARNINGS
+export RAY_worker_niceness=0
+export MALLOC_ARENA_MAX=1
+export MALLOC_MMAP_THRESHOLD_=1073741824
+export MALLOC_TRIM_THRESHOLD_=1073741824
+
+# HAProxy before the endpoint's replicas: docs/decisions/0009-serving.md.
+export RAY_SERVE_ENABLE_HA_PROXY=1
+export RAY_SERVE_HAPROXY_NBTHREAD=1
+export RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S=45
+export RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S=2
+
+# RTL_TOKEN, and S3 keys where no role gives them: your own file, never the project's.
+. "$HOME/rtl/secrets.sh"
+# Written by aws.yaml.
+if [ -e "$HOME/rtl/region.sh" ]; then . "$HOME/rtl/region.sh"; fi

@@ -1,0 +1,203 @@
+"""A cluster of several nodes that share nothing but S3, from `rtl submit` to a prediction.
+
+Where root and `unshare` allow, each node has a network, a /tmp and a home of its own; else all
+listen on 127.0.0.1, and what needs separate nodes is skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from rtl import local_s3, run, storage
+from rtl.bundle import Classifier
+from tests.conftest import make_folder, make_image
+
+LOCAL = Path(__file__).parents[2] / "cluster" / "local"
+SEPARATE = subprocess.run(["unshare", "--net", "--mount", "true"], check=False).returncode == 0
+TOKEN = "endpoint-token-6b1f"  # only here, so that a search for it means something
+RECIPE: dict[str, Any] = {
+    "data": {"image_size": 80},
+    "train": {"epochs": 1, "batch_size": 6, "workers": 2, "cpus_per_worker": 1},
+    "search": {
+        "unfrozen_layers": [1, 0], "lr": [0.01], "sampler": "grid", "scheduler": "none",
+    },
+    "serve": {"host": "0.0.0.0" if SEPARATE else "127.0.0.1", "port": 0, "replicas": 2},  # noqa: S104
+}  # fmt: skip
+
+
+class Nodes:
+    """A cluster on this machine, driven by `cluster/local` and `rtl submit`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.environment = {**os.environ, "RTL_TOKEN": TOKEN}
+
+    def local(self, *arguments: str) -> str:
+        command = [sys.executable, str(LOCAL), "--directory", str(self.directory), *arguments]
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=200, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start(self, nodes: int, cpus: int) -> None:
+        separate = ["--separate"] if SEPARATE else []
+        given = self.local("start", *separate, f"--nodes={nodes}", f"--cpus={cpus}")
+        pairs = (line.removeprefix("export ").split("=", 1) for line in given.splitlines())
+        self.environment |= dict(pairs)
+
+    @property
+    def address(self) -> str:
+        return self.environment["RAY_API_SERVER_ADDRESS"]
+
+    def popen(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "rtl.cli", *arguments], env=self.environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def rtl(self, *arguments: str) -> str:
+        return finish(self.popen(*arguments))
+
+    def logs(self) -> Iterator[Path]:
+        for path in self.directory.rglob("*"):
+            if path.is_file() and not path.is_symlink() and path.name != "token":
+                yield path
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture
+def s3_and_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Nodes]]:
+    nodes = Nodes(tmp_path_factory.mktemp("nodes") / "cluster")
+    host = "127.0.0.1"
+    if SEPARATE:
+        nodes.local("network")
+        host = "10.77.0.1"
+    with contextlib.ExitStack() as stack:
+        stack.callback(nodes.local, "stop")
+        s3 = stack.enter_context(local_s3.serve(tmp_path_factory.mktemp("s3"), host=host))
+        nodes.environment = {**os.environ, "RTL_TOKEN": TOKEN}
+        yield s3, nodes
+
+
+def write_recipe(path: Path, s3: str, **changes: Any) -> str:
+    path.write_text(json.dumps({**RECIPE, "storage": f"{s3}/root", **changes}))
+    return str(path)
+
+
+def ask(url: str, image: bytes) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    return httpx.post(f"{url}/v1/predict", content=image, headers=headers, timeout=60)
+
+
+def test_from_photos_to_predictions_with_nothing_shared_but_s3(
+    s3_and_nodes: tuple[str, Nodes], tmp_path: Path
+) -> None:
+    s3, nodes = s3_and_nodes
+    folder = make_folder(tmp_path / "photos", 12)
+    for photo in folder.rglob("*.jpg"):
+        storage.write_bytes(f"{s3}/photos/{photo.parent.name}/{photo.name}", photo.read_bytes())
+    recipe = write_recipe(tmp_path / "recipe.yaml", s3, pack={"val_fraction": 0.25})
+    nodes.start(nodes=1, cpus=3)
+
+    # Closed to strangers.
+    assert httpx.get(f"{nodes.address}/api/jobs/").status_code == 401
+    wrong = {"Authorization": "Bearer wrong"}
+    assert httpx.get(f"{nodes.address}/api/jobs/", headers=wrong).status_code == 403
+
+    output = nodes.rtl("submit", "pack", "--recipe", recipe, f"{s3}/photos", f"{s3}/data")
+    assert "3 classes" in output
+
+    # Two workers and Ray Data take the first node, so that the second trial waits for another.
+    search = nodes.popen("submit", "search", "--recipe", recipe, "--name", "colours",
+                         "--data", f"{s3}/data", "--set", "search.concurrent=2")  # fmt: skip
+    nodes.local("add", "--cpus=2")
+    output = finish(search)
+    assert "registered as colours@1" in output
+    result = run.result(f"{s3}/root/runs/colours")
+    assert result is not None
+    if SEPARATE:  # the node that came in mid-search has fitted
+        assert list(nodes.directory.glob("node-2/ray/*/logs/train/ray-train-app-worker-*.log"))
+    nodes.rtl("promote", "colours", "1", "--storage", f"{s3}/root")
+
+    output = nodes.rtl("submit", "deploy", "colours", "--recipe", recipe)
+    at = re.search(r" at http://[\d.]+:(\d+) ", output)
+    assert at, output
+    host = httpx.URL(nodes.address).host
+    url = f"http://{host}:{at[1]}"
+    image = make_image("red", 1000)
+    reply = ask(url, image)
+    assert reply.status_code == 200
+    said = {p["label"]: p["probability"] for p in reply.json()["results"][0]["predictions"]}
+    classifier = Classifier.load(result.bundle)
+    (expected,) = classifier.predict(classifier.preprocess(image)[None]).tolist()
+    assert said == pytest.approx(
+        dict(zip(classifier.info.classes, expected, strict=True)), abs=0.02
+    )
+    assert httpx.post(f"{url}/v1/predict", content=image, timeout=60).status_code == 401
+
+    if SEPARATE:
+        assert statuses_during(lambda: nodes.local("drain", "1", "--notice=20"), url, image) == {
+            200
+        }
+        assert "10.77.0.11 ALIVE" not in nodes.local("status")
+
+    # No key and no token in what anybody can read: logs, job records, all that lies in storage.
+    secrets = {
+        "S3 key": os.environ["AWS_SECRET_ACCESS_KEY"],
+        "endpoint's token": TOKEN,
+        "cluster's token": (nodes.directory / "token").read_text(),
+    }
+    headers = {"Authorization": "Bearer " + secrets["cluster's token"]}
+    kept = {"job records": httpx.get(f"{nodes.address}/api/jobs/", headers=headers).content}
+    assert b"rtl.cli search" in kept["job records"]
+    kept |= {str(path): path.read_bytes() for path in nodes.logs()}
+    kept |= {e.uri: storage.read_bytes(e.uri) for e in storage.list_files(f"{s3}/root")}
+    assert len(kept) > 20
+    found = [
+        (what, place)
+        for place, content in kept.items()
+        for what, secret in secrets.items()
+        if secret.encode() in content
+    ]
+    assert not found
+
+
+def statuses_during(act: Any, url: str, image: bytes) -> set[int]:
+    """The statuses of requests that are sent one after the other while `act` runs."""
+    counts: Counter[int] = Counter()
+    stop = threading.Event()
+
+    def send() -> None:
+        while not stop.is_set():
+            counts[ask(url, image).status_code] += 1
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        act()
+        time.sleep(1)
+    finally:
+        stop.set()
+        thread.join()
+    assert counts.total() > 10
+    return set(counts)
