@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from ray.serve.context import _get_global_client
 
 import rtl
@@ -25,6 +26,7 @@ from rtl.serve.replica import Clerk, Endpoint, Target
 _LOGGING = {"log_level": "ERROR", "enable_access_log": False}
 _ONGOING = 1000  # requests in a replica, slow bodies included; the engine refuses far earlier
 _STATE_TIMEOUT_S = 60
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def build(
@@ -148,6 +150,7 @@ def _start(config: ServeConfig) -> str:
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         port = config.port or local_s3.free_port()
+        _check_host(config.host)
         _check_port(config.host, port)
         serve.start(
             http_options={
@@ -167,6 +170,16 @@ def _start(config: ServeConfig) -> str:
                 f"and cannot move. Set serve.port={port} or 0, or end it with `serve shutdown`."
             )
     return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
+
+
+def _check_host(host: str) -> None:
+    nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+    if nodes > 1 and RAY_SERVE_ENABLE_HA_PROXY and host in _LOOPBACK:
+        raise ConfigError(
+            f"serve.host is {host}, but the cluster has {nodes} nodes, and HAProxy reaches the "
+            "replicas by their node's address. Set serve.host=0.0.0.0, in a network that strangers "
+            "do not reach."
+        )
 
 
 def _check_port(host: str, port: int) -> None:
