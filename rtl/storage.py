@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import pyarrow.fs as pafs
 
+from rtl import s3
 from rtl.errors import DataError, NotFoundError, StorageError
 
 COMMIT = "COMMIT"
@@ -112,7 +113,7 @@ def read_range(uri: str | Path, offset: int, size: int) -> bytes:
         bucket, key = _bucket_and_key(target)
         part = f"bytes={offset}-{offset + size - 1}"
         try:
-            found = _s3().get_object(Bucket=bucket, Key=key, Range=part)
+            found = s3.client().get_object(Bucket=bucket, Key=key, Range=part)
             return bytes(found["Body"].read())
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
@@ -139,7 +140,7 @@ def write_bytes(uri: str | Path, data: bytes) -> None:
         _retry(lambda: _write_local(Path(target), data, replace=True), "write", target)
         return
     bucket, key = _bucket_and_key(target)
-    _retry(lambda: _s3().put_object(Bucket=bucket, Key=key, Body=data), "write", target)
+    _retry(lambda: s3.client().put_object(Bucket=bucket, Key=key, Body=data), "write", target)
 
 
 def write_json(uri: str | Path, value: Any) -> None:
@@ -165,7 +166,7 @@ def create(uri: str | Path, data: bytes) -> bool:
         from botocore.exceptions import ClientError
 
         try:
-            _s3().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            s3.client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] != 412:
                 raise  # 409, a write in between that may yet fail, is tried again
@@ -221,7 +222,7 @@ def delete(uri: str | Path) -> None:
     below = [entry.uri for entry in list_files(target)]
     for name in [target] if info.type == pafs.FileType.File else below:
         bucket, key = _bucket_and_key(name)
-        _retry(functools.partial(_s3().delete_object, Bucket=bucket, Key=key), "delete", name)
+        _retry(functools.partial(s3.client().delete_object, Bucket=bucket, Key=key), "delete", name)
 
 
 def commit(uri: str | Path, files: Mapping[str, bytes]) -> None:
@@ -359,40 +360,7 @@ def _open(uri: str | Path) -> tuple[Any, str]:
     target = normalize(uri)
     if is_local(target):
         return pafs.LocalFileSystem(), target
-    return _bucket_fs(_bucket_and_key(target)[0]), target.removeprefix("s3://")
-
-
-@functools.cache
-def _bucket_fs(bucket: str) -> Any:
-    _prepare_s3_environment()
-    return pafs.FileSystem.from_uri(f"s3://{bucket}")[0]
-
-
-@functools.cache
-def _s3() -> Any:
-    import boto3
-    from botocore.config import Config
-
-    _prepare_s3_environment()
-    return boto3.client(
-        "s3",
-        config=Config(
-            connect_timeout=10,
-            read_timeout=60,
-            retries={"total_max_attempts": 1},  # `_retry` is the one place that tries again
-            # rclone sends the whole object's checksum with a part of it, which cannot fit.
-            response_checksum_validation="when_required",
-            s3={"addressing_style": "path"} if "AWS_ENDPOINT_URL" in os.environ else None,
-        ),
-    )
-
-
-def _prepare_s3_environment() -> None:
-    """An own endpoint has no region and no instance metadata to ask: say so, or look-ups stall."""
-    if os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL_S3"):
-        os.environ.setdefault("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))
-        os.environ.setdefault("AWS_DEFAULT_REGION", os.environ["AWS_REGION"])
-        os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+    return s3.filesystem(_bucket_and_key(target)[0]), target.removeprefix("s3://")
 
 
 def _bucket_and_key(uri: str) -> tuple[str, str]:

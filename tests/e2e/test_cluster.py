@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 import threading
@@ -29,7 +30,7 @@ from tests.conftest import make_folder, make_image
 ROOT = Path(__file__).parents[2]
 LOCAL = ROOT / "cluster" / "local"
 SEPARATE = subprocess.run(["unshare", "--net", "--mount", "true"], check=False).returncode == 0
-TOKEN = "endpoint-token-6b1f"  # only here, so that a search for it means something
+TOKEN = secrets.token_hex(16)
 RECIPE: dict[str, Any] = {
     "data": {"image_size": 80},
     "train": {"epochs": 1, "batch_size": 6, "workers": 2, "cpus_per_worker": 1},
@@ -177,12 +178,12 @@ def test_from_photos_to_predictions_with_nothing_shared_but_s3(
         assert "10.77.0.11 ALIVE" not in nodes.local("status")
 
     # No key and no token in what anybody can read: logs, job records, all that lies in storage.
-    secrets = {
+    canaries = {
         "S3 key": os.environ["AWS_SECRET_ACCESS_KEY"],
         "endpoint's token": TOKEN,
         "cluster's token": (nodes.directory / "token").read_text(),
     }
-    headers = {"Authorization": "Bearer " + secrets["cluster's token"]}
+    headers = {"Authorization": "Bearer " + canaries["cluster's token"]}
     kept = {"job records": httpx.get(f"{nodes.address}/api/jobs/", headers=headers).content}
     assert b"rtl.cli search" in kept["job records"]
     kept |= {str(path): path.read_bytes() for path in nodes.logs()}
@@ -191,7 +192,7 @@ def test_from_photos_to_predictions_with_nothing_shared_but_s3(
     found = [
         (what, place)
         for place, content in kept.items()
-        for what, secret in secrets.items()
+        for what, secret in canaries.items()
         if secret.encode() in content
     ]
     assert not found

@@ -116,17 +116,10 @@ def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     thread.start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(storage, "_BASE_DELAY_S", 0.001)
-    _forget_clients()
     yield server
-    _forget_clients()
     server.shutdown()
     thread.join()
     server.server_close()
-
-
-def _forget_clients() -> None:
-    storage._s3.cache_clear()
-    storage._bucket_fs.cache_clear()
 
 
 DATA = os.urandom(50_000)

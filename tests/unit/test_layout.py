@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = {
     "errors": {"rtl", "errors"},
-    "ground": {"sections", "config", "recipes", "storage", "trials"},
+    "ground": {"sections", "config", "recipes", "s3", "storage", "trials"},
     "core": {
         "images", "shards", "blocks", "inception", "pretrained", "device", "metrics", "predictions",
         "calibration", "baseline", "inference", "bundle", "registry", "local_s3",
@@ -31,10 +31,13 @@ LAYERS = {
         "sources", "webdataset", "placement", "pack", "data", "lease", "features", "trunk_pass",
         "prune",
     },
-    "fit": {"checkpoint", "run", "optimizer", "loop", "progress", "trainer", "judge", "train"},
+    "fit": {
+        "checkpoint", "run", "optimizer", "loop", "progress", "trainer", "judge", "observe",
+        "tensorboard", "tracking", "train",
+    },
     "judge": {
         "budget", "group_trial", "trial_process", "sweep", "search", "lr_find", "evaluate",
-        "report",
+        "report", "runs",
     },
     "serve": {"serve"},
     "top": {"predict", "console", "demo", "submit", "verbs", "cli"},

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import boto3
 import pytest
 
 from rtl import storage
@@ -361,17 +360,12 @@ def test_a_folder_or_bucket_is_no_object(s3_server: str, tmp_path: Path) -> None
 
 
 @pytest.fixture
-def wrong_keys(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
-    """Keys that the server does not know, in fresh clients; what they were is put back."""
+def wrong_keys(s3: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Keys that the server does not know."""
     key, secret = "AKIAWRONGWRONGWRONG1", "wrong/secret/that/must/not/be/shown"
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers the keys
-    for client in (storage._s3, storage._bucket_fs):
-        client.cache_clear()
-    yield key, secret
-    for client in (storage._s3, storage._bucket_fs):
-        client.cache_clear()
+    return key, secret
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""The clients of S3, of the endpoint and the keys that the environment names now.
+
+One of each is kept; where the environment names others, others are made.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from typing import Any
+
+import pyarrow.fs as pafs
+
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_connecting = threading.Lock()  # boto3 makes no two clients at once
+
+
+def filesystem(bucket: str) -> Any:
+    """pyarrow's view of a bucket."""
+    with _connecting:
+        return _filesystem(bucket, _account())
+
+
+def client() -> Any:
+    """boto3's client."""
+    with _connecting:
+        return _client(_account())
+
+
+def _account() -> tuple[str | None, ...]:
+    """Whose clients are kept: another endpoint or key in the environment gets others."""
+    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE", *_KEYS)
+    return tuple(os.environ.get(name) for name in names)
+
+
+@functools.cache
+def _filesystem(bucket: str, account: tuple[str | None, ...]) -> Any:  # noqa: ARG001 -- the cache's
+    _prepare_s3_environment()
+    return pafs.FileSystem.from_uri(f"s3://{bucket}")[0]
+
+
+@functools.cache
+def _client(account: tuple[str | None, ...]) -> Any:  # noqa: ARG001 -- the cache's
+    import boto3
+    from botocore.config import Config
+
+    _prepare_s3_environment()
+    return boto3.Session().client(  # the default session would remember the keys
+        "s3",
+        config=Config(
+            connect_timeout=10,
+            read_timeout=60,
+            retries={"total_max_attempts": 1},  # `_retry` is the one place that tries again
+            # rclone sends the whole object's checksum with a part of it, which cannot fit.
+            response_checksum_validation="when_required",
+            s3={"addressing_style": "path"} if "AWS_ENDPOINT_URL" in os.environ else None,
+        ),
+    )
+
+
+def _prepare_s3_environment() -> None:
+    """An own endpoint has no region and no instance metadata to ask: say so, or look-ups stall."""
+    if os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL_S3"):
+        os.environ.setdefault("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))
+        os.environ.setdefault("AWS_DEFAULT_REGION", os.environ["AWS_REGION"])
+        os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
