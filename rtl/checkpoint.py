@@ -35,6 +35,8 @@ class Epoch:
     """Training and evaluation."""
     rows_per_s: float
     """Training rows a second, over all workers."""
+    stall_seconds: float = 0.0
+    """That the first worker waited for training rows."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` is the inverse."""

@@ -95,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     verb = add("report", verbs.report, "Write a finished run as one HTML file.")
     verb.add_argument("run", help="a run's name, or its path or URI")
     verb.add_argument("--out", metavar="FILE", help="where to (default: NAME.html)")
+    verb = add("runs", verbs.runs, "List all runs, how they stand and how good they are.")
+    verb.add_argument("--json", action="store_true", help="for scripts: all that is known")
     verb = add("promote", verbs.promote, "Make a version of a model the current one.")
     verb.add_argument("name")
     verb.add_argument("version", type=int)

@@ -25,6 +25,7 @@ from rtl.sections import (
     SearchConfig,
     Section,
     ServeConfig,
+    TrackConfig,
     TrainConfig,
 )
 
@@ -52,6 +53,8 @@ class Config(Section):
     """The sweep."""
     serve: ServeConfig = ServeConfig()
     """The HTTP endpoint."""
+    track: TrackConfig = TrackConfig()
+    """Where finished runs are logged besides."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Config:
@@ -61,7 +64,7 @@ class Config(Section):
                 f"{self.train.workers}; every worker takes an equal part of the batch"
             )
         for key, values in self.search.space.items():
-            fixed = ("search.", "features.", "data.", "pack.", "serve.", "model.weights")
+            fixed = ("search.", "features.", "data.", "pack.", "serve.", "track.", "model.weights")
             if key in ("model.unfrozen_layers", "optimizer.lr"):
                 raise ValueError(
                     f"search.space holds {key}; set search.{key.split('.')[1]} instead"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rtl.lr_find import RangeTest
     from rtl.metrics import Estimate, Scores
     from rtl.prune import Cache
+    from rtl.runs import Row
     from rtl.trials import Trial
 
 _LINE_EVERY_S = 15.0
@@ -203,6 +204,46 @@ def caches_table(caches: Sequence[Cache]) -> Table:
             str(c.views), f"{c.bytes / 1e6:.1f}", c.state,
         )  # fmt: skip
     return table
+
+
+def runs_table(rows: Sequence[Row]) -> Table:
+    """The runs under a storage root, a row each."""
+    table = Table("run", "state", "started, data set", "scores", "model", "done, spent",
+                  show_lines=True)  # fmt: skip
+    for r in rows:
+        digest = r.data_digest[:12] if r.data_digest else "-"
+        scores = ["-" if r.val is None else f"val {r.metric} {r.val:.3f}"]
+        scores += [f"test {interval(r.test)}"] if r.test else []
+        table.add_row(
+            f"{escape(r.name)}\n{r.kind or '-'}", f"{r.state}\n{_minute(r.last)}",
+            f"{_minute(r.started)}\n{digest}", escape("\n".join(scores)), escape(r.bundle or "-"),
+            f"{_done(r)}\n{_spent(r)}",
+        )  # fmt: skip
+    return table
+
+
+def _minute(iso: str | None) -> str:
+    """`2026-11-25 09:16`, UTC."""
+    return iso[:16].replace("T", " ") if iso else "-"
+
+
+def _done(row: Row) -> str:
+    parts = []
+    if row.trials_done is not None:
+        parts = [f"{row.trials_done} of {row.trials_planned or '?'} trials"]
+    elif row.epochs is not None:
+        parts = [f"{row.epochs} epochs"]
+    parts += [] if row.seconds is None else [f"{row.seconds:.0f} s"]
+    return ", ".join(parts) or "-"
+
+
+def _spent(row: Row) -> str:
+    if row.spent is None:
+        return "-"
+    parts = [f"{row.spent.cpu_seconds / 60:.1f} CPU min"]
+    parts += [f"{row.spent.gpu_seconds / 60:.1f} GPU min"] if row.spent.gpu_seconds else []
+    parts += [f"{row.spent.cost:.2f} {row.currency}"] if row.spent.cost else []
+    return escape(", ".join(parts))
 
 
 def jobs_table(jobs: Sequence[JobDetails]) -> Table:

@@ -87,6 +87,12 @@ class Cost:
         return self.seconds_with < self.seconds_without
 
 
+def images(config: Config, manifest: Manifest) -> int:
+    """That the trunk sees for a cut: each training image in each view, each other one once."""
+    train = manifest.rows("train") * config.features.views
+    return train + manifest.rows("val") + manifest.rows("test")
+
+
 def cost(config: Config, manifest: Manifest, unfrozen_layers: int, trials: int = 1) -> Cost:
     """The cost model of `features.cache: auto`: a pass against one trunk an epoch and trial.
 
@@ -94,7 +100,7 @@ def cost(config: Config, manifest: Manifest, unfrozen_layers: int, trials: int =
     """
     k = unfrozen_layers
     train, val = manifest.rows("train"), manifest.rows("val")
-    rows = train * config.features.views + val + manifest.rows("test")
+    rows = images(config, manifest)
     shape = inception.feature_shape(k, config.data.image_size)
     raw = 2 * math.prod(shape)
     row_bytes = raw * (KEPT[k] if k < len(KEPT) else 0.5)

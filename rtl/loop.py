@@ -128,6 +128,25 @@ class Learner:
         return Predictions(ids, np.concatenate(labels), np.concatenate(probabilities))
 
 
+class Waited:
+    """Batches, and how long they were waited for."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.seconds = 0.0
+        """So far, from asking for a batch until it was there."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches as they come."""
+        while True:
+            asked = time.monotonic()
+            batch = next(self._batches, None)
+            self.seconds += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
+
+
 def fit(
     learner: Learner,
     source: Source,
@@ -159,7 +178,8 @@ def fit(
         epoch, started = len(history), time.monotonic()
         inception.set_train_mode(learner.tail, config.model.batch_norm)
         losses, rows = Mean(), 0
-        for step, batch in enumerate(source.train_batches(epoch)):
+        batches = Waited(source.train_batches(epoch))
+        for step, batch in enumerate(batches):
             number = epoch * plan.steps + step
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * lr_factor(
@@ -183,6 +203,7 @@ def fit(
             val=metrics.evaluate(predictions.probabilities, predictions.labels, manifest.classes),
             seconds=time.monotonic() - started,
             rows_per_s=rows / trained_s,
+            stall_seconds=batches.seconds,
         )
         history = (*history, done)
         state = Checkpoint(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import secrets
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from rtl import storage
 from rtl.config import Config
-from rtl.errors import ConfigError, NotFoundError, RunExistsError
+from rtl.errors import ConfigError, NotFoundError, RunExistsError, StorageError
 from rtl.metrics import Scores
 
 Kind = Literal["train", "search"]
@@ -18,6 +21,15 @@ Kind = Literal["train", "search"]
 _FREE_KEYS = ("train.workers", "train.cpus_per_worker", "train.max_failures", "search.concurrent",
               "features.memory_gb", "storage")  # fmt: skip
 """Keys that change how fast a run goes, not what it gives: a resumed run may set them anew."""
+
+_FREE_SECTIONS = {"serve", "track"}
+"""Nothing in them decides what a run gives."""
+
+ATTEMPT = "attempt.json"
+"""The last sign of life of a run: see `attempt`."""
+
+_BEAT_SECONDS = 5.0
+"""Between two signs of life at least, so that short epochs do not wait for storage."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,7 @@ def claim(config: Config, kind: Kind, manifest_digest: str, resume: bool) -> str
         "kind": kind,
         "config": config.to_dict(),
         "manifest_digest": manifest_digest,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "started": _now(),
         "owner": secrets.token_hex(8),
     }
     path = storage.join(uri, "run.json")
@@ -102,7 +114,7 @@ def claim(config: Config, kind: Kind, manifest_digest: str, resume: bool) -> str
 def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
     """The keys that decide a result and differ, each with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
-        keys = sorted({*before, *now} - {"serve"}) if not prefix else sorted({*before, *now})
+        keys = sorted({*before, *now} - (set() if prefix else _FREE_SECTIONS))
         return [
             line
             for key in keys
@@ -123,3 +135,44 @@ def result(uri: str) -> Result | None:
 def finish(uri: str, outcome: Result) -> None:
     """Writes the result, a run's last act."""
     storage.write_json(storage.join(uri, "result.json"), outcome.to_dict())
+
+
+class Beat(Protocol):
+    """Tells that a run goes on, and what is new of it; kept for the next sign of life."""
+
+    def __call__(self, **facts: Any) -> None:
+        """`facts` are JSON values, such as `epochs=3`."""
+
+
+@contextlib.contextmanager
+def attempt(uri: str) -> Iterator[Beat]:
+    """Keeps `attempt.json` while the block runs: when there was life, and why it ended before time.
+
+    It is a help for `rtl runs`, no part of the result: where storage refuses it, it is left out.
+    """
+    known: dict[str, Any] = {"state": "running"}
+    written = -_BEAT_SECONDS
+
+    def beat(**facts: Any) -> None:
+        nonlocal written
+        known.update(facts, at=_now())
+        if "state" in facts or time.monotonic() - written >= _BEAT_SECONDS:
+            with contextlib.suppress(StorageError):
+                storage.write_json(storage.join(uri, ATTEMPT), known)
+            written = time.monotonic()
+
+    beat()
+    try:
+        yield beat
+    except KeyboardInterrupt:
+        beat(state="stopped")
+        raise
+    except BaseException as error:
+        lines = str(error).strip().splitlines() or [""]
+        beat(state="failed", reason=f"{type(error).__name__}: {lines[-1][:500]}")
+        raise
+    beat(state="finished")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -17,7 +17,20 @@ from typing import Any
 import ray
 import torch
 
-from rtl import budget, features, run, runtime, storage, sweep, trial_process, trials, trunk_pass
+from rtl import (
+    budget,
+    features,
+    observe,
+    run,
+    runtime,
+    storage,
+    sweep,
+    tensorboard,
+    tracking,
+    trial_process,
+    trials,
+    trunk_pass,
+)
 from rtl.budget import BudgetPlan
 from rtl.checkpoint import Checkpoints
 from rtl.config import Config, from_dict
@@ -28,6 +41,7 @@ from rtl.sections import Range
 from rtl.sweep import Board, Watch
 from rtl.train import prepare
 from rtl.trial_process import Job
+from rtl.trials import Trial
 
 
 def search(
@@ -46,6 +60,7 @@ def search(
     """
     started = time.monotonic()
     config, manifest = prepare(config)
+    tracking.check(config)
     count = budget.points(config, config.search.unfrozen_layers)
     cached = [k for k in config.search.unfrozen_layers if features.pays(config, manifest, k, count)]
     data_cpus = 0 if len(cached) == len(config.search.unfrozen_layers) else 1
@@ -53,64 +68,61 @@ def search(
     uri = run.claim(config, "search", manifest.digest, resume)
     done = run.result(uri)
     if done is not None:
+        tracking.log(config, uri, done)
         return done
-    plan: BudgetPlan | None = None
-    deadline: float | None = None
-    if config.search.budget_minutes:
-        if resume:
-            raise ConfigError(
-                "search.budget_minutes is set; a search with a budget is planned for its own time "
-                "and is not resumed. Run it again under another --name."
+    if config.search.budget_minutes and resume:
+        raise ConfigError(
+            "search.budget_minutes is set; a search with a budget is planned for its own time "
+            "and is not resumed. Run it again under another --name."
+        )
+    earlier = trials.recorded(uri)
+    with run.attempt(uri) as beat, observe.Meter(config, manifest, earlier) as meter:
+        curves = tensorboard.Board(config, manifest, uri)
+        watch = observe.each(watch, meter.trials, curves.trials, lambda _: beat())
+        plan: BudgetPlan | None = None
+        deadline: float | None = None
+        if config.search.budget_minutes:
+            deadline = started + 60 * config.search.budget_minutes
+            rates = budget.measure(config, concurrent)
+            plan = budget.make_plan(
+                config, manifest, rates, deadline - time.monotonic(), concurrent, built=not cached
             )
-        deadline = started + 60 * config.search.budget_minutes
-        rates = budget.measure(config, concurrent)
-        plan = budget.make_plan(
-            config, manifest, rates, deadline - time.monotonic(), concurrent, built=not cached
-        )
-        config = config.replace(
-            features={"views": plan.views}, search={"unfrozen_layers": plan.depths}
-        )
-        depths = plan.depths
-        cached = [k for k in cached if k in depths]
-    if cached:
-        trunk_pass.build(config, manifest, cached, progress)
-    features_seconds = time.monotonic() - started
-    board = Board(config, uri, trials.recorded(uri), watch)
-    given_up: list[str] = []
-    if plan is None or deadline is None:
-        _sweep(config, board, concurrent)
-        _repeat(config, board, concurrent)
-    else:
-        left = deadline - time.monotonic()
-        second = budget.make_plan(config, manifest, rates, left, concurrent, built=True)
-        given_up = list(dict.fromkeys([*plan.given_up, *second.given_up]))
-        for line in given_up:
-            say(f"For the time: {line}.")
-        _rounds(config, board, concurrent, second, deadline)
-    choice = trials.choose(board.trials)
-    spent = trials.spent(board.trials, config.search)
-    about = {
-        "winner": choice.winner.number, "metric": config.train.metric, "mean": choice.mean,
-        "spread": choice.spread, "seeds": choice.seeds, "currency": config.search.currency,
-        "spent": vars(spent), "last_half_percent": trials.share_after(board.trials),
-        "features_seconds": features_seconds, "given_up": given_up,
-    }  # fmt: skip
-    storage.write_json(storage.join(uri, "trials.json"), [t.to_dict() for t in board.trials])
-    storage.write_json(storage.join(uri, "search.json"), about)
-    # The whole network: on all cores of a node.
-    nodes = [node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    cpus = int(max(nodes))
-    task = ray.remote(
-        num_cpus=cpus,
-        num_gpus=config.train.gpus_per_worker,
-        runtime_env=runtime.runtime_env(cpus),
-        max_retries=2,
-    )(_judge_winner)
-    settings = trial_process.at(config, choice.winner.point, choice.winner.seed)
-    checkpoints = trials.checkpoints(uri, choice.winner.number)
-    ray.get(task.remote(settings.to_dict(), uri, checkpoints, cpus))
-    outcome = storage.read_json(storage.join(uri, "outcome.json"))
-    return conclude(config, "search", uri, outcome, time.monotonic() - started)
+            config = config.replace(
+                features={"views": plan.views}, search={"unfrozen_layers": plan.depths}
+            )
+            depths = plan.depths
+            cached = [k for k in cached if k in depths]
+        if cached:
+            trunk_pass.build(config, manifest, cached, observe.each(progress, meter.features))
+            meter.built(config)
+        features_seconds = time.monotonic() - started
+        board = Board(config, uri, earlier, watch)
+        given_up: list[str] = []
+        if plan is None or deadline is None:
+            _sweep(config, board, concurrent)
+            _repeat(config, board, concurrent)
+        else:
+            left = deadline - time.monotonic()
+            second = budget.make_plan(config, manifest, rates, left, concurrent, built=True)
+            given_up = list(dict.fromkeys([*plan.given_up, *second.given_up]))
+            for line in given_up:
+                say(f"For the time: {line}.")
+            _rounds(config, board, concurrent, second, deadline)
+        choice = trials.choose(board.trials)
+        spent = trials.spent(board.trials, config.search)
+        about = {
+            "winner": choice.winner.number, "metric": config.train.metric, "mean": choice.mean,
+            "spread": choice.spread, "seeds": choice.seeds, "currency": config.search.currency,
+            "spent": vars(spent), "last_half_percent": trials.share_after(board.trials),
+            "features_seconds": features_seconds, "given_up": given_up,
+        }  # fmt: skip
+        storage.write_json(storage.join(uri, "trials.json"), [t.to_dict() for t in board.trials])
+        storage.write_json(storage.join(uri, "search.json"), about)
+        outcome = _ask_winner(config, uri, choice.winner)
+        curves.outcome(outcome, choice.winner)
+        done = conclude(config, "search", uri, outcome, time.monotonic() - started)
+    tracking.log(config, uri, done)
+    return done
 
 
 def grid(config: Config) -> list[dict[str, Any]]:
@@ -209,6 +221,23 @@ def _first_point(config: Config) -> dict[str, Any]:
         else:
             point[key] = values[0]
     return point
+
+
+def _ask_winner(config: Config, uri: str, winner: Trial) -> dict[str, Any]:
+    """Has the winner answer for `val` and `test`: the run's outcome."""
+    # The whole network: on all cores of a node.
+    nodes = [node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    cpus = int(max(nodes))
+    task = ray.remote(
+        num_cpus=cpus,
+        num_gpus=config.train.gpus_per_worker,
+        runtime_env=runtime.runtime_env(cpus),
+        max_retries=2,
+    )(_judge_winner)
+    settings = trial_process.at(config, winner.point, winner.seed)
+    ray.get(task.remote(settings.to_dict(), uri, trials.checkpoints(uri, winner.number), cpus))
+    outcome: dict[str, Any] = storage.read_json(storage.join(uri, "outcome.json"))
+    return outcome
 
 
 def _judge_winner(config: dict[str, Any], uri: str, winner: str, threads: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import pydantic
 from pydantic import Field
@@ -258,6 +259,26 @@ class SearchConfig(Section):
             "optimizer.lr": self.lr,
             **self.space,
         }
+
+
+class TrackConfig(Section):
+    """Where finished runs are logged besides storage and TensorBoard's files."""
+
+    mlflow: str | None = None
+    """Address of an MLflow server; null logs to none. Needs `rtl[mlflow]`. `sqlite:///FILE` serves
+    one machine: bundles go to `mlruns/` in the working directory then."""
+    experiment: str = Field(default="rtl", min_length=1)
+    """The MLflow experiment that a run's parameters, scores and bundle go to."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> TrackConfig:
+        parts = urlsplit(self.mlflow or "")
+        if "@" in parts.netloc or parts.query:  # a run's record holds the address
+            raise ValueError(
+                "mlflow holds a user, password or query; give the address alone, and set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            )
+        return self
 
 
 class ServeConfig(Section):

@@ -15,10 +15,12 @@ import torch
 
 from rtl import (
     features,
+    observe,
     pretrained,
     run,
     runtime,
     storage,
+    tracking,
     trunk_pass,
 )
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
@@ -31,6 +33,7 @@ from rtl.loop import Learner, fit
 from rtl.predictions import Predictions
 from rtl.progress import Watcher, mailbox
 from rtl.shards import Manifest, load_manifest
+from rtl.tensorboard import Board
 from rtl.trainer import GroupHooks, launch
 
 
@@ -41,17 +44,34 @@ def train(config: Config, resume: bool = False, watcher: Watcher | None = None) 
     StorageError, each before anything is started where that can be known.
     """
     started = time.monotonic()
-    watcher = watcher or Watcher()
     config, manifest = prepare(config)
+    tracking.check(config)
     k = config.model.unfrozen_layers
     cached = features.pays(config, manifest, k)
     config = share_cpus(config, data_cpus=0 if cached else 1)
     uri = run.claim(config, "train", manifest.digest, resume)
     done = run.result(uri)
-    if done is not None:
-        return done
-    if cached:
-        trunk_pass.build(config, manifest, [k], watcher.features)
+    if done is None:
+        with run.attempt(uri) as beat, observe.Meter(config, manifest) as meter:
+            board = Board(config, manifest, uri)
+            own = Watcher(epoch=observe.each(board.epoch, lambda epoch: _tell(beat, config, epoch)))
+            watcher = observe.together(watcher or Watcher(), meter.watcher(), own)
+            if cached:
+                trunk_pass.build(config, manifest, [k], watcher.features)
+                meter.built(config)
+            outcome = _run(config, uri, watcher)
+            board.outcome(outcome)
+            done = conclude(config, "train", uri, outcome, time.monotonic() - started)
+    tracking.log(config, uri, done)
+    return done
+
+
+def _tell(beat: run.Beat, config: Config, epoch: Epoch) -> None:
+    beat(epochs=epoch.epoch + 1, score=epoch.val.score(config.train.metric))
+
+
+def _run(config: Config, uri: str, watcher: Watcher) -> dict[str, Any]:
+    """Has the workers fit and judge; the outcome that they wrote."""
     with mailbox(watcher) as box:
         failures = config.train.max_failures
         about = {"config": config.to_dict(), "uri": uri, "mailbox": box}
@@ -65,8 +85,8 @@ def train(config: Config, resume: bool = False, watcher: Watcher | None = None) 
         reason = ray.get(box.error.remote())
     if reason is not None:
         raise reason
-    outcome = storage.read_json(storage.join(uri, "outcome.json"))
-    return conclude(config, "train", uri, outcome, time.monotonic() - started)
+    outcome: dict[str, Any] = storage.read_json(storage.join(uri, "outcome.json"))
+    return outcome
 
 
 def prepare(config: Config) -> tuple[Config, Manifest]:

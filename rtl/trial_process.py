@@ -107,6 +107,7 @@ def _result(epoch: Epoch, metric: str, best: float) -> dict[str, Any]:
         "train_loss": epoch.train_loss,
         "log_loss": epoch.val.log_loss,
         "seconds": epoch.seconds,
+        "stall_seconds": epoch.stall_seconds,
     }
 
 

@@ -34,6 +34,8 @@ class TrialEpoch:
     """Training and evaluation."""
     at: float
     """When it ended, in seconds since the search began."""
+    stall_seconds: float = 0.0
+    """That it waited for training rows."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,12 @@ class Spent:
     cost: float
     """At the configured prices; 0 where there are none."""
 
+    @classmethod
+    def of(cls, cpu_seconds: float, gpu_seconds: float, cpu_hour: float, gpu_hour: float) -> Spent:
+        """At these prices of an hour."""
+        cost = (cpu_seconds * cpu_hour + gpu_seconds * gpu_hour) / 3600
+        return cls(cpu_seconds, gpu_seconds, cost)
+
 
 @dataclass
 class _Group:
@@ -189,8 +197,7 @@ def spent(trials: Sequence[Trial], config: SearchConfig) -> Spent:
     """CPU and GPU seconds that trials held, and their cost."""
     cpu = sum(trial.wall_seconds * trial.cpus for trial in trials)
     gpu = sum(trial.wall_seconds * trial.gpus for trial in trials)
-    cost = (cpu * config.cpu_hour_price + gpu * config.gpu_hour_price) / 3600
-    return Spent(cpu, gpu, cost)
+    return Spent.of(cpu, gpu, config.cpu_hour_price, config.gpu_hour_price)
 
 
 def share_after(trials: Sequence[Trial], margin: float = 0.005) -> float:

@@ -181,6 +181,24 @@ def report(arguments: argparse.Namespace) -> None:
     console.say(f"Report at {out}")
 
 
+def runs(arguments: argparse.Namespace) -> None:
+    """Lists all runs of a storage root."""
+    from rtl import console, runs
+
+    root = _load(arguments).storage
+    rows = runs.listing(root)
+    if arguments.json:
+        sys.stdout.write(json.dumps([row.to_dict() for row in rows], indent=1) + "\n")
+        return
+    if not rows:
+        console.say(f"No runs under {root}; name another place with --storage.")
+        return
+    console.console.print(console.runs_table(rows), soft_wrap=False)  # its cells may wrap
+    for row in rows:
+        if row.reason:
+            console.say(f"{row.name} {row.state}: {row.reason}")
+
+
 def promote(arguments: argparse.Namespace) -> None:
     """Makes a version the current one."""
     from rtl import console, registry

@@ -138,6 +138,7 @@ def test_a_search_with_a_budget_runs_what_its_plan_says(
         search.search(settings.replace(name="other"), resume=True)
 
 
+@pytest.mark.slow  # the cluster's test runs such trials; this compares
 def test_trials_of_two_workers_give_the_scores_of_one_and_free_what_they_held(
     tmp_path: Path, ray_cluster: None
 ) -> None:
