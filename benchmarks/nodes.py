@@ -52,12 +52,12 @@ def search(s3: str, folder: Path, nodes: int, cpus: int) -> dict[str, Any]:
             check=True, env={**os.environ, **dict(pairs)},
         )  # fmt: skip
         seconds = time.monotonic() - before
+        result = run.result(f"{root}/runs/same")
+        ended = trials.recorded(f"{root}/runs/same")
     finally:
-        subprocess.run([*local, "stop"], check=True)
-    result = run.result(f"{root}/runs/same")
+        subprocess.run([*local, "stop"], check=True)  # and S3's network with it
     assert result is not None
     assert result.test is not None
-    ended = trials.recorded(f"{root}/runs/same")
     return {
         "seconds": round(seconds, 1),
         "scores": {json.dumps(dict(t.point), sort_keys=True): t.score for t in ended},

@@ -124,8 +124,11 @@ def ask(url: str, image: bytes) -> httpx.Response:
     return httpx.post(f"{url}/v1/predict", content=image, headers=headers, timeout=60)
 
 
+@pytest.mark.parametrize(
+    "full", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
 def test_from_photos_to_predictions_with_nothing_shared_but_s3(
-    s3_and_nodes: tuple[str, Nodes], tmp_path: Path
+    s3_and_nodes: tuple[str, Nodes], tmp_path: Path, full: bool
 ) -> None:
     s3, nodes = s3_and_nodes
     folder = make_folder(tmp_path / "photos", 12)
@@ -171,7 +174,16 @@ def test_from_photos_to_predictions_with_nothing_shared_but_s3(
     )
     assert httpx.post(f"{url}/v1/predict", content=image, timeout=60).status_code == 401
 
-    if SEPARATE:
+    if full:
+        assert "colours" in nodes.rtl("runs", "--storage", f"{s3}/root")
+        assert "Removed" in nodes.rtl("submit", "features", "--recipe", recipe, "--prune", "--all")
+        output = nodes.rtl("submit", "train", "--recipe", recipe, "--name", "fit",
+                           "--data", f"{s3}/data")  # fmt: skip
+        assert "registered as fit@1" in output
+        output = nodes.rtl("submit", "predict", "--recipe", recipe, "colours", f"{s3}/photos",
+                           f"{s3}/answers")  # fmt: skip
+        assert "36 images, " in output
+    if full and SEPARATE:
         assert statuses_during(lambda: nodes.local("drain", "1", "--notice=20"), url, image) == {
             200
         }
