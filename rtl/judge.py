@@ -169,7 +169,7 @@ def conclude(
         unfrozen_layers=outcome["unfrozen_layers"],
         lr=outcome["lr"],
         best_epoch=outcome["best"],
-        epochs=len(history),
+        epochs=outcome.get("epochs", len(history)),
         val=history[outcome["best"]].val,
         test=Scores.from_dict(outcome["test"]) if outcome["test"] else None,
         seconds=seconds,

@@ -237,7 +237,7 @@ def _ask_winner(config: Config, uri: str, winner: Trial) -> dict[str, Any]:
     settings = trial_process.at(config, winner.point, winner.seed)
     ray.get(task.remote(settings.to_dict(), uri, trials.checkpoints(uri, winner.number), cpus))
     outcome: dict[str, Any] = storage.read_json(storage.join(uri, "outcome.json"))
-    return outcome
+    return {**outcome, "epochs": winner.epochs}  # its last checkpoint is that of the best one
 
 
 def _judge_winner(config: dict[str, Any], uri: str, winner: str, threads: int) -> None:

@@ -28,7 +28,9 @@ def wait_ended(processes: list[psutil.Process]) -> list[psutil.Process]:
     return psutil.wait_procs(processes, timeout=20)[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_stopped_demo_leaves_no_process_behind(number: signal.Signals) -> None:
     demo = start_demo()
     assert demo.stdout is not None

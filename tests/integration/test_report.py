@@ -125,6 +125,7 @@ def test_the_file_stands_alone_and_is_small(searched: tuple[run.Result, str]) ->
     assert "http" not in re.sub(r"data:[^\"]+", "", text)
 
 
+@pytest.mark.slow  # the page is that of a search with less on it
 def test_a_fit_has_a_report_too_and_the_verb_writes_it(
     settings: Config, ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,7 @@ def test_a_search_over_s3_registers_its_winner(s3: str, ray_cluster: None) -> No
     assert {t.state for t in final} <= {"finished", "stopped"}
     winner = choose(final).winner
     assert (result.unfrozen_layers, result.lr) == (winner.unfrozen_layers, winner.lr)
+    assert result.epochs == winner.epochs
     assert result.val.accuracy.value == winner.score
     assert result.test is not None
     assert result.test.accuracy.value >= 0.75
@@ -102,6 +103,7 @@ def test_finalists_run_with_more_seeds_and_a_killed_search_goes_on(
     assert search.search(settings, resume=True) == again
 
 
+@pytest.mark.slow  # plans are tables in tests/unit/test_budget.py
 def test_a_search_with_a_budget_runs_what_its_plan_says(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,7 +58,7 @@ def fit_here(settings: Config, manifest: Manifest, hooks: Hooks, reader: Any = N
     return fit(learner, InMemory(plan, reader), plan, settings, hooks, start)
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 def test_a_stopped_and_resumed_fit_ends_with_the_same_weights(tmp_path: Path, ema: float) -> None:
     manifest = make_dataset(str(tmp_path / "data"))
     settings = make_config(str(tmp_path), train={"epochs": 3, "ema": ema})
