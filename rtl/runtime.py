@@ -93,7 +93,7 @@ def _ingress_env() -> dict[str, str]:
         return {}
     # Sockets have to fit into 107 characters.
     folder = tempfile.mkdtemp(prefix="rtl-ingress-", dir="/tmp")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(_leave, folder)
     named = {
         "CONFIG_FILE_LOC": "haproxy.cfg", "SOCKET_PATH": "admin.sock", "SERVER_STATE_BASE": "",
         "SERVER_STATE_FILE": "server-state", "METRICS_SOCKET_PATH": "metrics.sock",
@@ -106,6 +106,13 @@ def _ingress_env() -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         **{f"RAY_SERVE_HAPROXY_{key}": str(Path(folder, name)) for key, name in named.items()},
     }
+
+
+def _leave(folder: str) -> None:
+    import ray
+
+    ray.shutdown()  # else what runs would write there again
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def joined() -> bool:

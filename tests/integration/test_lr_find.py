@@ -10,28 +10,30 @@ from rtl.lr_find import RangeTest
 from tests.conftest import make_dataset
 
 
+@pytest.mark.parametrize("depths", [[1], pytest.param([0, 1], marks=pytest.mark.slow)])
 def test_the_loss_falls_and_explodes_and_the_suggestion_lies_between(
-    tmp_path: Path, ray_cluster: None
+    tmp_path: Path, ray_cluster: None, depths: list[int]
 ) -> None:
     make_dataset(f"{tmp_path}/data", train=48)
     settings = recipes.load().replace(
         storage=f"{tmp_path}/root",
         data={"uri": f"{tmp_path}/data", "image_size": 75},
         train={"batch_size": 8},
-        search={"unfrozen_layers": [0, 1], "trials": 12},
+        search={"unfrozen_layers": depths, "trials": 12},
     )
     images: list[tuple[int, int]] = []
     tests = lr_find.find(settings, lambda *done: images.append(done))
     assert images[-1] == (2 * 48 + 24,) * 2
-    assert [test.unfrozen_layers for test in tests] == [0, 1]
+    assert [test.unfrozen_layers for test in tests] == depths
     for test in tests:
         assert len(test.rates) == len(test.losses)
         assert test.losses[0] == pytest.approx(np.log(3), abs=0.4)
         assert test.loss_at(test.suggestion) < test.losses[0]
         assert test.losses[-1] > 2 * min(test.losses) or test.rates[-1] == lr_find.HIGHEST
         assert test.rates[0] < test.suggestion < test.rates[-1]
-    again = settings.replace(search={"unfrozen_layers": [0]})
-    assert lr_find.find(again)[0] == tests[0]
+    if len(depths) > 1:
+        again = settings.replace(search={"unfrozen_layers": depths[:1]})
+        assert lr_find.find(again)[0] == tests[0]
 
 
 def test_a_tenth_of_the_rate_with_the_lowest_loss_is_suggested() -> None:

@@ -103,6 +103,7 @@ def test_an_uncommitted_checkpoint_does_not_exist(tmp_path: Path) -> None:
     assert last is None or last.history[-1].epoch == 0
 
 
+@pytest.mark.slow  # tests/e2e/test_cluster.py has a group that fits from cached features in S3
 def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
     manifest = make_dataset(f"{s3}/data", train=48)
     settings = make_config(
