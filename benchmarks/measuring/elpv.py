@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -15,10 +16,12 @@ from rtl.shards import Manifest
 
 
 @contextlib.contextmanager
-def packed(count: int | None, seed: int = 0) -> Iterator[tuple[str, Config, Manifest]]:
-    """The storage's URI, the demo's config and the data set, in a real S3 server on loopback.
+def packed(
+    count: int | None, seed: int = 0, recipe: dict[str, Any] | None = None
+) -> Iterator[tuple[str, Config, Manifest]]:
+    """The storage's URI, the config and the data set, in a real S3 server on loopback.
 
-    `seed` decides which photos are held out.
+    `seed` decides which photos are held out; the config is the demo's with `recipe`'s changes.
     """
     photos = demo.load_photos()
     photos = demo.sample(photos, count) if count else photos
@@ -29,6 +32,6 @@ def packed(count: int | None, seed: int = 0) -> Iterator[tuple[str, Config, Mani
         stack.callback(ray.shutdown)  # its workers know this server's keys
         demo.upload(photos, demo.split(photos, 0.25, seed), f"{root}/photos", lambda *_: None)
         settings = demo.make_config(f"{root}/rtl", quick=False)
-        settings = settings.replace(data={"uri": f"{root}/data"})
+        settings = settings.replace(**(recipe or {})).replace(data={"uri": f"{root}/data"})
         source = f"{root}/photos/labels.csv"
         yield root, settings, pack.pack(source, f"{root}/data", settings.pack, lambda *_: None)
