@@ -21,7 +21,7 @@ import ray
 import torch
 from torch.nn import functional
 
-from rtl import device, inception, pretrained, runtime
+from rtl import capacity, device, inception, pretrained, runtime
 from rtl.config import Config, from_dict
 from rtl.errors import ConfigError
 from rtl.loop import Learner
@@ -273,7 +273,7 @@ def measure(config: Config, concurrent: int) -> Rates:
     # The workers of one trial share its rows.
     tail = {k: settings.workers * float(np.mean([r.tail[k] for r in found])) for k in depths}
     rates = Rates(sum(r.trunk for r in found), tail, tail, each)
-    cpus = int(max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))  # type: ignore[no-untyped-call]
+    cpus = capacity.largest("CPU")
     if concurrent == 1 or settings.workers > 1 or settings.gpus_per_worker:
         return rates
     (one,) = _run(config, 1, cpus, 0.0)

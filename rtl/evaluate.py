@@ -8,7 +8,7 @@ import numpy as np
 import ray.data
 import torch
 
-from rtl import bundle, device, metrics, runtime
+from rtl import bundle, capacity, device, metrics, runtime
 from rtl.data import ImageReader, Plan
 from rtl.errors import DataError
 from rtl.metrics import Scores
@@ -40,15 +40,10 @@ def evaluate(
             f"{list(info.classes)[:5]} (first 5 of each); they must be the same."
         )
     reads = Plan(manifest, 0, 1, 1).evaluation(split, 0)
-    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
     dataset = ray.data.from_items(reads, override_num_blocks=len(reads)).map_batches(
         _Judge,
         fn_constructor_args=(bundle_uri, manifest, info.image_size, use_gpu),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(len(reads), max(1, cpus))),
-        num_cpus=0 if use_gpu else 1,
-        num_gpus=1 if use_gpu else 0,
-        runtime_env=runtime.runtime_env(1),
+        **capacity.actors(len(reads), use_gpu),
     )
     parts: list[Predictions] = []
     total = manifest.rows(split)

@@ -17,7 +17,8 @@ import numpy as np
 import ray
 import torch
 
-from rtl import budget, features, inception, runtime, trial_process, trunk_pass
+from rtl import budget, capacity, features, inception, runtime, trial_process, trunk_pass
+from rtl.capacity import Need
 from rtl.config import Config, from_dict
 from rtl.data import Batch, Source
 from rtl.errors import TrainingError
@@ -71,9 +72,8 @@ def find(config: Config, progress: runtime.Progress = runtime.no_progress) -> li
     depths = config.search.unfrozen_layers
     count = budget.points(config, depths)
     cached = [k for k in depths if features.pays(config, manifest, k, count)]
-    runtime.check_resources(
-        "The test", 1, 1, config.train.gpus_per_worker, len(cached) < len(depths)
-    )
+    images = len(cached) < len(depths)
+    capacity.check(Need("The test", 1, 1, config.train.gpus_per_worker, int(images)))
     if cached:
         trunk_pass.build(config, manifest, cached, progress)
     task = ray.remote(

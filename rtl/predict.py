@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 import ray.data
 import torch
 
-from rtl import bundle, device, runtime, shards, storage
+from rtl import bundle, capacity, device, runtime, shards, storage
 from rtl.bundle import BundleInfo, Classifier
+from rtl.capacity import Need
 from rtl.errors import BundleError, ConfigError, DataError, ImageError, NotFoundError
 from rtl.shards import Manifest, Shard
 from rtl.sources import shown, visible_files
@@ -286,19 +287,11 @@ def _compute(
     """Has actors write the files of these chunks, and tells of each that is written."""
     if not chunks:
         return
-    runtime.check_resources("The prediction", int(use_gpu), 0, 1, 0)
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    actors = int(resources.get("GPU" if use_gpu else "CPU", 1))
+    capacity.check(Need("The prediction", 1, int(not use_gpu), int(use_gpu)))
     dataset = ray.data.from_items(list(chunks), override_num_blocks=len(chunks)).map_batches(
         _Answerer,
         fn_constructor_args=arguments,
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(
-            size=min(max(1, actors), len(chunks)), max_tasks_in_flight_per_actor=2
-        ),
-        num_cpus=0 if use_gpu else 1,
-        num_gpus=1 if use_gpu else 0,
-        runtime_env=runtime.runtime_env(1),
+        **capacity.actors(len(chunks), use_gpu),
     )
     with runtime.own_errors():
         yield from dataset.iter_rows()

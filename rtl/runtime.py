@@ -1,4 +1,4 @@
-"""Joining or starting Ray, quietly, and checking what it has before anything is asked of it."""
+"""Joining or starting Ray, quietly."""
 
 from __future__ import annotations
 
@@ -63,9 +63,10 @@ def connect(num_cpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"address": address} if address else {"num_cpus": num_cpus}
+    options: dict[str, Any] = {"address": address}
     if not address:
-        options["include_dashboard"] = False
+        # Without "local" Ray would join any cluster that `ray start` has left traces of here.
+        options = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
         # The workers of a cluster that starts here inherit both.
         os.environ.update(THREAD_ENV)
         for key, value in _ingress_env().items():
@@ -175,36 +176,3 @@ def runtime_env(num_threads: int) -> dict[str, Any]:
     an environment of its own starts anew, for seconds.
     """
     return {"env_vars": env_vars(num_threads)} if joined() else {}
-
-
-def check_resources(
-    purpose: str, workers: int, cpus_per_worker: float, gpus_per_worker: float, data_cpus: float
-) -> None:
-    """Raises ResourceError where the cluster can never hold what is about to start.
-
-    A worker's CPUs are those of one node. `data_cpus` is what must stay free for Ray Data, which
-    starves silently without it.
-    """
-    import ray
-
-    have = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    need_cpus = workers * cpus_per_worker + data_cpus
-    need_gpus = workers * gpus_per_worker
-    if need_cpus > cpus:
-        raise ResourceError(
-            f"{purpose} needs {workers} x {cpus_per_worker:g} CPUs for workers + {data_cpus:g} for "
-            f"Ray Data = {need_cpus:g} CPUs, the cluster has {cpus:g}. Ask for fewer with "
-            "train.workers or train.cpus_per_worker, or add a node."
-        )
-    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if cpus_per_worker > max(nodes):
-        raise ResourceError(
-            f"{purpose} needs {cpus_per_worker:g} CPUs for each worker, the largest node has "
-            f"{max(nodes):g}. Lower train.cpus_per_worker, or add a larger node."
-        )
-    if need_gpus > gpus:
-        raise ResourceError(
-            f"{purpose} needs {workers} x {gpus_per_worker:g} = {need_gpus:g} GPUs, the cluster "
-            f"has {gpus:g}. Set train.gpus_per_worker=0 to train on CPUs, or add a GPU node."
-        )

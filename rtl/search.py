@@ -8,6 +8,7 @@ again. `test` is opened once, for the winner.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import time
@@ -19,6 +20,7 @@ import torch
 
 from rtl import (
     budget,
+    capacity,
     features,
     observe,
     run,
@@ -32,6 +34,7 @@ from rtl import (
     trunk_pass,
 )
 from rtl.budget import BudgetPlan
+from rtl.capacity import Need
 from rtl.checkpoint import Checkpoints
 from rtl.config import Config, from_dict
 from rtl.errors import ConfigError, TrainingError
@@ -133,16 +136,13 @@ def grid(config: Config) -> list[dict[str, Any]]:
 
 def _room(config: Config, data_cpus: int) -> int:
     """Trials that the cluster holds side by side. Raises ResourceError where it is none."""
-    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-    gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-    settings = config.train
+    workers, wanted = config.train.workers, config.search.concurrent or 1
     each, share = sweep.resources(config)
-    runtime.check_resources(
-        "A trial", settings.workers, each // settings.workers, share / settings.workers, data_cpus
-    )
-    room = (cpus - data_cpus) // each
+    one = Need("A trial", workers, each // workers, share / workers, data_cpus)
+    capacity.check(one, dataclasses.replace(one, processes=wanted * workers))
+    room = (capacity.total("CPU") - data_cpus) // each
     if share:
-        room = min(room, math.floor(gpus / share))
+        room = min(room, math.floor(capacity.total("GPU") / share))
     return max(1, min(config.search.concurrent or room, room))
 
 

@@ -14,6 +14,7 @@ import ray
 import torch
 
 from rtl import (
+    capacity,
     features,
     observe,
     pretrained,
@@ -23,6 +24,7 @@ from rtl import (
     tracking,
     trunk_pass,
 )
+from rtl.capacity import Need
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config, from_dict
 from rtl.data import ImageReader, InMemory, Plan, Source, Stream
@@ -119,12 +121,10 @@ def share_cpus(config: Config, data_cpus: int) -> Config:
     Raises ResourceError with the arithmetic.
     """
     settings = config.train
-    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    cpus = settings.cpus_per_worker
-    if cpus is None:
-        free = int(sum(nodes)) - data_cpus
-        cpus = max(1, min(free // settings.workers, int(max(nodes, default=1))))
-    runtime.check_resources("Training", settings.workers, cpus, settings.gpus_per_worker, data_cpus)
+    workers, gpus = settings.workers, settings.gpus_per_worker
+    capacity.check(Need("Training", workers, settings.cpus_per_worker or 1, gpus, data_cpus))
+    free = capacity.total("CPU") - data_cpus
+    cpus = settings.cpus_per_worker or max(1, min(free // workers, capacity.largest("CPU")))
     return config.replace(train={"cpus_per_worker": cpus})
 
 

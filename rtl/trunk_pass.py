@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import ray.data
 import torch
 
-from rtl import device, features, inception, pretrained, runtime, shards, storage
+from rtl import capacity, device, features, inception, pretrained, runtime, shards, storage
 from rtl.config import Config
 from rtl.data import Batch, ImageReader, Read
 from rtl.errors import ResourceError
@@ -121,11 +121,7 @@ def _run(
     progress(done, total)
     if not reads_left:
         return result
-    gpus = config.train.gpus_per_worker
-    total_cpus = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
-    total_gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-    # On CPUs one-threaded actors, one a core, beat one that has many threads: no part waits.
-    actors = int(total_gpus) if gpus and total_gpus else max(1, int(total_cpus))
+    use_gpu = bool(config.train.gpus_per_worker and capacity.total("GPU"))
     items = [
         list(views)
         for _, views in itertools.groupby(reads_left, lambda r: (r.shard.path, int(r.rows[0])))
@@ -133,13 +129,7 @@ def _run(
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Trunk,
         fn_constructor_args=(config, manifest, uris),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(
-            size=min(actors, len(items)), max_tasks_in_flight_per_actor=2
-        ),
-        num_cpus=0 if gpus and total_gpus else 1,
-        num_gpus=1 if gpus and total_gpus else 0,
-        runtime_env=runtime.runtime_env(1),
+        **capacity.actors(len(items), use_gpu),
     )
     with runtime.own_errors():
         for row in dataset.iter_rows():

@@ -18,8 +18,9 @@ from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from ray.serve.context import _get_global_client
 
 import rtl
-from rtl import bundle, local_s3, registry, runtime, storage
-from rtl.errors import BundleError, ConfigError, ResourceError
+from rtl import bundle, capacity, local_s3, registry, runtime, storage
+from rtl.capacity import Need
+from rtl.errors import BundleError, ConfigError
 from rtl.sections import ServeConfig
 from rtl.serve.replica import Clerk, Endpoint, Target
 
@@ -96,7 +97,10 @@ def deploy_name(
 
 def _deploy(target: Target, uri: str, config: ServeConfig, name: str, token: str) -> str:
     runtime.quiet()  # importing Serve has set its logger to INFO
-    _check_resources(config)
+    capacity.check(
+        Need("Serving", config.replicas, config.cpus_per_replica, config.gpus_per_replica,
+             key="serve.replica")
+    )  # fmt: skip
     url = _start(config)
     before = _served(name)
     digest = hashlib.sha256(token.encode()).hexdigest() if token else None
@@ -131,18 +135,6 @@ def _state(name: str) -> dict[str, Any]:
 def _served(name: str) -> str | None:
     found = serve.status().applications.get(name)
     return str(_state(name)["bundle"]) if found and found.status == "RUNNING" else None
-
-
-def _check_resources(config: ServeConfig) -> None:
-    have = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    for what, each in (("CPU", config.cpus_per_replica), ("GPU", config.gpus_per_replica)):
-        need, there = config.replicas * each, have.get(what, 0)
-        if need > there:
-            key = f"serve.{what.lower()}s_per_replica"
-            raise ResourceError(
-                f"Serving needs {config.replicas} replicas x {each} {what}s = {need}, the cluster "
-                f"has {there:g}. Ask for fewer with serve.replicas or {key}, or add a node."
-            )
 
 
 def _start(config: ServeConfig) -> str:

@@ -353,7 +353,7 @@ def test_a_broken_bundle_never_replaces_a_good_one(
 
 
 def test_what_cannot_start_is_refused_at_once(url: str, local: str) -> None:
-    with pytest.raises(ResourceError, match="3 replicas x 2 CPUs = 6, the cluster has 4"):
+    with pytest.raises(ResourceError, match="3 replicas x 2 CPUs = 6 CPUs, the cluster has 4"):
         deployment.deploy(local, CONFIG.model_copy(update={"replicas": 3, "cpus_per_replica": 2}))
     with pytest.raises(ConfigError, match="cannot move"):
         deployment.deploy(local, CONFIG.model_copy(update={"port": local_s3.free_port()}))
