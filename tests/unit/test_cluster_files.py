@@ -25,7 +25,7 @@ from ray.autoscaler._private.aws.config import _create_default_inbound_rules
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
 
-from rtl import cli, runtime
+from rtl import capacity, cli, runtime
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -222,7 +222,9 @@ def test_aws_nodes_are_spot_where_they_compute_and_use_the_region_of_the_bucket(
     spot = {kind for kind, part in types.items() if "InstanceMarketOptions" in part["node_config"]}
     assert spot == {"gpu"}
     assert types["head"]["resources"] == {"CPU": 0}
-    assert 0 < types["gpu"]["min_workers"] < types["gpu"]["max_workers"]
+    assert 0 == types["gpu"]["min_workers"] < types["gpu"]["max_workers"]
+    waits = [c for c in config["setup_commands"] if f"export {capacity.SCALE_UP}=" in c]
+    assert [">> ~/rtl/region.sh" in c for c in waits] == [True]
     region = config["provider"]["region"]
     named = re.findall(r"REGION=(\S+?)['\s]", "\n".join(config["setup_commands"]))
     assert named == [region, region]
@@ -547,4 +549,4 @@ def test_the_guides_files_exist_and_its_recipe_fits_the_cluster() -> None:
     assert [name for name in files if not (ROOT / name).is_file()] == []
     recipe = yaml.safe_load((ROOT / "jobs" / "recipes" / "stanford_dogs.yaml").read_text())
     gpu = load("aws.yaml")["available_node_types"]["gpu"]
-    assert recipe["train"]["workers"] * recipe["train"]["gpus_per_worker"] <= gpu["min_workers"]
+    assert recipe["train"]["workers"] * recipe["train"]["gpus_per_worker"] <= gpu["max_workers"]
