@@ -68,7 +68,11 @@ BROKEN: list[tuple[str, str, Change]] = [
         )
     ),
     ("aws.yaml", "no such head", lambda c: c.update(head_node_type="chief")),
-    ("aws.yaml", "fewer than the least", lambda c: c.update(max_workers=1)),
+    (
+        "aws.yaml",
+        "fewer than the least",
+        lambda c: c["available_node_types"]["gpu"].update(min_workers=7),
+    ),
     ("aws.yaml", "resource as text", lambda c: resources(c).update(CPU="0")),
     ("aws.yaml", "unknown in a group", lambda c: c["provider"]["security_group"].update(Ports=[])),
     ("aws.yaml", "unknown in a type", lambda c: c["available_node_types"]["gpu"].update(spot=True)),
