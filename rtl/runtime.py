@@ -10,11 +10,13 @@ import os
 import re
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rtl import errors
 from rtl.errors import ResourceError
@@ -64,7 +66,9 @@ def connect(num_cpus: int | None = None) -> None:
         return
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"address": address}
-    if not address:
+    if address:
+        _check_listens(address)
+    else:
         # Without "local" Ray would join any cluster that `ray start` has left traces of here.
         options = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
         # The workers of a cluster that starts here inherit both.
@@ -76,13 +80,27 @@ def connect(num_cpus: int | None = None) -> None:
         with _hushed():
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except ConnectionError as error:
-        raise ResourceError(
-            f"No Ray cluster answers at RAY_ADDRESS={address!r} ({error}). Correct it, or unset it "
-            "to run on this machine."
-        ) from None
+        raise _no_cluster(address, error) from None
     if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a stack and aborts
     quiet()
+
+
+def _check_listens(address: str) -> None:
+    """Raises ResourceError where nobody listens: Ray would try for minutes, deaf to Ctrl-C."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        if place.port is not None:  # `auto` and the like have none
+            socket.create_connection((place.hostname or "", place.port), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str | None, error: Exception) -> ResourceError:
+    return ResourceError(
+        f"No Ray cluster answers at RAY_ADDRESS={address!r} ({error}). Correct it, or unset it to "
+        "run on this machine."
+    )
 
 
 def _ingress_env() -> dict[str, str]:

@@ -139,3 +139,15 @@ def test_a_search_waits_for_the_nodes_that_an_autoscaler_brings(
     assert "registered as grown@1" in output
     result = run.result(str(tmp_path / "root" / "runs" / "grown"))
     assert result is not None
+
+
+@pytest.mark.parametrize("address", [f"127.0.0.1:{local_s3.free_port()}", "127.0.0.1:seven"])
+def test_an_address_where_no_cluster_answers_is_refused_at_once(
+    address: str, tmp_path: Path
+) -> None:
+    make_dataset(str(tmp_path / "data"))
+    code, output = rtl(address, "0", "search", "--data", str(tmp_path / "data"),
+                       "--storage", str(tmp_path / "root"))  # fmt: skip
+    assert code == 1
+    assert f"No Ray cluster answers at RAY_ADDRESS='{address}'" in output
+    assert "unset it" in output
