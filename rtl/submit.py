@@ -30,6 +30,7 @@ from rtl.errors import ConfigError, ResourceError, RtlError
 _PASSED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION",
            "AWS_EC2_METADATA_DISABLED")  # fmt: skip
 _RECIPE = "recipe.yaml"
+_SILENT_S = 30.0
 _ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
 
 
@@ -150,13 +151,18 @@ def submit(
 def follow(jobs: JobSubmissionClient, submission_id: str) -> Iterator[str]:
     """The job's output as it comes, until it ends.
 
-    Raises RtlError for one that failed or was stopped.
+    Raises RtlError for one that failed or was stopped, ConnectionError where the cluster is gone.
     """
-    with contextlib.closing(asyncio.new_event_loop()) as loop:
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
         tail = jobs.tail_job_logs(submission_id)
         with contextlib.suppress(StopAsyncIteration):
             while True:
-                yield loop.run_until_complete(anext(tail))
+                more: asyncio.Future[str] = asyncio.ensure_future(anext(tail), loop=loop)
+                # A head that vanished closes no connection; asking it tells.
+                while not loop.run_until_complete(asyncio.wait({more}, timeout=_SILENT_S))[0]:
+                    jobs.get_job_info(submission_id)
+                yield more.result()
     info = jobs.get_job_info(submission_id)
     if info.status != JobStatus.SUCCEEDED:
         said = f": {info.message.strip()}" if info.message else ""

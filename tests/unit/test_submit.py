@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
 
 from rtl import cli, submit
 from rtl.errors import ConfigError, ResourceError
@@ -72,6 +75,33 @@ def test_an_address_that_nobody_answers_at_is_an_error_in_one_line(
             pass
         assert cli.main(["jobs", "--address", address]) == 1
     assert capsys.readouterr().err.startswith("rtl jobs: No job server answers at")
+
+
+class Vanished(JobSubmissionClient):
+    """A cluster that said a word and then left the network without a farewell."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        yield job_id
+        await asyncio.Event().wait()
+
+    def get_job_info(self, job_id: str) -> JobDetails:
+        self.asked += 1
+        if self.asked == 1:  # still there
+            return JobDetails(type=JobType.SUBMISSION, entrypoint=job_id, status=JobStatus.RUNNING)
+        raise ConnectionError
+
+
+def test_who_follows_a_cluster_that_vanished_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "_SILENT_S", 0.05)
+    jobs = Vanished()
+    said = submit.follow(jobs, "j")
+    assert next(said) == "j"
+    with pytest.raises(ConnectionError):
+        next(said)
+    assert jobs.asked == 2
 
 
 def test_a_runtime_environment_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
