@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ import httpx
 import pytest
 import torch
 from PIL import Image
+from ray import serve
 
 from rtl import bundle, inception, local_s3, pretrained, registry, storage
 from rtl.bundle import BundleInfo, Classifier
@@ -350,6 +352,39 @@ def test_a_broken_bundle_never_replaces_a_good_one(
         deployment.deploy(broken, CONFIG)
     assert served(client) == ("colours", 1)
     assert client.post("/v1/predict", content=JPEG).status_code == 200
+
+
+@pytest.mark.slow
+def test_a_replica_comes_while_requests_wait(client: httpx.Client, url: str, first: str) -> None:
+    scales = CONFIG.model_copy(update={"max_replicas": 2, "max_batch_size": 1})
+    assert deployment.deploy(first, scales) == url
+    image, stop = make_image("red", 1), threading.Event()
+    statuses: Counter[int] = Counter()
+
+    def send() -> None:
+        while not stop.is_set():
+            statuses[client.post("/v1/predict", content=image).status_code] += 1
+
+    def running() -> int:
+        states = serve.status().applications["rtl"].deployments["Endpoint"].replica_states
+        return int(states.get("RUNNING", 0))
+
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert running() == 1
+        deadline = time.monotonic() + 150
+        while running() < 2:
+            assert time.monotonic() < deadline, statuses
+            time.sleep(1)
+        time.sleep(3)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        deployment.deploy(first, CONFIG)
+    assert set(statuses) == {200}
 
 
 def test_what_cannot_start_is_refused_at_once(url: str, local: str) -> None:
