@@ -35,13 +35,11 @@ RESULTS = HERE / "results" / "elpv.json"
 SPLITS = HERE / "results" / "elpv_splits.json"
 
 
-def one(seed: int, budget: float | None) -> dict[str, Any]:
+def one(seed: int, recipe: dict[str, Any]) -> dict[str, Any]:
     """A search on one split; its figures on `test`."""
     from rtl import demo, search
 
-    with packed(None, seed, RECIPE) as (_, settings, _manifest):
-        if budget:
-            settings = settings.replace(search={"budget_minutes": budget})
+    with packed(None, seed, recipe) as (_, settings, _manifest):
         result = search.search(settings)
     assert result.test is not None
     assert result.test.auc is not None
@@ -82,7 +80,7 @@ def main() -> None:
         if str(seed) not in splits:
             # A process a split: its S3 server has keys of its own, and clients keep what they had.
             with ProcessPoolExecutor(1) as pool:
-                splits[str(seed)] = pool.submit(one, seed, None).result()
+                splits[str(seed)] = pool.submit(one, seed, RECIPE).result()
             print(f"split {seed}:", splits[str(seed)], flush=True)
         figures = {
             name: over([split[name] for split in splits.values()])
