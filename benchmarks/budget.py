@@ -3,8 +3,9 @@
     python benchmarks/budget.py [--minutes 5] [--split 0]
 
 A search over k = 5 and 9, with `search.budget_minutes` set; the score without a limit is that of
-`benchmarks/elpv.py`, read from `results/elpv.json`. The time counts from the call of the search to its registered bundle,
-the measuring of rates and the trunk's pass included. The last line is one JSON object.
+`benchmarks/elpv.py`, read from `results/elpv.json`. The time counts from the call of the search to
+its registered bundle, the measuring of rates and the trunk's pass included. The last line is one
+JSON object.
 """
 
 from __future__ import annotations
