@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import ray.data
 from ray.autoscaler.sdk import request_resources
 
 from rtl import runtime
@@ -40,6 +39,8 @@ def actors(parts: int, use_gpu: bool) -> dict[str, Any]:
 
     One a GPU, or one a CPU: there they beat one actor of many threads, since no part waits.
     """
+    import ray.data
+
     size = max(1, min(parts, total("GPU" if use_gpu else "CPU")))
     return {
         "batch_size": 1,

@@ -26,7 +26,7 @@ LAYERS = {
         "calibration", "baseline", "inference", "bundle", "registry", "local_s3",
         "card", "export",
     },
-    "cluster": {"runtime"},
+    "cluster": {"runtime", "capacity"},
     "data": {
         "sources", "webdataset", "placement", "pack", "data", "lease", "features", "trunk_pass",
         "prune",
@@ -50,7 +50,7 @@ WITHOUT_RAY = ("errors", "ground", "core")
 SERVE_IMPORTS = {
     "rtl", "errors", "sections", "config", "storage", "images", "blocks", "inception",
     "pretrained", "device", "metrics", "baseline", "inference", "bundle", "registry", "runtime",
-    "local_s3",
+    "capacity", "local_s3",
 }  # fmt: skip
 """All that the endpoint is made of: a server needs no training code."""
 
