@@ -9,6 +9,7 @@ import ray.data
 import torch
 
 from rtl import bundle, capacity, device, metrics, runtime
+from rtl.capacity import Need
 from rtl.data import ImageReader, Plan
 from rtl.errors import DataError
 from rtl.metrics import Scores
@@ -26,9 +27,11 @@ def evaluate(
 ) -> Scores:
     """Scores over all rows of a split, by actors of Ray Data. Ray is connected already.
 
-    Raises BundleError, and DataError where the split is empty or the classes are others.
+    Raises BundleError, DataError where the split is empty or the classes are others, and
+    ResourceError for a GPU that is not there.
     """
     runtime.quiet()
+    capacity.check(Need("The evaluation", 1, int(not use_gpu), int(use_gpu)))
     info = bundle.verify(bundle_uri)
     manifest = load_manifest(data_uri)
     if split not in SPLITS or not manifest.rows(split):

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from rtl import capacity
+from rtl import capacity, evaluate
 from rtl.capacity import Need
 from rtl.errors import ConfigError, ResourceError
 
@@ -21,6 +21,11 @@ def test_what_the_cluster_lacks_is_refused_at_once_with_the_sum(ray_cluster: Non
         ResourceError, match=r"1 replicas x 1 GPUs = 1 GPUs, .* serve\.gpus_per_rep"
     ):
         capacity.check(Need("Serving", 1, 0, 1, key="serve.replica"))
+
+
+def test_an_evaluation_does_not_wait_for_a_gpu_that_is_not_there(ray_cluster: None) -> None:
+    with pytest.raises(ResourceError, match="The evaluation needs 1 workers x 1 GPUs"):
+        evaluate.evaluate("no-bundle", "no-data", use_gpu=True)
 
 
 def test_a_cluster_that_may_grow_is_waited_for_and_no_longer_than_said(
