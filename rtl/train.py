@@ -156,11 +156,13 @@ def _worker(loop_config: dict[str, Any]) -> None:
     config, uri = from_dict(loop_config["config"]), loop_config["uri"]
     runtime.quiet()
     torch.set_num_threads(config.train.cpus_per_worker or 1)
+    hooks = _WorkerHooks(uri, box)
     try:
-        _fit_and_judge(config, uri, _WorkerHooks(uri, box))
+        _fit_and_judge(config, uri, hooks)
     except (TrainingError, DataError, ConfigError, ResourceError) as error:
         ray.get(box.fail.remote(error))
-        raise
+        if hooks.ranks > 1:  # else there is nobody to be torn out of a wait, and no restart
+            raise
 
 
 def _fit_and_judge(config: Config, uri: str, hooks: _WorkerHooks) -> None:

@@ -53,11 +53,30 @@ def launch(
         ),
     )
     try:
-        trainer.fit()
+        _without_cleaner(trainer).fit()
     except TrainingFailedError as error:
         raise TrainingError(str(error).strip().splitlines()[-1]) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _without_cleaner(trainer: Any) -> Any:
+    """The trainer, where there is no dashboard without its cleaner of placement groups.
+
+    Ray 2.60's cleaner asks the State API, a part of the dashboard, whether the controller lives. It
+    cannot see it without one, and each fit would end 12 seconds later, when it stops trying.
+    """
+    from ray._private.ray_constants import KV_NAMESPACE_DASHBOARD
+    from ray.experimental.internal_kv import _internal_kv_get
+    from ray.train.v2._internal.callbacks.placement_group_callback import (
+        PlacementGroupCleanerCallback,
+    )
+
+    if not _internal_kv_get("webui:url", namespace=KV_NAMESPACE_DASHBOARD):
+        made = trainer._create_default_callbacks()
+        kept = [one for one in made if not isinstance(one, PlacementGroupCleanerCallback)]
+        trainer._create_default_callbacks = lambda: kept
+    return trainer
 
 
 class GroupHooks(Hooks):

@@ -47,6 +47,7 @@ class Nodes:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.environment = {**os.environ, "RTL_TOKEN": TOKEN}
+        self.started: list[subprocess.Popen[str]] = []
 
     def local(self, *arguments: str) -> str:
         command = [sys.executable, str(LOCAL), "--directory", str(self.directory), *arguments]
@@ -67,10 +68,12 @@ class Nodes:
         return self.environment["RAY_API_SERVER_ADDRESS"]
 
     def popen(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "rtl.cli", *arguments], env=self.environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
+        self.started.append(process)
+        return process
 
     def rtl(self, *arguments: str) -> str:
         return finish(self.popen(*arguments))
@@ -87,6 +90,13 @@ class Nodes:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def stop(self) -> None:
+        """The nodes, and what a failed test left waiting for them."""
+        for process in self.started:
+            process.kill()
+            process.communicate()
+        self.local("stop")
 
     def logs(self) -> Iterator[Path]:
         for path in self.directory.rglob("*"):
@@ -108,7 +118,7 @@ def s3_and_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str
         nodes.local("network")
         host = "10.77.0.1"
     with contextlib.ExitStack() as stack:
-        stack.callback(nodes.local, "stop")
+        stack.callback(nodes.stop)
         s3 = stack.enter_context(local_s3.serve(tmp_path_factory.mktemp("s3"), host=host))
         nodes.environment = {**os.environ, "RTL_TOKEN": TOKEN}
         yield s3, nodes
@@ -160,8 +170,6 @@ def test_from_photos_to_predictions_with_nothing_shared_but_s3(
         assert list(nodes.directory.glob("node-2/ray/*/logs/train/ray-train-app-worker-*.log"))
     nodes.rtl("promote", "colours", "1", "--storage", f"{s3}/root")
 
-    stop_and_take_up_again(nodes, recipe, f"{s3}/data")
-
     output = nodes.rtl("submit", "deploy", "colours", "--recipe", recipe)
     at = re.search(r" at http://[\d.]+:(\d+) ", output)
     assert at, output
@@ -179,6 +187,7 @@ def test_from_photos_to_predictions_with_nothing_shared_but_s3(
     assert httpx.post(f"{url}/v1/predict", content=image, timeout=60).status_code == 401
 
     if full:
+        stop_and_take_up_again(nodes, recipe, f"{s3}/data")
         assert "colours" in nodes.rtl("runs", "--storage", f"{s3}/root")
         assert "Removed" in nodes.rtl("submit", "features", "--recipe", recipe, "--prune", "--all")
         output = nodes.rtl("submit", "train", "--recipe", recipe, "--name", "fit",

@@ -234,10 +234,12 @@ def test_what_nobody_can_use_is_pruned(
     root = str(tmp_path)
     manifest = make_dataset(f"{root}/data")
     settings = make_config(root)
-    kept = trunk_pass.build(settings, manifest, [0])[0].uri
-    other = make_dataset(f"{root}/other")
-    outdated = trunk_pass.build(settings.replace(data={"seed": 3}), other, [0])[0].uri
-    storage.delete(storage.join(other.uri, "manifest.json"))
+    found = trunk_pass.build(settings, manifest, [0, 1])
+    kept, outdated = found[0].uri, found[1].uri
+    about = storage.read_json(storage.join(outdated, features.ABOUT))
+    storage.write_json(
+        storage.join(outdated, features.ABOUT), {**about, "data_uri": f"{root}/no-longer-there"}
+    )
     dead = storage.join(root, "features", "dead")
     storage.write_bytes(storage.join(dead, features.BUILDER), b"of a dead process")
     storage.write_bytes(storage.join(dead, "x.parquet"), bytes(1000))

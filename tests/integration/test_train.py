@@ -140,25 +140,23 @@ def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
         train.train(settings.replace(optimizer={"lr": 0.1}), resume=True)
 
 
-def test_one_worker_and_two_give_the_same_losses(tmp_path: Path, ray_cluster: None) -> None:
-    make_dataset(str(tmp_path / "data"), train=28)
-    losses = []
-    for workers in (1, 2):
-        epochs: list[Epoch] = []
-        settings = make_config(
-            str(tmp_path),
-            name=f"w{workers}",
-            train={"workers": workers, "epochs": 2, "mixup": 0.2, "ema": 0.5},
-        )
-        result = train.train(settings, watcher=Watcher(epoch=epochs.append))
-        # The bundle's weights, which `judge` loaded, are those that `val` chose by.
-        said = decode(storage.read_bytes(f"{run.locate(settings)}/predictions/val.parquet"))
-        temperature = bundle.verify(result.bundle).temperature
-        raw = calibrate(torch.from_numpy(said.probabilities), 1 / temperature).numpy()
-        scores = metrics.evaluate(raw, said.labels, result.val.classes)
-        assert scores.log_loss == pytest.approx(result.val.log_loss, rel=1e-3)
-        losses.append([(e.train_loss, e.val.log_loss) for e in epochs])
-    assert losses[0] == [pytest.approx(pair, rel=1e-3) for pair in losses[1]]
+def test_two_workers_give_the_losses_of_one_process(tmp_path: Path, ray_cluster: None) -> None:
+    manifest = make_dataset(str(tmp_path / "data"), train=28)
+    settings = make_config(
+        str(tmp_path), train={"workers": 2, "epochs": 2, "mixup": 0.2, "ema": 0.5}
+    )
+    epochs: list[Epoch] = []
+    result = train.train(settings, watcher=Watcher(epoch=epochs.append))
+    # The bundle's weights, which `judge` loaded, are those that `val` chose by.
+    said = decode(storage.read_bytes(f"{run.locate(settings)}/predictions/val.parquet"))
+    temperature = bundle.verify(result.bundle).temperature
+    raw = calibrate(torch.from_numpy(said.probabilities), 1 / temperature).numpy()
+    scores = metrics.evaluate(raw, said.labels, result.val.classes)
+    assert scores.log_loss == pytest.approx(result.val.log_loss, rel=1e-3)
+    alone = fit_here(settings.replace(train={"workers": 1}), manifest, Hooks())
+    assert [(e.train_loss, e.val.log_loss) for e in epochs] == [
+        pytest.approx((e.train_loss, e.val.log_loss), rel=1e-3) for e in alone.history
+    ]
 
 
 def test_cached_and_uncached_fits_see_the_same_numbers(tmp_path: Path, ray_cluster: None) -> None:
