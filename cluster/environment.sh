@@ -12,6 +12,9 @@ export RAY_worker_niceness=0
 export MALLOC_ARENA_MAX=1
 export MALLOC_MMAP_THRESHOLD_=1073741824
 export MALLOC_TRIM_THRESHOLD_=1073741824
+export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+export OMP_WAIT_POLICY=active
+export GOMP_SPINCOUNT=300000
 
 # HAProxy before the endpoint's replicas: docs/decisions/0009-serving.md.
 export RAY_SERVE_ENABLE_HA_PROXY=1

@@ -36,6 +36,13 @@ THREAD_ENV = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    # Huge pages for the same, where the system gives them to those who ask: 6 to 10 % faster.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    # libgomp counts a thread that Ray made as one too many, and then lets an OpenMP team spin for
+    # a hundred rounds only before it sleeps at each layer's end: 24.4 ms an image in place of 20.9.
+    # "active" makes that a thousand; the count leaves the wait of all others as it is by default.
+    "OMP_WAIT_POLICY": "active",
+    "GOMP_SPINCOUNT": "300000",
 }
 
 _QUIET_ENV = {
@@ -120,6 +127,7 @@ def _ingress_env() -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "45",  # serve.timeout_s answers first
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",

@@ -1,17 +1,11 @@
-"""The models in service: decoding and the forward pass off the event loop, batches, a swap.
-
-Images wait in one queue. Whenever the model's thread is free it takes what has queued, up to
-`max_batch_size`: under load batches fill by themselves, and alone an image never waits for others.
-(`@serve.batch` closes a batch by the clock, before the model is free: 14-17 images a second where
-this gave 21 on two cores.)
-"""
+"""The models in service: decoding and the forward pass off the event loop, a swap, a trial."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +18,7 @@ from rtl.bundle import BundleInfo, Classifier
 from rtl.errors import BundleError, ImageError
 from rtl.images import heatmap_png
 from rtl.sections import ServeConfig
+from rtl.serve.batching import Batcher, compute_with
 from rtl.serve.traffic import Counts
 
 _CHECK_EVERY_S = 10.0
@@ -96,23 +91,6 @@ class Answer:
         return [(names[i], p) for i, p in zip(indices.tolist(), values.tolist(), strict=True)]
 
 
-@dataclass(frozen=True, eq=False)
-class _Row:
-    """What a forward pass gave for one image."""
-
-    probabilities: torch.Tensor
-    distance: float | None
-    heat: torch.Tensor | None
-
-
-@dataclass(frozen=True, eq=False)
-class _Waiting:
-    served: Served
-    pixels: torch.Tensor
-    explain: bool
-    result: asyncio.Future[_Row]
-
-
 class Engine:
     """Answers for one model at a time; used from one event loop."""
 
@@ -125,13 +103,13 @@ class Engine:
         self._loading = asyncio.Lock()
         self._inside = 0
         self._limit = config.max_waiting
-        self._waiting: deque[_Waiting] = deque()
-        self._worker: asyncio.Task[None] | None = None
         self._trials: set[asyncio.Task[None]] = set()
         self._answered = time.monotonic()
         threads = config.cpus_per_replica
-        self._decoders = ThreadPoolExecutor(threads, "decode", _compute_with, (1,))
-        self._model = ThreadPoolExecutor(1, "model", _compute_with, (threads,))
+        self._decoders = ThreadPoolExecutor(threads, "decode", compute_with, (1,))
+        self._batcher = Batcher(
+            threads, config.max_batch_size, not config.gpus_per_replica, self._note_batch
+        )
 
     @property
     def served(self) -> Served:
@@ -190,10 +168,15 @@ class Engine:
         served = self.served
         if time.monotonic() - self._answered > _CHECK_EVERY_S:
             async with asyncio.timeout(self.config.timeout_s):
-                await self._enqueue(served, _blank(served.info, 1)[0], explain=False)
+                blank = _blank(served.info, 1)[0]
+                await self._batcher.compute(served.classifier, blank, explain=False)
+
+    def _note_batch(self) -> None:
+        self._answered = time.monotonic()
+        self.counts["batches",] += 1
 
     def _prepare(self, uri: str) -> Served:
-        _compute_with(self.config.cpus_per_replica)
+        compute_with(self.config.cpus_per_replica)
         device = devices.pick(self.config.gpus_per_replica > 0)
         classifier = Classifier.load(uri, device)
         for size in (1, self.config.max_batch_size):
@@ -215,7 +198,7 @@ class Engine:
             self.counts["images", type(error).__name__, served.label] += 1
             return error
         # Busy replicas answer once: a trial never costs a request.
-        busy = len(self._waiting) >= self.config.max_batch_size
+        busy = self._batcher.waiting >= self.config.max_batch_size
         if trial is None or busy or random.random() >= trial.share:  # noqa: S311 -- a sample
             return await self._answer(served, pixels, explain)
         first = asyncio.create_task(self._answer(served, pixels, explain))
@@ -237,7 +220,7 @@ class Engine:
 
     async def _answer(self, served: Served, pixels: torch.Tensor, explain: bool) -> Answer:
         started = time.monotonic()
-        row = await self._enqueue(served, pixels, explain)
+        row = await self._batcher.compute(served.classifier, pixels, explain)
         seconds = time.monotonic() - started
         heatmap = None
         if row.heat is not None:
@@ -287,66 +270,6 @@ class Engine:
             add(f"{which}_confidence", answer.confidence)
             add(f"{which}_seconds", answer.seconds)
 
-    async def _enqueue(self, served: Served, pixels: torch.Tensor, explain: bool) -> _Row:
-        loop = asyncio.get_running_loop()
-        entry = _Waiting(served, pixels, explain, loop.create_future())
-        self._waiting.append(entry)
-        if self._worker is None or self._worker.done():
-            self._worker = loop.create_task(self._work())
-        return await entry.result
-
-    async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
-        while batch := self._take():
-            try:
-                rows = await loop.run_in_executor(self._model, _forward, batch)
-            except Exception as error:  # noqa: BLE001 -- it belongs to those who wait for it
-                for entry in batch:
-                    if not entry.result.done():
-                        entry.result.set_exception(error)
-                continue
-            self._answered = time.monotonic()
-            self.counts["batches",] += 1
-            for entry, row in zip(batch, rows, strict=True):
-                if not entry.result.done():
-                    entry.result.set_result(row)
-
-    def _take(self) -> list[_Waiting]:
-        """The next batch: of one model, without those whose client has gone."""
-        batch: list[_Waiting] = []
-        while self._waiting and len(batch) < self.config.max_batch_size:
-            if self._waiting[0].result.done():
-                self._waiting.popleft()
-            elif batch and self._waiting[0].served is not batch[0].served:
-                break
-            else:
-                batch.append(self._waiting.popleft())
-        return batch
-
-
-def _forward(batch: list[_Waiting]) -> list[_Row]:
-    classifier = batch[0].served.classifier
-    said = classifier.output(torch.stack([entry.pixels for entry in batch]))
-    probabilities = said.probabilities.cpu()
-    live = classifier.info.baseline
-    distances = live.distances(said.pooled).tolist() if live else [None] * len(batch)
-    return [
-        _Row(
-            probabilities[i],
-            distances[i],
-            classifier.heatmap(said.maps[i], int(probabilities[i].argmax()))
-            if entry.explain
-            else None,
-        )
-        for i, entry in enumerate(batch)
-    ]
-
 
 def _blank(info: BundleInfo, rows: int) -> torch.Tensor:
     return torch.zeros(rows, 3, info.image_size, info.image_size, dtype=torch.uint8)
-
-
-def _compute_with(threads: int) -> None:
-    """Lets the calling thread, and no other, compute with so many."""
-    torch.get_num_threads()  # a thread's first use of torch would take over the last one's number
-    torch.set_num_threads(threads)

@@ -296,6 +296,20 @@ def test_a_slow_client_times_out_and_harms_nobody(client: httpx.Client, url: str
             assert b'"slow_request"' in answer
 
 
+@contextlib.contextmanager
+def running(work: Callable[[], None], times: int, stop: threading.Event) -> Iterator[None]:
+    """Has threads do `work`, which ends at `stop`, while the block runs."""
+    threads = [threading.Thread(target=work) for _ in range(times)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
 def served(client: httpx.Client) -> tuple[str, int]:
     model = client.get("/v1/model").json()
     return model["name"], model["version"]
@@ -316,17 +330,12 @@ def test_a_model_is_swapped_without_a_lost_request(
                 if reply.status_code == 200:
                     versions.append(reply.json()["model"]["version"])
 
-    threads = [threading.Thread(target=ask) for _ in range(2)]
-    for thread in threads:
-        thread.start()
     try:
-        assert deployment.deploy(second, CONFIG) == url
-        assert served(client) == ("colours", 2)
-        time.sleep(0.5)
+        with running(ask, 2, stop):
+            assert deployment.deploy(second, CONFIG) == url
+            assert served(client) == ("colours", 2)
+            time.sleep(0.5)
     finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
         deployment.deploy(first, CONFIG)
     assert set(statuses) == {200}
     assert set(versions) == {1, 2}
@@ -365,24 +374,19 @@ def test_a_replica_comes_while_requests_wait(client: httpx.Client, url: str, fir
         while not stop.is_set():
             statuses[client.post("/v1/predict", content=image).status_code] += 1
 
-    def running() -> int:
+    def replicas() -> int:
         states = serve.status().applications["rtl"].deployments["Endpoint"].replica_states
         return int(states.get("RUNNING", 0))
 
-    threads = [threading.Thread(target=send) for _ in range(8)]
-    for thread in threads:
-        thread.start()
     try:
-        assert running() == 1
-        deadline = time.monotonic() + 150
-        while running() < 2:
-            assert time.monotonic() < deadline, statuses
-            time.sleep(1)
-        time.sleep(3)
+        with running(send, 8, stop):
+            assert replicas() == 1
+            deadline = time.monotonic() + 150
+            while replicas() < 2:
+                assert time.monotonic() < deadline, statuses
+                time.sleep(1)
+            time.sleep(3)
     finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
         deployment.deploy(first, CONFIG)
     assert set(statuses) == {200}
 
@@ -448,14 +452,14 @@ def test_what_waits_for_the_model_goes_as_one_batch(local: str) -> None:
 
         engine.served.classifier.output = record  # type: ignore[method-assign]
         free = threading.Event()
-        engine._model.submit(free.wait, 60)
+        engine._batcher._lanes[0].submit(free.wait, 60)
         images = [make_image("red", i) for i in range(11)]
         asked = [asyncio.create_task(http.post("/v1/predict", content=images[0]))]
-        await until(lambda: engine._worker is not None and not engine._waiting)
+        await until(lambda: bool(engine._batcher._running))
         asked += [
             asyncio.create_task(http.post("/v1/predict", content=data)) for data in images[1:]
         ]
-        await until(lambda: len(engine._waiting) == 10)
+        await until(lambda: engine._batcher.waiting == 10)
         free.set()
         assert [(await task).status_code for task in asked] == [200] * 11
         # The first was alone when it went to the model; the others queued meanwhile.
@@ -464,10 +468,44 @@ def test_what_waits_for_the_model_goes_as_one_batch(local: str) -> None:
     with_engine(local, CONFIG, test)
 
 
+def test_an_image_alone_has_all_threads_and_more_have_one_each(local: str) -> None:
+    async def test(engine: Engine, http: httpx.AsyncClient) -> None:
+        seen: list[tuple[int, int]] = []
+        output, free = engine.served.classifier.output, threading.Event()
+
+        def record(batch: torch.Tensor) -> Output:
+            seen.append((len(batch), torch.get_num_threads()))
+            free.wait(60)
+            return output(batch)
+
+        engine.served.classifier.output = record  # type: ignore[method-assign]
+        images = [make_image("red", i) for i in range(7)]
+        asked = []
+        for data in images[:2]:
+            asked.append(asyncio.create_task(http.post("/v1/predict", content=data)))
+            await until(lambda: len(seen) == len(asked))
+        asked += [
+            asyncio.create_task(http.post("/v1/predict", content=data)) for data in images[2:]
+        ]
+        await until(lambda: engine._batcher.waiting == 5)
+        free.set()
+        answers = [(await task).json()["results"][0]["predictions"] for task in asked]
+        assert seen[:2] == [(1, 2), (1, 1)]
+        assert sum(size for size, _ in seen) == 7
+        assert all(size <= 2 and threads == 1 for size, threads in seen[2:])
+        # Dealt out and brought together again: each has its own answer.
+        classifier = engine.served.classifier
+        for data, answer in zip(images, answers, strict=True):
+            (said,) = classifier.predict(classifier.preprocess(data)[None])
+            assert answer[0]["probability"] == pytest.approx(float(said.max()), abs=0.01)
+
+    with_engine(local, CONFIG.model_copy(update={"cpus_per_replica": 2}), test)
+
+
 def test_too_many_at_once_are_told_to_come_again(local: str) -> None:
     async def test(engine: Engine, http: httpx.AsyncClient) -> None:
         free = threading.Event()
-        engine._model.submit(free.wait, 60)
+        engine._batcher._lanes[0].submit(free.wait, 60)
         files = [("f", (f"{i}.jpg", JPEG)) for i in range(6)]
         # 32 images may wait: five times six of them, and then two alone.
         inside = [asyncio.create_task(http.post("/v1/predict", files=files)) for _ in range(5)]
@@ -497,7 +535,7 @@ def test_too_many_at_once_are_told_to_come_again(local: str) -> None:
 def test_an_answer_that_takes_too_long_is_a_504(local: str) -> None:
     async def test(engine: Engine, http: httpx.AsyncClient) -> None:
         free = threading.Event()
-        busy = engine._model.submit(free.wait, 60)
+        busy = engine._batcher._lanes[0].submit(free.wait, 60)
         late = await http.post("/v1/predict", content=JPEG)
         assert (late.status_code, late.json()["error"]["type"]) == (504, "timeout")
         free.set()

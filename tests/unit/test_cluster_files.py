@@ -448,7 +448,8 @@ def test_the_image_has_the_environment_of_a_node(environment: dict[str, str]) ->
         rest for word, rest in instructions((CLUSTER / "Dockerfile").read_text()) if word == "ENV"
     ]
     pairs = dict(pair.split("=", 1) for rest in joined for pair in rest.split())
-    shared = {key: value for key, value in pairs.items() if key.startswith(("RAY_", "MALLOC_"))}
+    wanted = {key for key in pairs if key.startswith("RAY_")} | runtime.THREAD_ENV.keys()
+    shared = {key: pairs[key] for key in wanted & pairs.keys()}
     assert runtime.THREAD_ENV.items() <= shared.items() <= environment.items()
 
 

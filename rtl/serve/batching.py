@@ -1,0 +1,132 @@
+"""Dynamic batching: images wait in one queue, and a lane that is free takes what has queued.
+
+Under load batches fill by themselves, and alone an image never waits for others. (`@serve.batch`
+closes a batch by the clock, before the model is free: 14-17 images a second where this gave 21 on
+two cores.) On CPUs a lane is a thread that computes images of its own: threads that share each
+image wait for each other at the end of every layer, and take a sixth longer for 16 of them. An
+image that is alone has all threads. A GPU is one lane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from rtl.bundle import Classifier
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What a forward pass gave for one image."""
+
+    probabilities: torch.Tensor
+    """float32 (C,)."""
+    distance: float | None
+    """How unusual the pooled features are; None for a bundle without a baseline."""
+    heat: torch.Tensor | None
+    """float32 (H, W), where it was asked for: see `Predictor.heatmap`."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    classifier: Classifier
+    pixels: torch.Tensor
+    explain: bool
+    row: asyncio.Future[Row]
+
+
+class Batcher:
+    """The queue and its lanes; used from one event loop."""
+
+    def __init__(
+        self, threads: int, max_batch_size: int, on_cpu: bool, answered: Callable[[], None]
+    ) -> None:
+        """At most `max_batch_size` images are computed at once; `answered` hears of each batch."""
+        self._threads = threads
+        self._answered = answered
+        lanes = min(threads, max_batch_size) if on_cpu else 1
+        self._largest = max_batch_size // lanes
+        self._lanes = [ThreadPoolExecutor(1, f"model-{lane}") for lane in range(lanes)]
+        self._free = list(reversed(self._lanes))
+        self._running: set[asyncio.Task[None]] = set()
+        self._queue: deque[_Waiting] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Images that no lane has taken yet."""
+        return len(self._queue)
+
+    async def compute(self, classifier: Classifier, pixels: torch.Tensor, explain: bool) -> Row:
+        """The row of an image, uint8 (3, S, S). Raises what the model raises."""
+        entry = _Waiting(classifier, pixels, explain, asyncio.get_running_loop().create_future())
+        self._queue.append(entry)
+        self._start()
+        return await entry.row
+
+    def _start(self) -> None:
+        """Gives what waits to the lanes that are free."""
+        while self._free and (batch := self._take(math.ceil(len(self._queue) / len(self._free)))):
+            alone = not self._running and not self._queue
+            lane = self._free.pop()
+            task = asyncio.create_task(self._run(lane, batch, self._threads if alone else 1))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run(self, lane: ThreadPoolExecutor, batch: list[_Waiting], threads: int) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+            rows = await loop.run_in_executor(lane, _forward, batch, threads)
+        except Exception as error:  # noqa: BLE001 -- it belongs to those who wait for it
+            for entry in batch:
+                if not entry.row.done():
+                    entry.row.set_exception(error)
+        else:
+            self._answered()
+            for entry, row in zip(batch, rows, strict=True):
+                if not entry.row.done():
+                    entry.row.set_result(row)
+        self._free.append(lane)
+        self._start()
+
+    def _take(self, share: int) -> list[_Waiting]:
+        """The next batch: of one model, without those whose client has gone."""
+        batch: list[_Waiting] = []
+        while self._queue and len(batch) < min(share, self._largest):
+            if self._queue[0].row.done():
+                self._queue.popleft()
+            elif batch and self._queue[0].classifier is not batch[0].classifier:
+                break
+            else:
+                batch.append(self._queue.popleft())
+        return batch
+
+
+def compute_with(threads: int) -> None:
+    """Lets the calling thread, and no other, compute with so many."""
+    torch.get_num_threads()  # a thread's first use of torch would take over the last one's number
+    torch.set_num_threads(threads)
+
+
+def _forward(batch: list[_Waiting], threads: int) -> list[Row]:
+    compute_with(threads)
+    classifier = batch[0].classifier
+    said = classifier.output(torch.stack([entry.pixels for entry in batch]))
+    probabilities = said.probabilities.cpu()
+    live = classifier.info.baseline
+    distances = live.distances(said.pooled).tolist() if live else [None] * len(batch)
+    return [
+        Row(
+            probabilities[i],
+            distances[i],
+            classifier.heatmap(said.maps[i], int(probabilities[i].argmax()))
+            if entry.explain
+            else None,
+        )
+        for i, entry in enumerate(batch)
+    ]
