@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
@@ -168,6 +170,39 @@ def test_trials_of_two_workers_give_the_scores_of_one_and_free_what_they_held(
         losses = [e.train_loss for e in b.history]
         assert [e.train_loss for e in a.history] == pytest.approx(losses, rel=1e-4)
     assert group.val.log_loss == pytest.approx(alone.val.log_loss, rel=1e-4)
+    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
+
+
+@pytest.mark.slow
+def test_a_lost_worker_fails_its_trial_and_the_search_goes_on(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    make_dataset(f"{tmp_path}/data", train=48)
+    settings = recipes.load().replace(
+        name="lossy",
+        storage=f"{tmp_path}/root",
+        data={"uri": f"{tmp_path}/data", "image_size": 80},
+        train={"epochs": 4, "batch_size": 8, "workers": 2},
+        search={"unfrozen_layers": [1], "lr": [1e-2, 2e-2], "sampler": "grid", "scheduler": "none",
+                "concurrent": 1},
+    )  # fmt: skip
+    seen: list[list[Trial]] = []
+    killed: list[int] = []
+
+    def kill_one(now: Sequence[Trial]) -> None:
+        seen.append(list(now))
+        if now[0].history and not killed:
+            found = psutil.Process().children(recursive=True)
+            workers = [p for p in found if p.cmdline()[:1] and "RayTrainWorker" in p.cmdline()[0]]
+            assert len(workers) == 2
+            killed.append(workers[1].pid)
+            workers[1].kill()
+
+    result = search.search(settings, watch=kill_one)
+    assert killed
+    assert [trial.state for trial in seen[-1]] == ["failed", "finished"]
+    assert result.lr == 2e-2
+    assert storage.is_committed(result.bundle)
     assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
 
 
