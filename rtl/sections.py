@@ -297,7 +297,7 @@ class ServeConfig(Section):
     gpus_per_replica: int = Field(default=0, ge=0, le=1)
     """GPUs that each replica reserves."""
     max_batch_size: int = Field(default=16, ge=1)
-    """Images that one forward pass takes at most."""
+    """Images that a replica computes at once; its CPUs share them."""
     max_waiting: int = Field(default=128, ge=1)
     """Images inside a replica beyond which a request is refused with 503."""
     max_body_mb: float = Field(default=10.0, gt=0)

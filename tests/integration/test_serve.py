@@ -14,20 +14,34 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from ray import serve
 
-from rtl import bundle, inception, local_s3, pretrained, registry, storage
+from rtl import (
+    bundle,
+    evaluate,
+    inception,
+    local_s3,
+    metrics,
+    predict,
+    pretrained,
+    registry,
+    storage,
+)
 from rtl.bundle import BundleInfo, Classifier
 from rtl.errors import BundleError, ConfigError, ResourceError
 from rtl.inference import Output
 from rtl.sections import ServeConfig
-from tests.conftest import COLOURS, make_image
+from rtl.shards import read_shard
+from tests.conftest import COLOURS, make_dataset, make_image
 
 with warnings.catch_warnings():
     # Ray Serve's own config classes use a form of `Field` that pydantic 2 deprecates.
@@ -227,6 +241,28 @@ def test_multipart(client: httpx.Client) -> None:
 def test_a_broken_multipart_body_is_the_clients_error(client: httpx.Client, wrong: Any) -> None:
     reply = client.post("/v1/predict", **wrong)
     assert (reply.status_code, reply.json()["error"]["type"]) == (400, "bad_request")
+
+
+def test_endpoint_predict_and_evaluate_give_the_same_probabilities(
+    client: httpx.Client, first: str, tmp_path: Path
+) -> None:
+    manifest = make_dataset(f"{tmp_path}/data", train=3, val=3, test=12)
+    rows = [
+        row for shard in manifest.split("test") for row in read_shard(manifest, shard).to_pylist()
+    ]
+    summary = predict.predict(first, manifest.uri, f"{tmp_path}/answers")
+    files = [pq.read_table(f"{tmp_path}/answers/{chunk}") for chunk in summary.chunks]
+    said = {row["id"]: row["probabilities"] for file in files for row in file.to_pylist()}
+    for row in rows:
+        (answer,) = client.post("/v1/predict?top_k=3", content=row["image"]).json()["results"]
+        found = {p["label"]: p["probability"] for p in answer["predictions"]}
+        assert [found[name] for name in COLOURS] == pytest.approx(said[row["id"]], abs=1e-3)
+    probabilities = np.array([said[row["id"]] for row in rows], np.float32)
+    labels = np.array([row["label"] for row in rows])
+    mine = metrics.evaluate(probabilities, labels, manifest.classes)
+    scores = evaluate.evaluate(first, manifest.uri)
+    assert scores.confusion == mine.confusion
+    assert scores.log_loss == pytest.approx(mine.log_loss, rel=1e-3)
 
 
 def test_health_and_model(client: httpx.Client) -> None:
