@@ -72,7 +72,7 @@ class Batcher:
     def _start(self) -> None:
         """Gives what waits to the lanes that are free."""
         while self._free and (batch := self._take(math.ceil(len(self._queue) / len(self._free)))):
-            alone = not self._running and not self._queue
+            alone = len(self._free) == len(self._lanes) and not self._queue
             lane = self._free.pop()
             task = asyncio.create_task(self._run(lane, batch, self._threads if alone else 1))
             self._running.add(task)
