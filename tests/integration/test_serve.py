@@ -34,6 +34,7 @@ from rtl import (
     predict,
     pretrained,
     registry,
+    runtime,
     storage,
 )
 from rtl.bundle import BundleInfo, Classifier
@@ -263,6 +264,13 @@ def test_endpoint_predict_and_evaluate_give_the_same_probabilities(
     scores = evaluate.evaluate(first, manifest.uri)
     assert scores.confusion == mine.confusion
     assert scores.log_loss == pytest.approx(mine.log_loss, rel=1e-3)
+
+
+def test_endpoints_of_two_clusters_here_share_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY", raising=False)
+    names = [f"RAY_SERVE_HAPROXY_{what}_PORT" for what in ("METRICS", "STATS")]
+    one, other = runtime._ingress_env(), runtime._ingress_env()
+    assert [one[name] for name in names] != [other[name] for name in names]
 
 
 def test_health_and_model(client: httpx.Client) -> None:
