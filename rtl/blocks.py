@@ -3,13 +3,15 @@
 A block's branches begin with 1 x 1 convolutions of one input; here they are one convolution, whose
 gradient is summed once. The average pooling before the last of them is linear and channel by
 channel, as a 1 x 1 convolution is linear and pixel by pixel: the two commute, and pooling what
-comes out takes a quarter of the work. For inference a `Folded` unit adds its bias and cuts at zero
-as the convolution writes its result. What that saves stands in docs/decisions/0008-blocks.md.
+comes out takes a quarter of the work. For inference `fold` puts convolutions in place of the units,
+and `join` one in place of those at a block's entry. What that saves stands in
+docs/decisions/0008-blocks.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,22 +19,15 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.inception import BasicConv2d, InceptionA, InceptionC, InceptionE
 
-from rtl import device
+from rtl.convolution import Convolution
 
 
-class Folded(nn.Module):
+class Folded(Convolution):
     """A `BasicConv2d` for inference: the BatchNorm is part of the convolution."""
 
     def __init__(self, unit: BasicConv2d) -> None:
-        super().__init__()
         conv = fuse_conv_bn_eval(unit.conv, unit.bn)
-        assert conv.bias is not None  # noqa: S101 -- BatchNorm gives it one
-        self.weight = nn.Parameter(conv.weight.detach(), requires_grad=False)
-        """(C_out, C_in, H, W)"""
-        self.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
-        """(C_out,)"""
-        self._stride = conv.stride
-        self._padding = conv.padding
+        super().__init__(conv.weight, conv.bias, conv.stride, conv.padding)
 
     def take_pixels(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """From now on its input is 0 to 255, not `(x / 255 - mean) / std`; exact in bf16 too.
@@ -40,13 +35,31 @@ class Folded(nn.Module):
         For a convolution without padding: zeros around the image would mean something else.
         """
         shift, scale = (torch.tensor(v).view(1, -1, 1, 1) for v in (mean, std))
+        assert self.bias is not None  # noqa: S101 -- BatchNorm gives it one
         with torch.no_grad():
             self.bias.sub_((self.weight * (shift / scale)).sum((1, 2, 3)))
             self.weight.div_(255 * scale)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C_in, H, W) to (N, C_out, H', W')."""
-        return device.conv_relu(x, self.weight, self.bias, self._stride, self._padding)
+
+class Entry(nn.Module):
+    """The units at a block's entry as two convolutions, the last one's result being pooled."""
+
+    def __init__(self, units: Sequence[Convolution]) -> None:
+        super().__init__()
+        *direct, last = units
+        biases: list[torch.Tensor] = [u.bias for u in units if u.bias is not None]
+        self.sizes = [len(u.weight) for u in direct]
+        self.joined = Convolution(
+            torch.cat(tuple(u.weight for u in direct)), torch.cat(biases[:-1])
+        )
+        self.last = Convolution(last.weight, None, relu=False)
+        self.bias = nn.Parameter(biases[-1].detach(), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """What each branch's first unit gives of x."""
+        pooled = pool(self.last(x)) + self.bias.view(1, -1, 1, 1)
+        parts = split(self.joined(x), self.sizes)
+        return [*parts, functional.relu(pooled, inplace=True)]
 
 
 def fold(module: nn.Module) -> None:
@@ -58,12 +71,48 @@ def fold(module: nn.Module) -> None:
             fold(child)
 
 
-class BlockA(InceptionA):  # type: ignore[misc]
+def join(module: nn.Module) -> None:
+    """Puts an `Entry` in place of the folded units at the entry of each block below a module."""
+    for block in list(module.modules()):
+        if isinstance(block, Branched):
+            block.add_module("entry", Entry(block.take_entry_units()))
+
+
+class Branched:
+    """A block whose branches begin with 1 x 1 convolutions of one input, the last of it pooled."""
+
+    entry_units: ClassVar[tuple[str, ...]]
+    _modules: dict[str, Any]
+
+    def take_entry_units(self) -> list[Any]:
+        """The units, which are the block's no more."""
+        return [self._modules.pop(name) for name in self.entry_units]
+
+    def enter(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """What each branch's first unit gives of x."""
+        if "entry" in self._modules:
+            joined: list[torch.Tensor] = self._modules["entry"](x)
+            return joined
+        units = [self._modules[name] for name in self.entry_units]
+        if not isinstance(units[0], BasicConv2d):  # folded, and not joined yet
+            *direct, last = units
+            return [*(unit(x) for unit in direct), last(pool(x))]
+        weight = torch.cat([unit.conv.weight for unit in units])
+        parts = split(functional.conv2d(x, weight), [unit.conv.out_channels for unit in units])
+        parts[-1] = pool(parts[-1])
+        return [
+            functional.relu(unit.bn(part), inplace=True)
+            for unit, part in zip(units, parts, strict=True)
+        ]
+
+
+class BlockA(Branched, InceptionA):  # type: ignore[misc]
     """Mixed_5b to 5d."""
 
+    entry_units = ("branch1x1", "branch5x5_1", "branch3x3dbl_1", "branch_pool")
+
     def _forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        units = (self.branch1x1, self.branch5x5_1, self.branch3x3dbl_1, self.branch_pool)
-        first, five, three, pooled = _entries(x, units)
+        first, five, three, pooled = self.enter(x)
         return [
             first,
             self.branch5x5_2(five),
@@ -72,23 +121,25 @@ class BlockA(InceptionA):  # type: ignore[misc]
         ]
 
 
-class BlockC(InceptionC):  # type: ignore[misc]
+class BlockC(Branched, InceptionC):  # type: ignore[misc]
     """Mixed_6b to 6e."""
 
+    entry_units = ("branch1x1", "branch7x7_1", "branch7x7dbl_1", "branch_pool")
+
     def _forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        units = (self.branch1x1, self.branch7x7_1, self.branch7x7dbl_1, self.branch_pool)
-        first, seven, double, pooled = _entries(x, units)
+        first, seven, double, pooled = self.enter(x)
         double = self.branch7x7dbl_3(self.branch7x7dbl_2(double))
         double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
         return [first, self.branch7x7_3(self.branch7x7_2(seven)), double, pooled]
 
 
-class BlockE(InceptionE):  # type: ignore[misc]
+class BlockE(Branched, InceptionE):  # type: ignore[misc]
     """Mixed_7b and 7c."""
 
+    entry_units = ("branch1x1", "branch3x3_1", "branch3x3dbl_1", "branch_pool")
+
     def _forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        units = (self.branch1x1, self.branch3x3_1, self.branch3x3dbl_1, self.branch_pool)
-        first, three, double, pooled = _entries(x, units)
+        first, three, double, pooled = self.enter(x)
         double = self.branch3x3dbl_2(double)
         return [
             first,
@@ -100,31 +151,12 @@ class BlockE(InceptionE):  # type: ignore[misc]
         ]
 
 
-def _entries(x: torch.Tensor, units: Sequence[nn.Module]) -> list[torch.Tensor]:
-    """What each branch's first unit gives of x, the last one's input being pooled 3 x 3."""
-    if isinstance(units[0], Folded):
-        folded = [unit for unit in units if isinstance(unit, Folded)]
-        *direct, last = folded
-        joined = device.conv_relu(
-            x, torch.cat([u.weight for u in direct]), torch.cat([u.bias for u in direct])
-        )
-        pooled = _pool(functional.conv2d(x, last.weight)) + last.bias.view(1, -1, 1, 1)
-        parts = _split(joined, [len(u.bias) for u in direct])
-        return [*parts, functional.relu(pooled, inplace=True)]
-    basic = [unit for unit in units if isinstance(unit, BasicConv2d)]
-    joined = functional.conv2d(x, torch.cat([u.conv.weight for u in basic]))
-    parts = _split(joined, [u.conv.out_channels for u in basic])
-    parts[-1] = _pool(parts[-1])
-    return [
-        functional.relu(unit.bn(part), inplace=True)
-        for unit, part in zip(basic, parts, strict=True)
-    ]
-
-
-def _pool(x: torch.Tensor) -> torch.Tensor:
+def pool(x: torch.Tensor) -> torch.Tensor:
+    """The mean over 3 x 3 pixels, zeros around; the same shape."""
     return functional.avg_pool2d(x, kernel_size=3, stride=1, padding=1)
 
 
-def _split(x: torch.Tensor, channels: Sequence[int]) -> list[torch.Tensor]:
+def split(x: torch.Tensor, channels: Sequence[int]) -> list[torch.Tensor]:
+    """(N, C, H, W) by channels, each part channels_last."""
     parts = torch.split(x, list(channels), dim=1)
     return [part.contiguous(memory_format=torch.channels_last) for part in parts]

@@ -6,7 +6,6 @@ import functools
 from typing import Any, Literal
 
 import torch
-from torch.nn import functional
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -43,29 +42,9 @@ def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
     return batch
 
 
-def conv_relu(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    stride: tuple[int, ...] = (1, 1),
-    padding: tuple[int, ...] | str = (0, 0),
-) -> torch.Tensor:
-    """A convolution for inference that adds its bias and cuts at zero as it writes.
-
-    On a CPU by oneDNN's post-operation, which PyTorch's own compiler uses too; elsewhere in two
-    steps. (N, C_in, H, W) to (N, C_out, H', W'), in the dtype of `x`.
-    """
-    if x.device.type == "cpu" and _fuses(x.dtype):
-        fused: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, weight, bias, padding, stride, (1, 1), 1, "relu", [], ""
-        )
-        return fused
-    return functional.relu(functional.conv2d(x, weight, bias, stride, padding), inplace=True)
-
-
 @functools.cache
-def _fuses(dtype: torch.dtype) -> bool:
-    """Whether this CPU has oneDNN's convolution in a dtype."""
+def fuses(dtype: torch.dtype) -> bool:
+    """Whether this CPU has oneDNN's convolution in a dtype, with what follows it in one pass."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if dtype == torch.bfloat16:

@@ -185,6 +185,7 @@ class Frozen(nn.Module):
             first.take_pixels(mean, std)
         else:  # no block is frozen
             self.normalize = Normalize(mean, std, dtype).to(device)
+        blocks.join(folded)
         self.dtype = dtype
         self.part = folded.to(device, dtype).to(memory_format=torch.channels_last)
         self.eval()

@@ -22,8 +22,8 @@ LAYERS = {
     "errors": {"rtl", "errors"},
     "ground": {"sections", "config", "recipes", "s3", "storage", "trials"},
     "core": {
-        "images", "shards", "blocks", "inception", "pretrained", "device", "metrics", "predictions",
-        "calibration", "baseline", "inference", "bundle", "registry", "local_s3",
+        "images", "shards", "convolution", "blocks", "inception", "pretrained", "device", "metrics",
+        "predictions", "calibration", "baseline", "inference", "bundle", "registry", "local_s3",
         "card", "export",
     },
     "cluster": {"runtime", "capacity"},
@@ -48,7 +48,8 @@ WITHOUT_RAY = ("errors", "ground", "core")
 """Layers that never import Ray: they work, and are tested, without a cluster."""
 
 SERVE_IMPORTS = {
-    "rtl", "errors", "sections", "config", "storage", "images", "blocks", "inception",
+    "rtl", "errors", "sections", "config", "storage", "images", "convolution", "blocks",
+    "inception",
     "pretrained", "device", "metrics", "baseline", "inference", "bundle", "registry", "runtime",
     "capacity", "local_s3",
 }  # fmt: skip
