@@ -24,5 +24,5 @@ export RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S=2
 
 # RTL_TOKEN, and S3 keys where no role gives them: your own file, never the project's.
 . "$HOME/rtl/secrets.sh"
-# Written by aws.yaml.
-if [ -e "$HOME/rtl/region.sh" ]; then . "$HOME/rtl/region.sh"; fi
+# Written by aws.yaml and machines.yaml.
+if [ -e "$HOME/rtl/node.sh" ]; then . "$HOME/rtl/node.sh"; fi

@@ -4,8 +4,7 @@ For endpoints that Ray Serve keeps by itself: `serve deploy`, KubeRay's RayServi
 `jobs/deploy.py` call `rtl.serve.deploy` instead, which checks more and says more.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: Ray reads the class in `application`'s signature.
 import hashlib
 import os
 

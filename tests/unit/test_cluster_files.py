@@ -145,7 +145,7 @@ def test_what_is_brought_to_the_nodes_exists_or_is_the_users_own_secret(name: st
     assert own == {"~/.ray/auth_token", "~/rtl/secrets.sh"}
     assert all((ROOT / local).is_file() for remote, local in mounts.items() if remote not in own)
     used = set(re.findall(r"~/rtl/[\w.]+(?:txt|sh)", json.dumps(load(name)["setup_commands"])))
-    assert used - {"~/rtl/region.sh"} <= set(mounts)
+    assert used - {"~/rtl/node.sh"} <= set(mounts)
 
 
 # --- AWS
@@ -228,7 +228,7 @@ def test_aws_nodes_are_spot_where_they_compute_and_use_the_region_of_the_bucket(
     assert types["head"]["resources"] == {"CPU": 0}
     assert 0 == types["gpu"]["min_workers"] < types["gpu"]["max_workers"]
     waits = [c for c in config["setup_commands"] if f"export {capacity.SCALE_UP}=" in c]
-    assert [">> ~/rtl/region.sh" in c for c in waits] == [True]
+    assert [">> ~/rtl/node.sh" in c for c in waits] == [True]
     region = config["provider"]["region"]
     named = re.findall(r"REGION=(\S+?)['\s]", "\n".join(config["setup_commands"]))
     assert named == [region, region]
@@ -274,7 +274,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     home = tmp_path_factory.mktemp("home")
     (home / "rtl").mkdir()
     (home / "rtl" / "secrets.sh").write_text("export RTL_TOKEN=mine\n")
-    (home / "rtl" / "region.sh").write_text("export AWS_REGION=here\n")
+    (home / "rtl" / "node.sh").write_text("export AWS_REGION=here\n")
     done = subprocess.run(
         ["sh", "-eu", "-c", f". {CLUSTER / 'environment.sh'}; env -0"],
         env={"HOME": str(home), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},

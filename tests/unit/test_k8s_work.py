@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from rtl import cli, recipes
+from rtl.errors import BundleError
 from tests.unit import k8s_parts as parts
 from tests.unit.k8s_parts import (
     CLIENT,
@@ -74,6 +75,17 @@ def test_the_import_path_leads_to_a_builder_that_takes_the_arguments(overlay: st
     below = [a._bound_deployment for a in root.init_args if hasattr(a, "_bound_deployment")]
     asked = {deployment["name"] for deployment in application["deployments"]}
     assert asked == {deployment.name for deployment in (root, *below)}
+
+
+def test_ray_serve_gives_the_builder_its_arguments_as_it_takes_them(tmp_path: Path) -> None:
+    from ray.serve._private.api import call_user_app_builder_with_args_if_necessary as call
+
+    from rtl.serve.application import application
+
+    with pytest.raises(BundleError, match="cells"):  # looked for where the arguments say
+        call(application, {"storage": str(tmp_path), "model": "cells"})
+    with pytest.raises(ValueError, match="modell"):
+        call(application, {"storage": str(tmp_path), "modell": "cells"})
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
