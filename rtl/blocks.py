@@ -17,7 +17,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models.inception import BasicConv2d, InceptionA, InceptionC, InceptionE
+from torchvision.models.inception import (
+    BasicConv2d,
+    InceptionA,
+    InceptionB,
+    InceptionC,
+    InceptionD,
+    InceptionE,
+)
 
 from rtl.convolution import Convolution
 
@@ -28,6 +35,8 @@ class Folded(Convolution):
     def __init__(self, unit: BasicConv2d) -> None:
         conv = fuse_conv_bn_eval(unit.conv, unit.bn)
         super().__init__(conv.weight, conv.bias, conv.stride, conv.padding)
+        self.peak: torch.Tensor | None = getattr(unit, "peak", None)
+        """See `rtl.int8`."""
 
     def take_pixels(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """From now on its input is 0 to 255, not `(x / 255 - mean) / std`; exact in bf16 too.
@@ -121,6 +130,14 @@ class BlockA(Branched, InceptionA):  # type: ignore[misc]
         ]
 
 
+class BlockB(InceptionB):  # type: ignore[misc]
+    """Mixed_6a."""
+
+    def _forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        return [self.branch3x3(x), self.branch3x3dbl_3(double), largest(x)]
+
+
 class BlockC(Branched, InceptionC):  # type: ignore[misc]
     """Mixed_6b to 6e."""
 
@@ -131,6 +148,18 @@ class BlockC(Branched, InceptionC):  # type: ignore[misc]
         double = self.branch7x7dbl_3(self.branch7x7dbl_2(double))
         double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
         return [first, self.branch7x7_3(self.branch7x7_2(seven)), double, pooled]
+
+
+class BlockD(InceptionD):  # type: ignore[misc]
+    """Mixed_7a."""
+
+    def _forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        seven = self.branch7x7x3_2(self.branch7x7x3_1(x))
+        return [
+            self.branch3x3_2(self.branch3x3_1(x)),
+            self.branch7x7x3_4(self.branch7x7x3_3(seven)),
+            largest(x),
+        ]
 
 
 class BlockE(Branched, InceptionE):  # type: ignore[misc]
@@ -154,6 +183,26 @@ class BlockE(Branched, InceptionE):  # type: ignore[misc]
 def pool(x: torch.Tensor) -> torch.Tensor:
     """The mean over 3 x 3 pixels, zeros around; the same shape."""
     return functional.avg_pool2d(x, kernel_size=3, stride=1, padding=1)
+
+
+class MaxPool(nn.Module):
+    """`largest` as a module."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, C, H', W')."""
+        return largest(x)
+
+
+def largest(x: torch.Tensor) -> torch.Tensor:
+    """The maximum over 3 x 3 pixels, every other one, no padding: `max_pool2d`, also of codes."""
+    if x.dtype != torch.uint8:
+        return functional.max_pool2d(x, kernel_size=3, stride=2)
+    # (PyTorch's own numbers the pixels in the dtype of the input, which ends at 255.)
+    high, wide = ((side - 1) // 2 * 2 for side in x.shape[2:])
+    rows = torch.maximum(x[:, :, 0:high:2], x[:, :, 1:high:2]).maximum(x[:, :, 2 : high + 1 : 2])
+    return torch.maximum(rows[..., 0:wide:2], rows[..., 1:wide:2]).maximum(
+        rows[..., 2 : wide + 1 : 2]
+    )
 
 
 def split(x: torch.Tensor, channels: Sequence[int]) -> list[torch.Tensor]:

@@ -22,7 +22,7 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from rtl import device as devices
-from rtl import images, inception, storage
+from rtl import images, inception, int8, storage
 from rtl.baseline import Baseline
 from rtl.errors import BundleError, DataError, NotFoundError
 from rtl.inference import Output, Predictor
@@ -50,6 +50,18 @@ def software_versions() -> dict[str, str]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """How a model in 8 bits did on `val` beside the one that it was made from."""
+
+    rows: Annotated[int, Field(ge=1)]
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    """Of the one in 8 bits."""
+    accuracy_before: Annotated[float, Field(ge=0, le=1)]
+    agreement: Annotated[float, Field(ge=0, le=1)]
+    """Share of the rows for which both name the same class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +93,12 @@ class BundleInfo:
     """Flips of an image that its probabilities are the mean over."""
     uncertain_below: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Answers whose most probable class has less than this are called uncertain."""
+    quantized: Quantized | None = None
+    """Set for a network that computes in 8 bits: see `rtl.int8`."""
     baseline: Baseline | None = None
     """What its answers look like on `val`."""
     golden: tuple[float, ...] | None = None
-    """Its probabilities of `images.golden`, in fp32; set by `save`, asked again before use."""
+    """Its probabilities of `images.golden`, in fp32 or 8 bits; set by `save`, asked before use."""
     cost: dict[str, Any] = field(default_factory=dict)
     """What making it took."""
     versions: dict[str, str] = field(default_factory=software_versions)
@@ -126,7 +140,8 @@ def _adapter() -> pydantic.TypeAdapter[BundleInfo]:
 def save(uri: str, info: BundleInfo, network: nn.Sequential) -> None:
     """Writes a bundle so that it exists whole or not at all; an older one there is replaced.
 
-    `network` is what `inception.build(len(info.classes))` gives. Raises BundleError for an info or
+    `network` is what `inception.build(len(info.classes))` gives, with peaks where it is one in 8
+    bits. Raises BundleError for an info or
     a network that no bundle may have (weights that are not finite), StorageError.
     """
     BundleInfo.from_dict(info.to_dict())
@@ -135,7 +150,7 @@ def save(uri: str, info: BundleInfo, network: nn.Sequential) -> None:
         for name, tensor in network.state_dict().items()
         if not name.endswith(_UNSAVED)
     }
-    _check_state(state, len(info.classes), uri)
+    _check_state(state, info, uri)
     exact = Classifier(info, network, torch.device("cpu"), "fp32")
     info = replace(info, golden=tuple(exact.golden()))
     model = save_safetensors(state)
@@ -151,7 +166,7 @@ def load(uri: str) -> tuple[BundleInfo, nn.Sequential]:
     Raises BundleError for a missing, incomplete or altered bundle.
     """
     info, state = _check(uri, _fetch(uri))
-    network = inception.build(len(info.classes))
+    network = _build(info)
     network.load_state_dict(state, strict=False)
     return info, network.eval()
 
@@ -217,13 +232,20 @@ def _check(uri: str, files: dict[str, bytes]) -> tuple[BundleInfo, dict[str, tor
         state = load_safetensors(files[MODEL])
     except Exception as error:  # noqa: BLE001 -- safetensors raises its own Rust errors
         raise BundleError(f"{uri}: {MODEL} is not safetensors ({error}). {_REMEDY}") from None
-    _check_state(state, len(info.classes), uri)
+    _check_state(state, info, uri)
     return info, state
 
 
-def _check_state(state: dict[str, torch.Tensor], num_classes: int, uri: str) -> None:
+def _build(info: BundleInfo) -> nn.Sequential:
+    network = inception.build(len(info.classes))
+    if info.quantized:
+        int8.attach(network)
+    return network
+
+
+def _check_state(state: dict[str, torch.Tensor], info: BundleInfo, uri: str) -> None:
     with torch.device("meta"):
-        network = inception.build(num_classes)
+        network = _build(info)
     expected = {n: t.shape for n, t in network.state_dict().items() if not n.endswith(_UNSAVED)}
     for name in sorted(expected.keys() ^ state.keys()):
         wrong = "lacks" if name in expected else "has the unknown entry"
@@ -234,7 +256,7 @@ def _check_state(state: dict[str, torch.Tensor], num_classes: int, uri: str) -> 
         if tensor.shape != expected[name] or tensor.dtype != torch.float32:
             raise BundleError(
                 f"The network of {uri} has {name} as {tensor.dtype} {tuple(tensor.shape)}; it must "
-                f"be float32 {tuple(expected[name])} for {num_classes} classes. {_REMEDY}"
+                f"be float32 {tuple(expected[name])} for {len(info.classes)} classes. {_REMEDY}"
             )
         if not torch.isfinite(tensor).all():
             raise BundleError(

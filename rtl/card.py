@@ -61,6 +61,7 @@ def card(info: BundleInfo) -> str:
         f"{_numbers(info.std)} of RGB from 0 to 1. Its answer is {_FLIPS[info.test_flips]}.",
         "## Made with",
         _table(("Package", "Version"), sorted(info.versions.items())),
+        *_quantized(info),
         *_serving(info),
     ]
     return "\n\n".join(parts) + "\n"
@@ -201,6 +202,17 @@ def _calibration(info: BundleInfo) -> list[str]:
             "were right."
         )
     return ["## Calibration", f"{heat} {means}"]
+
+
+def _quantized(info: BundleInfo) -> list[str]:
+    proof = info.quantized
+    if proof is None:
+        return []
+    return [
+        "It computes in 8 bits, made from a model in floating point. On the "
+        f"{proof.rows} rows of `val` its accuracy is {proof.accuracy:.4f}, that model's "
+        f"{proof.accuracy_before:.4f}, and both name the same class for {proof.agreement:.2%}."
+    ]
 
 
 def _serving(info: BundleInfo) -> list[str]:

@@ -88,6 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
     verb.add_argument("--data", metavar="URI", help="the packed data set")
     verb.add_argument("--split", default="test", choices=["train", "val", "test"])
+    verb = add("quantize", verbs.quantize, "Make a version in 8 bits, if it is as accurate.")
+    verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
+    verb.add_argument("--data", metavar="URI", help="the packed data set that it was trained on")
+    verb.add_argument(
+        "--at-most", type=float, default=0.3, metavar="POINTS",
+        help="of accuracy that it may lose on val (default: 0.3)",
+    )  # fmt: skip
     verb = add("predict", verbs.predict, "Answer for many images, as Parquet; again: goes on.")
     verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
     verb.add_argument("source", help="folder or s3:// prefix of images, or a packed data set")

@@ -50,3 +50,11 @@ def fuses(dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return dtype == torch.float32
+
+
+@functools.cache
+def fuses_int8() -> bool:
+    """Whether this CPU has oneDNN's convolution of uint8 with int8, without overflow."""
+    able = torch.cpu.get_capabilities()
+    native = any(able.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    return native and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]

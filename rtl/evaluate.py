@@ -9,13 +9,14 @@ import ray.data
 import torch
 
 from rtl import bundle, capacity, device, metrics, runtime
+from rtl.bundle import BundleInfo
 from rtl.capacity import Need
 from rtl.data import ImageReader, Plan
 from rtl.errors import DataError
 from rtl.metrics import Scores
 from rtl.predictions import Predictions, gather
 from rtl.sections import AugmentConfig, DataConfig
-from rtl.shards import SPLITS, load_manifest
+from rtl.shards import SPLITS, Manifest, load_manifest
 
 
 def evaluate(
@@ -37,11 +38,7 @@ def evaluate(
     if split not in SPLITS or not manifest.rows(split):
         there = ", ".join(name for name in SPLITS if manifest.rows(name))
         raise DataError(f"{manifest.uri} has no rows of {split!r}; it has {there}.")
-    if manifest.classes != info.classes:
-        raise DataError(
-            f"The data set has the classes {list(manifest.classes)[:5]}, the bundle "
-            f"{list(info.classes)[:5]} (first 5 of each); they must be the same."
-        )
+    check_classes(manifest, info)
     reads = Plan(manifest, 0, 1, 1).evaluation(split, 0)
     dataset = ray.data.from_items(reads, override_num_blocks=len(reads)).map_batches(
         _Judge,
@@ -61,6 +58,15 @@ def evaluate(
             progress(sum(len(part.ids) for part in parts), total)
     whole = gather(parts, total)
     return metrics.evaluate(whole.probabilities, whole.labels, manifest.classes)
+
+
+def check_classes(manifest: Manifest, info: BundleInfo) -> None:
+    """Raises DataError where a data set's classes are not the model's."""
+    if manifest.classes != info.classes:
+        raise DataError(
+            f"The data set has the classes {list(manifest.classes)[:5]}, the bundle "
+            f"{list(info.classes)[:5]} (first 5 of each); they must be the same."
+        )
 
 
 class _Judge:

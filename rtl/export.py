@@ -67,6 +67,11 @@ def export(uri: str, out: str, target: Format, samples: Sequence[bytes] = ()) ->
     if target == "onnx":
         _require(_PACKAGES)
     info, network = bundle.load(uri)
+    if info.quantized:
+        raise BundleError(
+            f"The model of {uri} computes in 8 bits, which no export does; export the version that "
+            "it was made from."
+        )
     commit = storage.read_bytes(storage.join(uri, storage.COMMIT))
     about = metadata(info, storage.describe(commit)["sha256"])
     classifier = Classifier(info, network, torch.device("cpu"), "fp32")

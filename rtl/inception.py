@@ -16,10 +16,10 @@ from typing import Literal
 import torch
 from torch import nn
 from torchvision.models import Inception3
-from torchvision.models.inception import BasicConv2d, InceptionAux, InceptionB, InceptionD
+from torchvision.models.inception import BasicConv2d, InceptionAux
 
-from rtl import blocks
-from rtl.blocks import BlockA, BlockC, BlockE
+from rtl import blocks, int8
+from rtl.blocks import BlockA, BlockB, BlockC, BlockD, BlockE
 from rtl.errors import WeightsError
 
 BLOCKS = (
@@ -82,14 +82,14 @@ def build(num_classes: int, dropout: float = 0.0) -> nn.Sequential:
         transform_input=False,
         init_weights=False,
         inception_blocks=[
-            BasicConv2d, BlockA, InceptionB, BlockC, InceptionD, BlockE, InceptionAux,
+            BasicConv2d, BlockA, BlockB, BlockC, BlockD, BlockE, InceptionAux,
         ],
     )  # fmt: skip
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for name in BLOCKS:
         layers[name] = getattr(source, name)
         if name in _POOL_AFTER:
-            layers[_POOL_AFTER[name]] = nn.MaxPool2d(kernel_size=3, stride=2)
+            layers[_POOL_AFTER[name]] = blocks.MaxPool()
     layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten(1)
     layers["dropout"] = Dropout(dropout)
@@ -166,7 +166,8 @@ def fold(network: nn.Sequential) -> nn.Sequential:
 class Frozen(nn.Module):
     """A folded part of the network for inference, from uint8 images in one device's arithmetic.
 
-    With a trunk it gives features in `dtype`, with the whole network fp32 logits.
+    With a trunk it gives features in `dtype`. With peaks (see `rtl.int8`) it computes in 8 bits,
+    whatever `dtype`, and gives fp32.
     """
 
     def __init__(
@@ -185,9 +186,13 @@ class Frozen(nn.Module):
             first.take_pixels(mean, std)
         else:  # no block is frozen
             self.normalize = Normalize(mean, std, dtype).to(device)
-        blocks.join(folded)
-        self.dtype = dtype
-        self.part = folded.to(device, dtype).to(memory_format=torch.channels_last)
+        if int8.attached(folded):
+            self.dtype = torch.uint8
+            self.part = int8.quantize(folded).to(device)
+        else:
+            blocks.join(folded)
+            self.dtype = dtype
+            self.part = folded.to(device, dtype).to(memory_format=torch.channels_last)
         self.eval()
 
     @torch.inference_mode()

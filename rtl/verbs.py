@@ -150,6 +150,30 @@ def evaluate(arguments: argparse.Namespace) -> None:
     console.say(json.dumps(scores.to_dict()))
 
 
+def quantize(arguments: argparse.Namespace) -> None:
+    """Registers a model in 8 bits."""
+    from rtl import console, quantize, registry
+
+    settings = _load(arguments)
+    if settings.data.uri is None:
+        raise ConfigError("data.uri is not set; give the packed data set with --data URI.")
+    uri = registry.resolve(settings.storage, arguments.bundle)
+    with console.Bars() as bars:
+        done = quantize.quantize(
+            settings.storage, uri, settings.data.uri, arguments.at_most,
+            lambda done, total: bars(done, total, "rows"),
+        )  # fmt: skip
+    proof = done.proof
+    console.say(
+        f"Accuracy on val {proof.accuracy:.4f} in 8 bits, {proof.accuracy_before:.4f} before; the "
+        f"same answer for {proof.agreement:.2%} of {proof.rows} rows"
+    )
+    for line in console.scores_lines("test", done.test) if done.test else []:
+        console.say(line)
+    console.say(f"Registered as {done.name}@{done.version}")
+    console.say(f"Next: rtl promote {done.name} {done.version} --storage {settings.storage}")
+
+
 def predict(arguments: argparse.Namespace) -> None:
     """Answers for many images."""
     from rtl import console, predict, registry, runtime

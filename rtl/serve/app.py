@@ -16,6 +16,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -155,6 +156,7 @@ async def _model(request: Request) -> Response:
             "test_flips": info.test_flips,
             "manifest_digest": info.manifest_digest,
             "versions": info.versions,
+            "quantized": asdict(info.quantized) if info.quantized else None,
             "rejected": [reason for _, reason in sorted(status.rejected.items())],
         }
     )

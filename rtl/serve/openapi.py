@@ -69,6 +69,9 @@ _SCHEMAS: dict[str, Any] = {
             "test_flips": _TEXT,
             "manifest_digest": _TEXT,
             "versions": {"type": "object", "additionalProperties": _TEXT},
+            "quantized": _or_null(
+                _object(rows=_WHOLE, accuracy=_NUMBER, accuracy_before=_NUMBER, agreement=_NUMBER)
+            ),
             "rejected": _array(_TEXT),
         },
     },

@@ -22,7 +22,8 @@ LAYERS = {
     "errors": {"rtl", "errors"},
     "ground": {"sections", "config", "recipes", "s3", "storage", "trials"},
     "core": {
-        "images", "shards", "convolution", "blocks", "inception", "pretrained", "device", "metrics",
+        "images", "shards", "convolution", "blocks", "int8", "inception", "pretrained",
+        "device", "metrics",
         "predictions", "calibration", "baseline", "inference", "bundle", "registry", "local_s3",
         "card", "export",
     },
@@ -37,7 +38,7 @@ LAYERS = {
     },
     "judge": {
         "budget", "group_trial", "trial_process", "sweep", "search", "lr_find", "evaluate",
-        "report", "runs",
+        "quantize", "report", "runs",
     },
     "serve": {"serve"},
     "top": {"predict", "console", "demo", "submit", "verbs", "cli"},
@@ -48,7 +49,7 @@ WITHOUT_RAY = ("errors", "ground", "core")
 """Layers that never import Ray: they work, and are tested, without a cluster."""
 
 SERVE_IMPORTS = {
-    "rtl", "errors", "sections", "config", "storage", "images", "convolution", "blocks",
+    "rtl", "errors", "sections", "config", "storage", "images", "convolution", "blocks", "int8",
     "inception",
     "pretrained", "device", "metrics", "baseline", "inference", "bundle", "registry", "runtime",
     "capacity", "local_s3",
