@@ -10,7 +10,8 @@ saturation 48 clients ask in turns. At half of its own saturation each server ge
 a latency counting from the time due; what a server without any cost of its own would take there is
 simulated from the bare network's times (`p99_half_ideal_ratio`). Overload is four times the
 saturation. For the swap a version is promoted and rolled back in the registry that the endpoint
-follows.
+follows. `int8` is the same endpoint with a version in 8 bits (`rtl quantize`), against the same bare
+network in bf16.
 
 LitServe is installed for the run alone, in a folder that the environment does not see. BentoML
 1.4.40 is not compared: it wants another certifi and OpenTelemetry than Ray's in constraints.txt.
@@ -47,15 +48,18 @@ BATCH = 16
 CLIENTS = 3 * BATCH
 PHOTOS = 256
 NAME = "cells"
+SECOND, FIRST, IN_8_BITS = 1, 2, 3
+"""Versions of it: another head, the one that is measured, that one in 8 bits."""
 PREDICT, MODEL = "/v1/predict", "/v1/model"
 LITSERVE = ("litserve==0.2.19", "pyzmq==27.3.0")
 
 
 def make_registry(root: str, photos: Sequence[str]) -> None:
-    """Two versions of a model with different heads, the first one promoted."""
+    """Two versions of a model with different heads, the first one promoted, and it in 8 bits."""
     import torch
 
-    from rtl import baseline, bundle, inception, pretrained, registry
+    from rtl import baseline, bundle, inception, pretrained, quantize, registry
+    from rtl.predictions import Predictions
 
     weights = pretrained.load("packaged", ".")
     network = inception.build(2)
@@ -66,15 +70,26 @@ def make_registry(root: str, photos: Sequence[str]) -> None:
         weights={"source": weights.source, "sha256": weights.sha256},
         manifest_digest="0" * 64, config={},
     )  # fmt: skip
-    for seed in (1, 2):
+    prepared = bundle.Classifier(info, network, torch.device("cpu"))
+    some = torch.stack([prepared.preprocess(Path(photo).read_bytes()) for photo in photos[::8]])
+
+    def answers(version: torch.nn.Sequential) -> bundle.Output:
+        return bundle.Classifier(info, version, torch.device("cpu")).output(some)
+
+    for seed in (2, 1):
         inception.init_head(network, seed)
-        classifier = bundle.Classifier(info, network, torch.device("cpu"))
-        some = [classifier.preprocess(Path(photo).read_bytes()) for photo in photos[::8]]
-        said = classifier.output(torch.stack(some))
+        said = answers(network)
         watched = replace(info, baseline=baseline.measure(said.probabilities, said.pooled))
         bundle.save(f"{root}/made", watched, network)
         registry.register(root, NAME, f"{root}/made")
-    registry.promote(root, NAME, 1)
+    smaller = quantize.in_8_bits(info, network, iter(torch.split(some, BATCH)))
+    both = [said.probabilities.numpy(), answers(smaller).probabilities.numpy()]
+    before, after = (Predictions([""] * len(some), both[0].argmax(1), p) for p in both)
+    bundle.save(
+        f"{root}/made", replace(watched, quantized=quantize.compare(before, after)), smaller
+    )
+    registry.register(root, NAME, f"{root}/made")
+    registry.promote(root, NAME, FIRST)
 
 
 def bare(uri: str, photos: Sequence[str], seconds: float) -> dict[str, Any]:
@@ -214,8 +229,8 @@ def promotion(root: str, photos: Sequence[str], seconds: float, rate: float) -> 
     from rtl.sections import ServeConfig
 
     url = serve.deploy_name(root, NAME, ServeConfig(port=0, cpus_per_replica=CORES))
-    steps = (("promote", lambda: registry.promote(root, NAME, 2), 2),
-             ("rollback", lambda: registry.rollback(root, NAME), 1))  # fmt: skip
+    steps = (("promote", lambda: registry.promote(root, NAME, SECOND), SECOND),
+             ("rollback", lambda: registry.rollback(root, NAME), FIRST))  # fmt: skip
     changes = {}
     with load.running(url + PREDICT, photos, 1000.0, rate) as process:
         for what, change, version in steps:
@@ -245,7 +260,7 @@ def endpoint(
 
     runtime.connect(CORES)
     try:
-        uri = registry.resolve(root, f"{NAME}@1")
+        uri = registry.resolve(root, f"{NAME}@{FIRST}")
         url = serve.deploy(uri, ServeConfig(port=0, cpus_per_replica=CORES)) + PREDICT
         said = httpx.post(url, content=Path(photos[0]).read_bytes(), timeout=60).json()
         ordered = sorted(said["results"][0]["predictions"], key=lambda p: str(p["label"]))
@@ -257,6 +272,10 @@ def endpoint(
         serve.shutdown()
         found["promotion"] = promotion(root, photos, seconds, rate / 2)
         print(found["overload"], found["memory"], found["promotion"], sep="\n", flush=True)
+        serve.shutdown()
+        uri = registry.resolve(root, f"{NAME}@{IN_8_BITS}")
+        url = serve.deploy(uri, ServeConfig(port=0, cpus_per_replica=CORES)) + PREDICT
+        found["int8"] = figures(url, photos, seconds)
         serve.shutdown()
     finally:
         ray.shutdown()
@@ -314,7 +333,7 @@ def main() -> None:
     photos = [str(photo.path) for photo in demo.sample(demo.load_photos(), PHOTOS)]
     with tempfile.TemporaryDirectory() as folder:
         make_registry(folder, photos)
-        uri = registry.resolve(folder, NAME)
+        uri = registry.resolve(folder, f"{NAME}@{FIRST}")
         limits = [in_own_process(uri, photos, seconds / 2)]
         rtl = endpoint(folder, photos, seconds, options.memory_minutes, limits[0]["answer"])
         own_cost = load.own_cost(photos, seconds / 6, rtl["overload"]["rate"])
@@ -337,6 +356,11 @@ def main() -> None:
         "litserve_throughput_ratio": round(rtl["images_per_s"] / other["images_per_s"], 3),
         "litserve_p50_ratio": round(rtl["p50_s"] / other["p50_s"], 3),
         "litserve_p99_half_ratio": round(rtl["half_p99_s"] / other["half_p99_s"], 3),
+        "int8_throughput_ratio_to_bare": round(
+            rtl["int8"]["images_per_s"] / limit["images_per_s"], 3
+        ),
+        "int8_p50_ratio_to_bare": round(rtl["int8"]["p50_s"] / limit["p50_s"], 3),
+        "int8_p99_half_load_ratio": round(rtl["int8"]["half_p99_s"] / rtl["int8"]["p50_s"], 2),
         "overload_p99_s": rtl["overload"]["p99_s"],
         "overload_share_503": rtl["overload"]["share_503"],
         "memory_growth_mb": rtl["memory"]["growth_mb"]["replica"],

@@ -3,8 +3,8 @@
     python benchmarks/trunk_variants.py [--photos N]
 
 The folded bf16 trunk that rtl runs, against torchvision's blocks folded (`plain`), rtl's compiled
-by TorchInductor (weights frozen into the code) and an int8 one (static quantization, per channel,
-calibrated on 64 photos, oneDNN). For each: images a second of two processes with one thread each,
+by TorchInductor (weights frozen into the code) and rtl's in 8 bits (`rtl.int8`, its ranges from 128
+photos). For each: images a second of two processes with one thread each,
 seconds to make it ready, the cosine of its features to fp32's after Mixed_6e, and the accuracy and
 ROC AUC of a logistic regression on its pooled features in four-fold cross-validation over all
 photos. The last line is one JSON object.
@@ -30,7 +30,7 @@ def make(variant: str, photos: Any) -> Any:
     import torch
     from measuring import reference
 
-    from rtl import inception, pretrained
+    from rtl import blocks, inception, int8, pretrained
 
     network = inception.build(1)
     weights = pretrained.load("packaged", ".")
@@ -38,7 +38,11 @@ def make(variant: str, photos: Any) -> Any:
     trunk, _ = inception.split(network, DEPTH)
     cpu = torch.device("cpu")
     if variant == "int8":
-        return quantized(inception.split(reference.network(), DEPTH)[0], weights, photos)
+        folded = inception.fold(trunk)
+        first = folded[0]
+        assert isinstance(first, blocks.Folded)
+        first.take_pixels(weights.mean, weights.std)
+        int8.attach(trunk, int8.observe(folded, iter(photos[:128].split(8))))
     if variant == "plain":
         return reference.Frozen(inception.split(reference.network(), DEPTH)[0], torch.bfloat16)
     dtype = torch.float32 if variant == "fp32" else torch.bfloat16
@@ -49,30 +53,6 @@ def make(variant: str, photos: Any) -> Any:
 
     config.freezing = True
     return torch.compile(frozen)
-
-
-def quantized(trunk: Any, weights: Any, photos: Any) -> Any:
-    """The trunk with int8 weights and activations."""
-    import torch
-    from torch.ao.quantization import get_default_qconfig_mapping
-    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
-
-    from rtl import inception
-
-    torch.backends.quantized.engine = "x86"
-    normalize = inception.Normalize(weights.mean, weights.std, torch.float32)
-    example = normalize(photos[:8])
-    prepared = prepare_fx(trunk.eval(), get_default_qconfig_mapping("x86"), (example,))
-    with torch.inference_mode():
-        for part in photos[:64].split(8):
-            prepared(normalize(part))
-    network = convert_fx(prepared)
-
-    def forward(images: Any) -> Any:
-        with torch.inference_mode():
-            return network(normalize(images))
-
-    return forward
 
 
 def measure(variant: str, count: int | None) -> dict[str, Any]:

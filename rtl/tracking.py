@@ -1,8 +1,9 @@
 """MLflow, where `track.mlflow` names one: finished runs logged with parameters, scores and bundle.
 
 Storage stays the truth: a run is logged after its result stands, by its driver, once. What MLflow
-refuses is said and ends nothing; the same command with `--resume` logs it later. User, password and
-token of a server come from MLflow's own environment variables and are written nowhere.
+refuses is said and ends nothing; the same command with `--resume` logs it later. A server that
+falls silent holds a run up for two minutes at most. User, password and token of a server come from
+MLflow's own environment variables and are written nowhere.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -32,8 +34,23 @@ _PER_REQUEST = 100
 
 _LOG = logging.getLogger(__name__)
 
-# MLflow tries seven times and waits two minutes each: too long to find a wrong address.
-_HASTE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+# By itself MLflow tries eight times, waits two minutes for each answer, and between two as long as
+# the server says: a quarter of an hour, or hours. Whoever sets its variables has what they set.
+_HASTE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    # Its link has an emoji, which a terminal without Unicode refuses: the run would stay open.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+# A server answers to a file once its own store has it.
+_PATIENCE = {**_HASTE, "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+
+_SECRETS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
+
+_LONGEST = 300
+"""Characters of an error that are shown: it may quote a whole page."""
 
 
 def check(config: Config) -> None:
@@ -42,14 +59,20 @@ def check(config: Config) -> None:
         return
     try:
         with _environment(_HASTE):
-            _client(config).get_experiment_by_name(config.track.experiment)
+            found = _client(config).get_experiment_by_name(config.track.experiment)
+        if found and found.lifecycle_stage != "active":
+            raise ConfigError(
+                f"track.experiment is {config.track.experiment}, which was deleted in MLflow and "
+                "takes no runs; restore it there, or name another."
+            )
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 -- MLflow's own, requests', SQLAlchemy's
         raise ConfigError(
             f"track.mlflow is {config.track.mlflow}, which cannot be used: {_line(error)} Give the "
-            "address of an MLflow server that runs, or sqlite:///FILE; set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where it asks for them."
+            "address of an MLflow server that runs, sqlite:///FILE or null; where it asks for "
+            "them, set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_TOKEN."
         ) from None
 
 
@@ -59,7 +82,8 @@ def log(config: Config, uri: str, result: Result) -> None:
         return
     try:
         if not storage.exists(storage.join(uri, RECORD)):
-            _log(config, uri, result)
+            with _environment(_PATIENCE):
+                _log(config, uri, result)
     except Exception as error:  # noqa: BLE001 -- whatever it is, the run has ended well
         _LOG.warning(
             "The run stands, but was not logged to %s: %s `rtl %s --resume` tries again.",
@@ -162,6 +186,13 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
 
 
 def _line(error: BaseException) -> str:
-    """An error's first line, as a sentence."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".") + "."
+    """What an error says, as a sentence without a secret."""
+    text = str(error).strip() or type(error).__name__
+    # MLflow quotes the header that it cannot send.
+    for secret in filter(None, map(os.environ.get, _SECRETS)):
+        text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***")
+    line = text.splitlines()[0]
+    # Of `... (Caused by Kind("where: why"))`, which requests and urllib3 wrap it in, the reason.
+    wrapped = r"\(Caused by (?:.*, )?(?:\w+\()?[\"'](?:\w+\([^)]*\): )?(.+?)[\"']\)+$"
+    reason = re.search(wrapped, line)
+    return (reason[1] if reason else line)[:_LONGEST].rstrip(".") + "."

@@ -26,7 +26,8 @@ def launch(
 ) -> None:
     """Runs `worker(about)` in each of `train.workers` processes until all have returned.
 
-    Raises TrainingError, with the last line of what ended it, after more than `max_failures`.
+    Raises TrainingError, with the last line of what ended it, after more than `max_failures`, and
+    KeyboardInterrupt after SIGINT.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -56,6 +57,8 @@ def launch(
         _without_cleaner(trainer).fit()
     except TrainingFailedError as error:
         raise TrainingError(str(error).strip().splitlines()[-1]) from error
+    except SystemExit:  # what Ray Train's own handler makes of Ctrl-C once its workers have ended
+        raise KeyboardInterrupt from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import importlib.util
+import json
 import os
 import re
+import shutil
 import struct
+import subprocess
+import sys
+import threading
 import time
+import venv
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -42,6 +53,8 @@ from rtl.bundle import BundleInfo
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config
 from rtl.errors import ConfigError, StorageError
+from rtl.judge import conclude
+from rtl.local_s3 import free_port
 from rtl.loop import Waited
 from rtl.observe import Meter
 from rtl.progress import Watcher
@@ -494,6 +507,268 @@ def test_an_mlflow_that_does_not_answer_is_refused_at_the_start(
         tracking.check(settings)
     assert time.monotonic() - started < 20
     assert [name for name in os.environ if "MLFLOW_HTTP" in name] == []
+
+
+class MlflowServer(ThreadingHTTPServer):
+    """As much of MLflow's HTTP as rtl asks for; from a request on it may fail in one way."""
+
+    def __init__(self, fails_at: str = "", how: str = "", authorization: str | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), MlflowRequest)
+        self.fails_at, self.how, self.authorization = fails_at, how, authorization
+        self.run_id = f"r{self.server_address[1]}"  # MLflow remembers where a run's files go
+        self.ended = threading.Event()
+        self.seen: list[str] = []
+        self.batches: list[dict[str, Any]] = []
+        self.files: Files = {}
+        self.status: list[str] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that gave up is none of ours."""
+
+
+class MlflowRequest(BaseHTTPRequestHandler):
+    server: MlflowServer
+    protocol_version = "HTTP/1.1"
+
+    def answer(self) -> None:
+        server, path = self.server, urlsplit(self.path).path
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        server.seen.append(path)
+        if server.authorization and self.headers["Authorization"] != server.authorization:
+            self.reply(401, b"You are not authenticated.")
+        elif server.fails_at and any(server.fails_at in seen for seen in server.seen):
+            self.fail(server.how)
+        elif "/artifacts/" in path:
+            server.files[path.rpartition("/")[2]] = content
+            self.reply(200, b"{}")
+        else:
+            sent = json.loads(content or b"{}")
+            info = {
+                "run_id": server.run_id, "run_uuid": server.run_id, "experiment_id": "1",
+                "status": "RUNNING", "lifecycle_stage": "active",
+                "artifact_uri": f"mlflow-artifacts:/1/{server.run_id}/artifacts",
+            }  # fmt: skip
+            run = {"info": info, "data": {}}
+            if path.endswith("runs/log-batch"):
+                server.batches.append(sent)
+            elif path.endswith("runs/update"):
+                server.status.append(sent["status"])
+            experiment = {"experiment_id": "1", "name": "rtl", "lifecycle_stage": "active"}
+            answers = {
+                "experiments/get-by-name": {"experiment": experiment},
+                "runs/create": {"run": run}, "runs/get": {"run": run},
+                "runs/update": {"run_info": info}, "runs/log-batch": {},
+            }  # fmt: skip
+            self.reply(200, json.dumps(answers[path.partition("/mlflow/")[2]]).encode())
+
+    do_GET = do_POST = do_PUT = answer  # noqa: N815 -- the standard library's names
+
+    def fail(self, how: str) -> None:
+        if how == "silent":
+            self.server.ended.wait(30)
+            self.close_connection = True
+        elif how == "busy":
+            self.reply(503, b"", {"Retry-After": "3600"})
+        elif how == "broken":
+            self.reply(500, b"{}")
+        else:
+            self.close_connection = True
+
+    def reply(self, code: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(code)
+        for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+
+@contextlib.contextmanager
+def mlflow_server(**options: Any) -> Iterator[MlflowServer]:
+    with MlflowServer(**options) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.ended.set()
+        server.shutdown()
+
+
+Ended = tuple[Config, str, run.Result]
+
+
+@pytest.fixture(scope="module")
+def ended(model: Files, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """A fit that has ended, its URI and result; no MLflow has heard of it."""
+    place = str(tmp_path_factory.mktemp("ended"))
+    manifest = make_dataset(f"{place}/data")
+    settings = make_config(place)
+    uri = run.claim(settings, "train", manifest.digest, resume=False)
+    return settings, uri, conclude(settings, "train", uri, write_outcome(uri, model), 1.0)
+
+
+@NEEDS_MLFLOW
+def test_a_server_is_told_who_logs_and_no_file_is(
+    ended: Ended, model: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, uri, result = ended
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken-s3cret")
+    with mlflow_server(authorization="Bearer t0ken-s3cret") as server:
+        settings = settings.replace(track={"mlflow": server.address})
+        tracking.check(settings)
+        tracking.log(settings, uri, result)
+        assert server.status == ["FINISHED"]
+        commit = storage.read_bytes(f"{result.bundle}/{storage.COMMIT}")
+        assert server.files == {**model, storage.COMMIT: commit}
+        batches = [metric for batch in server.batches for metric in batch.get("metrics", [])]
+        assert {(m["step"], m["value"]) for m in batches if m["key"] == "test/accuracy"} == {
+            (3, 0.75)
+        }
+        record = storage.join(uri, tracking.RECORD)
+        assert storage.read_json(record)["run_id"] == server.run_id
+        records = [e.uri for e in storage.list_files(uri) if not e.uri.endswith(".safetensors")]
+        assert not [r for r in records if b"t0ken-s3cret" in storage.read_bytes(r)]
+        storage.delete(record)  # for the tests that follow
+        # A name and password go before a token.
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "s3cret")
+        server.authorization = "Basic " + base64.b64encode(b"ann:s3cret").decode()
+        tracking.check(settings)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wr0ng")
+        with pytest.raises(ConfigError, match=r"401.*set MLFLOW_TRACKING_USERNAME") as caught:
+            tracking.check(settings)
+        assert "wr0ng" not in str(caught.value)
+
+
+@NEEDS_MLFLOW
+@pytest.mark.parametrize(
+    ("fails_at", "how", "reason"),
+    [
+        ("get-by-name", "silent", "Read timed out."),
+        ("runs/create", "busy", "too many 503 error responses."),
+        ("log-batch", "broken", "too many 500 error responses."),
+        ("/artifacts/", "gone", "Remote end closed connection without response"),
+    ],
+)
+def test_a_server_that_fails_costs_a_run_one_line_and_little_time(
+    ended: Ended, fails_at: str, how: str, reason: str,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    limits = tracking._PATIENCE
+    seconds = int(limits["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+    tries = 1 + int(limits["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+    assert 2 * tries * seconds <= 120  # what failed, and to say so
+    monkeypatch.setitem(limits, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    if how == "silent":
+        monkeypatch.setitem(limits, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    settings, uri, result = ended
+    with mlflow_server(fails_at=fails_at, how=how) as server:
+        settings = settings.replace(track={"mlflow": server.address})
+        started = time.monotonic()
+        tracking.log(settings, uri, result)
+        assert time.monotonic() - started < 10
+    said = [r.getMessage() for r in caplog.records if r.name == "rtl.tracking"]
+    assert len(said) == 1
+    assert said[0].startswith(f"The run stands, but was not logged to {server.address}: ")
+    assert reason in said[0]
+    assert said[0].endswith("`rtl train --resume` tries again.")
+    assert "\n" not in said[0]
+    assert not storage.exists(storage.join(uri, tracking.RECORD))
+    assert run.result(uri) == result
+
+
+@NEEDS_MLFLOW
+def test_a_token_that_cannot_be_sent_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "s3cret\n")
+    settings = make_config(str(tmp_path), track={"mlflow": "http://127.0.0.1:9"})
+    with pytest.raises(ConfigError) as caught:
+        tracking.check(settings)
+    assert "'Bearer ***'" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.fixture
+def real_mlflow(tmp_path: Path) -> Iterator[str]:
+    """MLflow's own server with a database, in an environment of its own."""
+    home = tmp_path / "server"
+    venv.create(home / "venv", with_pip=True)
+    binaries = home / "venv" / "bin"
+    wanted = f"mlflow=={version('mlflow-skinny')}"
+    got = subprocess.run(
+        [binaries / "python", "-m", "pip", "install", "-q", wanted], capture_output=True, text=True
+    )
+    if got.returncode:
+        shutil.rmtree(home)
+        pytest.skip(f"{wanted} is not to be had: {got.stderr.strip()[-200:]}")
+    port = free_port()
+    options = {
+        "--host": "127.0.0.1", "--port": str(port), "--workers": "1",
+        "--backend-store-uri": f"sqlite:///{home}/mlflow.db",
+        "--artifacts-destination": f"{home}/artifacts",
+    }  # fmt: skip
+    command = [f"{binaries}/mlflow", "server", "--serve-artifacts"]
+    with (home / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [*command, *(part for option in options.items() for part in option)],
+            stdout=log, stderr=log, start_new_session=True,
+            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "TMPDIR": str(home)},
+        )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(f"{address}/health", trust_env=False).raise_for_status()
+                break
+            time.sleep(0.5)
+        yield address
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+        shutil.rmtree(home)
+
+
+@NEEDS_MLFLOW
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_mlflows_own_server_has_all_of_a_run(ended: Ended, real_mlflow: str) -> None:
+    settings, uri, result = ended
+    settings = settings.replace(track={"mlflow": real_mlflow})
+    # A terminal without Unicode: MLflow's own words have an emoji.
+    program = (
+        "import sys; from rtl import config, run, tracking; import json; "
+        "settings = config.from_dict(json.load(sys.stdin)); tracking.check(settings); "
+        "tracking.log(settings, sys.argv[1], run.result(sys.argv[1]))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, uri], input=json.dumps(settings.to_dict()), text=True,
+        capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True,
+    )  # fmt: skip
+    assert (ran.stdout, ran.stderr) == ("", "")
+    with httpx.Client(base_url=real_mlflow, trust_env=False) as client:
+        api = "/api/2.0/mlflow"
+        run_id = storage.read_json(storage.join(uri, tracking.RECORD))["run_id"]
+        logged = client.get(f"{api}/runs/get", params={"run_id": run_id}).json()["run"]
+        assert logged["info"]["status"] == "FINISHED"
+        sent = {p["key"]: p["value"] for p in logged["data"]["params"]}
+        assert sent == tracking.params(bundle.verify(result.bundle).config)
+        asked = {"run_id": run_id, "metric_key": "val/accuracy"}
+        curve = client.get(f"{api}/metrics/get-history", params=asked).json()["metrics"]
+        assert [(m["step"], m["value"]) for m in curve] == [(1, 0.25), (2, 0.5), (3, 0.75)]
+        root = logged["info"]["artifact_uri"].removeprefix("mlflow-artifacts:")
+        kept = f"/api/2.0/mlflow-artifacts/artifacts{root}/bundle"
+        expected = storage.read_committed(result.bundle)
+        assert {name: client.get(f"{kept}/{name}").content for name in expected} == expected
+        number = logged["info"]["experiment_id"]
+        client.post(f"{api}/experiments/delete", json={"experiment_id": number})
+    with pytest.raises(ConfigError, match="which was deleted in MLflow"):
+        tracking.check(settings)
 
 
 def test_mlflow_that_is_not_installed_is_said_before_the_run_begins(
