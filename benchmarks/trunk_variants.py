@@ -51,7 +51,7 @@ def make(variant: str, photos: Any) -> Any:
         return frozen
     from torch._inductor import config
 
-    setattr(device, "fuses", lambda dtype: False)  # noqa: B010 -- it lays the weights out itself
+    setattr(device, "fuses", lambda _: False)  # noqa: B010 -- it lays the weights out itself
     config.freezing = True
     return torch.compile(frozen)
 
