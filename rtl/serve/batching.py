@@ -20,6 +20,9 @@ import torch
 
 from rtl.bundle import Classifier
 
+_CALM = 8
+"""Images that came alone, one after the other, before the next has all threads."""
+
 
 @dataclass(frozen=True, eq=False)
 class Row:
@@ -56,6 +59,8 @@ class Batcher:
         self._free = list(reversed(self._lanes))
         self._running: set[asyncio.Task[None]] = set()
         self._queue: deque[_Waiting] = deque()
+        self._alone = 0
+        """Images in a row that found all lanes free."""
 
     @property
     def waiting(self) -> int:
@@ -66,15 +71,18 @@ class Batcher:
         """The row of an image, uint8 (3, S, S). Raises what the model raises."""
         entry = _Waiting(classifier, pixels, explain, asyncio.get_running_loop().create_future())
         self._queue.append(entry)
+        idle = len(self._free) == len(self._lanes) and len(self._queue) == 1
+        self._alone = self._alone + 1 if idle else 0
         self._start()
         return await entry.row
 
     def _start(self) -> None:
         """Gives what waits to the lanes that are free."""
         while self._free and (batch := self._take(math.ceil(len(self._queue) / len(self._free)))):
-            alone = len(self._free) == len(self._lanes) and not self._queue
-            lane = self._free.pop()
-            task = asyncio.create_task(self._run(lane, batch, self._threads if alone else 1))
+            team = self._alone > _CALM
+            lane = self._lanes[0] if team else self._free[-1]
+            self._free.remove(lane)
+            task = asyncio.create_task(self._run(lane, batch, self._threads if team else 1))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 

@@ -176,7 +176,7 @@ class Engine:
         self.counts["batches",] += 1
 
     def _prepare(self, uri: str) -> Served:
-        compute_with(self.config.cpus_per_replica)
+        compute_with(1)  # a team is the batcher's alone
         device = devices.pick(self.config.gpus_per_replica > 0)
         classifier = Classifier.load(uri, device)
         for size in (1, self.config.max_batch_size):

@@ -512,18 +512,28 @@ def test_what_waits_for_the_model_goes_as_one_batch(local: str) -> None:
     with_engine(local, CONFIG, test)
 
 
-def test_an_image_alone_has_all_threads_and_more_have_one_each(local: str) -> None:
+def test_images_alone_have_all_threads_and_more_have_one_each(local: str) -> None:
     async def test(engine: Engine, http: httpx.AsyncClient) -> None:
         seen: list[tuple[int, int]] = []
+        teams: set[str] = set()
         output, free = engine.served.classifier.output, threading.Event()
 
         def record(batch: torch.Tensor) -> Output:
-            seen.append((len(batch), torch.get_num_threads()))
+            threads = torch.get_num_threads()
+            seen.append((len(batch), threads))
+            if threads > 1:
+                teams.add(threading.current_thread().name)
             free.wait(60)
             return output(batch)
 
         engine.served.classifier.output = record  # type: ignore[method-assign]
         images = [make_image("red", i) for i in range(7)]
+        free.set()
+        for _ in range(11):  # one after the other
+            await http.post("/v1/predict", content=images[0])
+        assert seen == [(1, 1)] * 8 + [(1, 2)] * 3
+        seen.clear()
+        free.clear()
         asked = []
         for data in images[:2]:
             asked.append(asyncio.create_task(http.post("/v1/predict", content=data)))
@@ -535,6 +545,7 @@ def test_an_image_alone_has_all_threads_and_more_have_one_each(local: str) -> No
         free.set()
         answers = [(await task).json()["results"][0]["predictions"] for task in asked]
         assert seen[:2] == [(1, 2), (1, 1)]
+        assert teams == {"model-0_0"}  # more than one would be slower than none
         assert sum(size for size, _ in seen) == 7
         assert all(size <= 2 and threads == 1 for size, threads in seen[2:])
         # Dealt out and brought together again: each has its own answer.
