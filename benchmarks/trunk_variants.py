@@ -30,7 +30,7 @@ def make(variant: str, photos: Any) -> Any:
     import torch
     from measuring import reference
 
-    from rtl import blocks, device, inception, int8, pretrained
+    from rtl import blocks, inception, int8, pretrained
 
     network = inception.build(1)
     weights = pretrained.load("packaged", ".")
@@ -51,7 +51,6 @@ def make(variant: str, photos: Any) -> Any:
         return frozen
     from torch._inductor import config
 
-    setattr(device, "fuses", lambda _: False)  # noqa: B010 -- it lays the weights out itself
     config.freezing = True
     return torch.compile(frozen)
 
