@@ -29,27 +29,11 @@ from rtl.errors import ConfigError, ResourceError, RtlError
 
 _PASSED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION",
            "AWS_EC2_METADATA_DISABLED")  # fmt: skip
+_SECRET = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RTL_TOKEN", "RAY_AUTH_TOKEN",
+           "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")  # fmt: skip
 _RECIPE = "recipe.yaml"
 _SILENT_S = 30.0
 _ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What is to run: enough to run it again."""
-
-    verb: str
-    """Of the command line."""
-    arguments: tuple[str, ...]
-    """The verb's, the last `--recipe` excepted: the job has the file under another name."""
-    recipe: str | None
-    """The recipe's text."""
-
-    @property
-    def entrypoint(self) -> str:
-        """The command that the cluster runs in the job's working directory."""
-        recipe = ("--recipe", _RECIPE) if self.recipe is not None else ()
-        return shlex.join(("python", "-m", "rtl.cli", self.verb, *self.arguments, *recipe))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +43,25 @@ class Resources:
     cpus: float | None = None
     gpus: float | None = None
     memory_gb: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is to run: enough to run it again in the same environment."""
+
+    verb: str
+    """Of the command line."""
+    arguments: tuple[str, ...]
+    """The verb's, the last `--recipe` excepted: the job has the file under another name."""
+    recipe: str | None
+    """The recipe's text."""
+    resources: Resources = Resources()
+
+    @property
+    def entrypoint(self) -> str:
+        """The command that the cluster runs in the job's working directory."""
+        recipe = ("--recipe", _RECIPE) if self.recipe is not None else ()
+        return shlex.join(("python", "-m", "rtl.cli", self.verb, *self.arguments, *recipe))
 
 
 @contextlib.contextmanager
@@ -93,16 +96,18 @@ def client(address: str | None) -> Iterator[JobSubmissionClient]:
         logging.disable(before)
 
 
-def make(verb: str, arguments: Sequence[str], recipe: str | None) -> Job:
+def make(
+    verb: str, arguments: Sequence[str], recipe: str | None, resources: Resources = Resources()
+) -> Job:
     """The job of a verb with its arguments, and the recipe file that they name read in."""
     kept = list(arguments)
     if recipe is None:
-        return Job(verb, tuple(kept), None)
+        return Job(verb, tuple(kept), None, resources)
     while recipe in kept:
         at = kept.index(recipe)
         del kept[at - 1 : at + 1]
     kept = [argument for argument in kept if argument != f"--recipe={recipe}"]
-    return Job(verb, tuple(kept), Path(recipe).read_text(encoding="utf-8"))
+    return Job(verb, tuple(kept), Path(recipe).read_text(encoding="utf-8"), resources)
 
 
 def check_places(places: Mapping[str, str | None]) -> None:
@@ -119,31 +124,29 @@ def submit(
     jobs: JobSubmissionClient,
     job: Job,
     submission_id: str | None = None,
-    resources: Resources = Resources(),
-    runtime_env: str | None = None,
+    environment: Mapping[str, Any] | None = None,
 ) -> str:
     """Uploads code and recipe, starts the job, and gives its submission id.
 
-    `runtime_env` is a YAML file that the job's environment starts from, such as
-    `jobs/runtime_env.yaml` where the nodes have Ray alone. Raises ConfigError for a file that
-    cannot be used, RuntimeError for what the job server refuses.
+    `environment` is Ray's runtime environment that the job's starts from, see `read_environment`.
+    Raises RuntimeError for what the job server refuses.
     """
-    environment = _read(runtime_env) if runtime_env else {}
     passed = {key: os.environ[key] for key in _PASSED if key in os.environ}
-    environment["env_vars"] = {**passed, **environment.get("env_vars", {})}
-    environment["py_modules"] = [str(Path(rtl.__file__).parent)]
-    memory = None if resources.memory_gb is None else int(resources.memory_gb * 1e9)
+    whole = {**(environment or {}), "py_modules": [str(Path(rtl.__file__).parent)]}
+    whole["env_vars"] = {**passed, **whole.get("env_vars", {})}
+    asked = job.resources
+    memory = None if asked.memory_gb is None else int(asked.memory_gb * 1e9)
     with tempfile.TemporaryDirectory() as folder:
         if job.recipe is not None:
             Path(folder, _RECIPE).write_text(job.recipe, encoding="utf-8")
-            environment["working_dir"] = folder
+            whole["working_dir"] = folder
         return jobs.submit_job(
             entrypoint=job.entrypoint,
             submission_id=submission_id,
-            runtime_env=environment,
+            runtime_env=whole,
             metadata={"rtl": json.dumps(dataclasses.asdict(job))},
-            entrypoint_num_cpus=resources.cpus,
-            entrypoint_num_gpus=resources.gpus,
+            entrypoint_num_cpus=asked.cpus,
+            entrypoint_num_gpus=asked.gpus,
             entrypoint_memory=memory,
         )
 
@@ -175,6 +178,7 @@ def follow(jobs: JobSubmissionClient, submission_id: str) -> Iterator[str]:
 def resume(jobs: JobSubmissionClient, submission_id: str) -> str:
     """Submits an ended job again, and gives the new submission id; a fit or a search goes on.
 
+    What it had asked for it gets again: the driver's resources and the runtime environment.
     Raises ConfigError for a job that still runs or that `rtl submit` did not start.
     """
     info = jobs.get_job_info(submission_id)
@@ -186,12 +190,15 @@ def resume(jobs: JobSubmissionClient, submission_id: str) -> str:
     if kept is None:
         raise ConfigError(f"Job {submission_id} was not started by `rtl submit`.")
     content = json.loads(kept)
-    job = Job(content["verb"], tuple(content["arguments"]), content["recipe"])
+    resources = Resources(**content["resources"])
+    job = Job(content["verb"], tuple(content["arguments"]), content["recipe"], resources)
     if job.verb in ("train", "search") and "--resume" not in job.arguments:
         job = dataclasses.replace(job, arguments=(*job.arguments, "--resume"))
     base, _, number = submission_id.rpartition("-again-")
     again = f"{base or submission_id}-again-{int(number) + 1 if base else 1}"
-    return submit(jobs, job, again)
+    uploaded = ("py_modules", "working_dir")  # sent anew
+    environment = {k: v for k, v in (info.runtime_env or {}).items() if k not in uploaded}
+    return submit(jobs, job, again, environment)
 
 
 def stop(jobs: JobSubmissionClient, submission_id: str) -> None:
@@ -205,11 +212,23 @@ def listing(jobs: JobSubmissionClient) -> list[JobDetails]:
     return sorted(found, key=lambda job: job.start_time or 0, reverse=True)
 
 
-def _read(path: str) -> dict[str, Any]:
+def read_environment(path: str) -> dict[str, Any]:
+    """A runtime environment of Ray from a YAML file, such as `jobs/runtime_env.yaml`.
+
+    Raises ConfigError for a file that cannot be used, or that has a key in it.
+    """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"The runtime environment {path} cannot be read: {error}.") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"The runtime environment {path} must map keys to values.")
+    variables = content.get("env_vars", {}) if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not isinstance(variables, dict):
+        raise ConfigError(
+            f"The runtime environment {path} must map keys to values, and env_vars names to values."
+        )
+    if secret := sorted(set(_SECRET) & set(variables)):
+        raise ConfigError(
+            f"The runtime environment {path} sets {secret[0]}, which all who reach the cluster "
+            "could read in the job's record. Set it in the environment of the nodes."
+        )
     return content

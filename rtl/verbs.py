@@ -330,10 +330,12 @@ def submit(arguments: argparse.Namespace) -> None:
     if asked.verb != "pack":
         places |= {"storage": settings.storage, "data.uri": settings.data.uri}
     submit.check_places(places)
-    job = submit.make(asked.verb, arguments.rest, asked.recipe)
     resources = submit.Resources(arguments.cpus, arguments.gpus, arguments.memory_gb)
+    job = submit.make(asked.verb, arguments.rest, asked.recipe, resources)
+    given = arguments.runtime_env
+    environment = submit.read_environment(given) if given else {}
     with submit.client(arguments.address) as jobs:
-        submission_id = submit.submit(jobs, job, arguments.id, resources, arguments.runtime_env)
+        submission_id = submit.submit(jobs, job, arguments.id, environment)
         console.say(f"Submitted as {submission_id}")
         if not arguments.no_wait:
             _follow(jobs, submission_id)

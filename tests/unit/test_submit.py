@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
@@ -104,9 +105,55 @@ def test_who_follows_a_cluster_that_vanished_is_told(monkeypatch: pytest.MonkeyP
     assert jobs.asked == 2
 
 
-def test_a_runtime_environment_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["- pip\n", "env_vars: [A]\n", "pip: [\n"])
+def test_a_runtime_environment_that_cannot_be_used_is_refused(tmp_path: Path, content: str) -> None:
     file = tmp_path / "e.yaml"
-    file.write_text("- pip\n")
-    job = submit.Job("train", (), None)
-    with pytest.raises(ConfigError, match="must map keys"):
-        submit.submit(None, job, runtime_env=str(file))  # type: ignore[arg-type]
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"e\.yaml"):
+        submit.read_environment(str(file))
+
+
+def test_a_key_in_a_runtime_environment_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text("env_vars: {HOME: /tmp, AWS_SECRET_ACCESS_KEY: s3cret}\n")
+    with pytest.raises(ConfigError, match=r"AWS_SECRET_ACCESS_KEY.*nodes") as caught:
+        submit.read_environment(str(file))
+    assert "s3cret" not in str(caught.value)
+
+
+class Recorded(JobSubmissionClient):
+    """A job server that starts nothing, and knows of what it was asked for as Ray's does."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, dict[str, Any]] = {}
+
+    def submit_job(self, **asked: Any) -> str:
+        submission_id: str = asked["submission_id"]
+        self.asked[submission_id] = asked
+        return submission_id
+
+    def get_job_info(self, job_id: str) -> JobDetails:
+        asked = self.asked[job_id]
+        uploaded = {"py_modules": ["gcs://rtl.zip"], "working_dir": "gcs://recipe.zip"}
+        return JobDetails(
+            type=JobType.SUBMISSION, entrypoint=asked["entrypoint"], status=JobStatus.STOPPED,
+            metadata=asked["metadata"], runtime_env={**asked["runtime_env"], **uploaded},
+        )  # fmt: skip
+
+
+def test_a_resumed_job_has_the_environment_and_resources_of_the_first() -> None:
+    jobs = Recorded()
+    resources = submit.Resources(cpus=2, memory_gb=0.5)
+    job = submit.Job("train", ("--data", "s3://b/d"), None, resources)
+    environment = {"pip": ["ray==2.60.0"], "env_vars": {"RTL_SCALE_UP_S": "60"}}
+    submit.submit(jobs, job, "fit", environment)
+    assert submit.resume(jobs, "fit") == "fit-again-1"
+    assert submit.resume(jobs, "fit-again-1") == "fit-again-2"
+    first, second, third = jobs.asked.values()
+    assert first["entrypoint_memory"] == 500_000_000
+    for again in (second, third):
+        assert again["entrypoint"] == "python -m rtl.cli train --data s3://b/d --resume"
+        for key in ("entrypoint_num_cpus", "entrypoint_memory", "runtime_env"):
+            assert again[key] == first[key]
+    assert first["runtime_env"]["pip"] == ["ray==2.60.0"]
+    assert first["runtime_env"]["env_vars"]["RTL_SCALE_UP_S"] == "60"
