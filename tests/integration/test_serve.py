@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -264,6 +265,17 @@ def test_endpoint_predict_and_evaluate_give_the_same_probabilities(
     scores = evaluate.evaluate(first, manifest.uri)
     assert scores.confusion == mine.confusion
     assert scores.log_loss == pytest.approx(mine.log_loss, rel=1e-3)
+
+
+def test_haproxy_runs_without_splice(url: str) -> None:
+    """With it HAProxy 2.8 takes a core while a body of more than 16 KB waits for its answer."""
+    port = int(url.rpartition(":")[2])
+    (listening,) = {c.pid for c in psutil.net_connections("tcp4")
+                    if c.status == psutil.CONN_LISTEN and c.laddr.port == port}  # fmt: skip
+    assert listening is not None
+    command = psutil.Process(listening).cmdline()
+    assert command[0].endswith("haproxy")
+    assert "-dS" in command
 
 
 def test_endpoints_of_two_clusters_here_share_no_port(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,11 @@ import copy
 import fnmatch
 import importlib.util
 import json
+import os
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -299,6 +301,18 @@ def test_a_cluster_on_one_machine_has_the_same_environment(environment: dict[str
     given = re.search(r"^ENVIRONMENT = (\{.*?^\})", (CLUSTER / "local").read_text(), re.M | re.S)
     assert given is not None
     assert yaml.safe_load(given[1]).items() <= environment.items()
+
+
+def test_haproxy_of_the_nodes_runs_without_splice(environment: dict[str, str]) -> None:
+    mounts = load("machines.yaml")["file_mounts"]
+    named = environment["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    script = ROOT / mounts[named.replace(environment["HOME"], "~")]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [str(script), "-v"], env={"PATH": path}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("HAProxy version")
+    assert 'haproxy" -dS "$@"' in script.read_text()
 
 
 # --- what is installed
