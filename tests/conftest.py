@@ -16,6 +16,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.pop("RAY_ADDRESS", None)
 os.environ["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"] = "7"
+os.environ["RAY_SERVE_CONTROL_LOOP_INTERVAL_S"] = "0.1"  # many endpoints that live for seconds
 
 import numpy as np
 import pytest
