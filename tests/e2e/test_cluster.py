@@ -37,7 +37,7 @@ RECIPE: dict[str, Any] = {
     "search": {
         "concurrent": 2, "lr": [0.01], "sampler": "grid", "scheduler": "none",
     },
-    "serve": {"host": "0.0.0.0" if SEPARATE else "127.0.0.1", "port": 0, "replicas": 2},  # noqa: S104
+    "serve": {"host": "0.0.0.0" if SEPARATE else "127.0.0.1", "port": 0},  # noqa: S104
 }  # fmt: skip
 
 
@@ -170,7 +170,8 @@ def test_from_photos_to_predictions_with_nothing_shared_but_s3(
         assert list(nodes.directory.glob("node-2/ray/*/logs/train/ray-train-app-worker-*.log"))
     nodes.rtl("promote", "colours", "1", "--storage", f"{s3}/root")
 
-    output = nodes.rtl("submit", "deploy", "colours", "--recipe", recipe)
+    replicas = f"serve.replicas={2 if full else 1}"
+    output = nodes.rtl("submit", "deploy", "colours", "--recipe", recipe, "--set", replicas)
     at = re.search(r" at http://[\d.]+:(\d+) ", output)
     assert at, output
     host = httpx.URL(nodes.address).host

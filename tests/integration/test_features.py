@@ -171,6 +171,7 @@ def test_a_lease_whose_holder_died_is_taken_over(
     assert not storage.exists(uri)
 
 
+@pytest.mark.slow  # a fit from a damaged shard is in tests/integration/test_train.py
 def test_a_damaged_shard_ends_the_pass_with_its_name(tmp_path: Path, ray_cluster: None) -> None:
     manifest = make_dataset(f"{tmp_path}/data")
     shard = manifest.split("train")[1].path

@@ -25,6 +25,7 @@ from packaging.utils import canonicalize_name
 from ray.autoscaler._private import command_runner
 from ray.autoscaler._private.aws.config import _create_default_inbound_rules
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.runtime_env import RuntimeEnvConfig
 from ray.scripts.scripts import cli as ray_cli
 
 from rtl import capacity, cli, runtime
@@ -364,7 +365,9 @@ def test_a_jobs_runtime_env_can_be_read_by_ray(monkeypatch: pytest.MonkeyPatch) 
     from ray._private.runtime_env.validation import parse_and_validate_pip
 
     monkeypatch.chdir(ROOT)
-    found = parse_and_validate_pip(yaml.safe_load(Path("jobs/runtime_env.yaml").read_text())["pip"])
+    content = yaml.safe_load(Path("jobs/runtime_env.yaml").read_text())
+    RuntimeEnvConfig(**content["config"])
+    found = parse_and_validate_pip(content["pip"])
     assert found is not None
     packages = [line for line in found["packages"] if not line.startswith("#")]
     assert {canonicalize_name(line.split("==")[0]) for line in packages} == set(
