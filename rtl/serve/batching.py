@@ -3,8 +3,8 @@
 Under load batches fill by themselves, and alone an image never waits for others. (`@serve.batch`
 closes a batch by the clock, before the model is free: 14-17 images a second where this gave 21 on
 two cores.) On CPUs a lane is a thread that computes images of its own: threads that share each
-image wait for each other at the end of every layer, and take a sixth longer for 16 of them. An
-image that is alone has all threads. A GPU is one lane.
+image wait for each other at the end of every layer, and take a sixth longer for 16 of them. Images
+that keep coming alone have all threads. A GPU is one lane.
 """
 
 from __future__ import annotations

@@ -366,7 +366,7 @@ def test_a_jobs_runtime_env_can_be_read_by_ray(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.chdir(ROOT)
     content = yaml.safe_load(Path("jobs/runtime_env.yaml").read_text())
-    RuntimeEnvConfig(**content["config"])
+    assert RuntimeEnvConfig(**content["config"])["setup_timeout_seconds"] > 600
     found = parse_and_validate_pip(content["pip"])
     assert found is not None
     packages = [line for line in found["packages"] if not line.startswith("#")]
