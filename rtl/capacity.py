@@ -19,13 +19,15 @@ from rtl import runtime
 from rtl.errors import ConfigError, ResourceError
 
 SCALE_UP = "RTL_SCALE_UP_S"
+DRIVER = {"CPU": "RTL_DRIVER_CPUS", "GPU": "RTL_DRIVER_GPUS"}
+"""Where a job's own process is told what it reserves on its node: nothing else gets that."""
 _LOOK_EVERY_S = 1.0
 
 _log = logging.getLogger("rtl")
 
 
 def total(resource: str) -> int:
-    """Whole CPUs or GPUs of all nodes that are up."""
+    """Whole CPUs or GPUs of all nodes that are up, without what a job's own process reserves."""
     return int(sum(_nodes(resource)))
 
 
@@ -82,13 +84,13 @@ class Need:
             if need > total(what):
                 return (
                     f"{self.purpose} needs {self.processes} {process}s x {each:g} {what}s"
-                    f"{rest if more else ''} = {need:g} {what}s, the cluster has {total(what)}. "
-                    f"Ask for fewer with {self.key}s or {key}, or add a node."
+                    f"{rest if more else ''} = {need:g} {what}s, the cluster has {total(what)}"
+                    f"{_beside(what)}. Ask for fewer with {self.key}s or {key}, or add a node."
                 )
             if each > largest(what):
                 return (
                     f"{self.purpose} needs {each:g} {what}s for each {process}, the largest node "
-                    f"has {largest(what)}. Lower {key}, or add a larger node."
+                    f"has {largest(what)}{_beside(what)}. Lower {key}, or add a larger node."
                 )
         return ""
 
@@ -98,7 +100,7 @@ def check(need: Need, wanted: Need | None = None) -> None:
 
     A cluster that grows is given the time to; where there is `wanted`, to hold that.
     """
-    limit = _scale_up_seconds()
+    limit = _number(SCALE_UP, "seconds to wait for nodes")
     if limit:
         _grow(wanted or need, limit)
     if reason := need.lacking():
@@ -122,14 +124,26 @@ def _grow(need: Need, limit: float) -> None:
 
 
 def _nodes(resource: str) -> list[float]:
-    return [node["Resources"].get(resource, 0.0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    own, held = ray.get_runtime_context().get_node_id(), _held(resource)
+    return [
+        node["Resources"].get(resource, 0.0) - (held if node["NodeID"] == own else 0.0)
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
 
 
-def _scale_up_seconds() -> float:
-    given = os.environ.get(SCALE_UP, "0")
+def _held(resource: str) -> float:
+    return _number(DRIVER[resource], f"{resource}s that the job's own process reserves")
+
+
+def _beside(resource: str) -> str:
+    held = _held(resource)
+    return f" beside the {held:g} of the job's own process" if held else ""
+
+
+def _number(variable: str, what: str) -> float:
+    given = os.environ.get(variable, "0")
     try:
         return float(given)
     except ValueError:
-        raise ConfigError(
-            f"{SCALE_UP} is {given!r}; give the seconds to wait for nodes, or unset it."
-        ) from None
+        raise ConfigError(f"{variable} is {given!r}; give the {what}, or unset it.") from None

@@ -225,9 +225,7 @@ def _first_point(config: Config) -> dict[str, Any]:
 
 def _ask_winner(config: Config, uri: str, winner: Trial) -> dict[str, Any]:
     """Has the winner answer for `val` and `test`: the run's outcome."""
-    # The whole network: on all cores of a node.
-    nodes = [node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    cpus = int(max(nodes))
+    cpus = max(1, capacity.largest("CPU"))  # the whole network: on all cores of a node
     task = ray.remote(
         num_cpus=cpus,
         num_gpus=config.train.gpus_per_worker,

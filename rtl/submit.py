@@ -25,6 +25,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import rtl
+from rtl import capacity
 from rtl.errors import ConfigError, ResourceError, RtlError
 
 _PASSED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION",
@@ -133,8 +134,10 @@ def submit(
     """
     passed = {key: os.environ[key] for key in _PASSED if key in os.environ}
     whole = {**(environment or {}), "py_modules": [str(Path(rtl.__file__).parent)]}
-    whole["env_vars"] = {**passed, **whole.get("env_vars", {})}
     asked = job.resources
+    held = {"CPU": asked.cpus, "GPU": asked.gpus}
+    told = {capacity.DRIVER[what]: f"{count:g}" for what, count in held.items() if count}
+    whole["env_vars"] = {**passed, **whole.get("env_vars", {}), **told}
     memory = None if asked.memory_gb is None else int(asked.memory_gb * 1e9)
     with tempfile.TemporaryDirectory() as folder:
         if job.recipe is not None:

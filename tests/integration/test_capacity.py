@@ -23,6 +23,18 @@ def test_what_the_cluster_lacks_is_refused_at_once_with_the_sum(ray_cluster: Non
         capacity.check(Need("Serving", 1, 0, 1, key="serve.replica"))
 
 
+def test_what_a_jobs_own_process_reserves_is_not_counted_on(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RTL_DRIVER_CPUS", "0.5")
+    assert (capacity.total("CPU"), capacity.largest("CPU")) == (3, 3)
+    with pytest.raises(ResourceError, match=r"has 3 beside the 0\.5 of the job's own process"):
+        capacity.check(Need("A fit", 3, 1, 0, data_cpus=1))
+    monkeypatch.setenv("RTL_DRIVER_CPUS", "half")
+    with pytest.raises(ConfigError, match="RTL_DRIVER_CPUS is 'half'"):
+        capacity.total("CPU")
+
+
 def test_an_evaluation_does_not_wait_for_a_gpu_that_is_not_there(ray_cluster: None) -> None:
     with pytest.raises(ResourceError, match="The evaluation needs 1 workers x 1 GPUs"):
         evaluate.evaluate("no-bundle", "no-data", use_gpu=True)

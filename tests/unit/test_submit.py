@@ -151,6 +151,7 @@ def test_a_resumed_job_has_the_environment_and_resources_of_the_first() -> None:
     assert submit.resume(jobs, "fit-again-1") == "fit-again-2"
     first, second, third = jobs.asked.values()
     assert first["entrypoint_memory"] == 500_000_000
+    assert first["runtime_env"]["env_vars"]["RTL_DRIVER_CPUS"] == "2"
     for again in (second, third):
         assert again["entrypoint"] == "python -m rtl.cli train --data s3://b/d --resume"
         for key in ("entrypoint_num_cpus", "entrypoint_memory", "runtime_env"):
