@@ -12,6 +12,7 @@ JSON object.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -33,15 +34,20 @@ RECIPE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def search(s3: str, folder: Path, nodes: int, cpus: int) -> dict[str, Any]:
+def search(folder: Path, nodes: int, cpus: int) -> dict[str, Any]:
     """The search on a cluster of its own: its trials by point, and its winner."""
-    from rtl import run, trials
+    from rtl import local_s3, run, trials
 
-    root = f"{s3}/root-{nodes}"
-    recipe = folder / f"{nodes}.yaml"
-    recipe.write_text(json.dumps({**RECIPE, "storage": root}))
-    local = [sys.executable, str(LOCAL), "--directory", str(folder / "cluster")]
-    try:
+    local = [sys.executable, str(LOCAL), "--directory", str(folder / f"cluster-{nodes}")]
+    with contextlib.ExitStack() as stack:
+        stack.callback(subprocess.run, [*local, "stop"], check=True)
+        network = subprocess.run(
+            [*local, "network"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        s3 = stack.enter_context(local_s3.serve(folder / "s3", host=network))
+        root = f"{s3}/root-{nodes}"
+        recipe = folder / f"{nodes}.yaml"
+        recipe.write_text(json.dumps({**RECIPE, "storage": root}))
         started = [*local, "start", "--separate", f"--nodes={nodes}", f"--cpus={cpus}"]
         said = subprocess.run(started, check=True, capture_output=True, text=True).stdout
         pairs = (line.removeprefix("export ").split("=", 1) for line in said.splitlines())
@@ -54,8 +60,6 @@ def search(s3: str, folder: Path, nodes: int, cpus: int) -> dict[str, Any]:
         seconds = time.monotonic() - before
         result = run.result(f"{root}/runs/same")
         ended = trials.recorded(f"{root}/runs/same")
-    finally:
-        subprocess.run([*local, "stop"], check=True)  # and S3's network with it
     assert result is not None
     assert result.test is not None
     return {
@@ -76,9 +80,7 @@ def main() -> None:
     photos = demo.sample(demo.load_photos(), options.photos)
     with tempfile.TemporaryDirectory(prefix="rtl-nodes-") as name:
         folder = Path(name)
-        network = [sys.executable, str(LOCAL), "--directory", str(folder / "cluster"), "network"]
-        subprocess.run(network, check=True)
-        with local_s3.serve(folder / "s3", host="10.77.0.1") as s3:
+        with local_s3.serve(folder / "s3") as s3:
             demo.upload(photos, demo.split(photos, 0.25, 0), f"{s3}/photos", lambda *_: None)
             import ray
 
@@ -86,7 +88,7 @@ def main() -> None:
             settings = demo.make_config(f"{s3}/root", quick=False)
             pack.pack(f"{s3}/photos/labels.csv", f"{s3}/data", settings.pack, lambda *_: None)
             ray.shutdown()
-            one, three = search(s3, folder, 1, 3), search(s3, folder, 3, 2)
+        one, three = search(folder, 1, 3), search(folder, 3, 2)
     assert one["scores"].keys() == three["scores"].keys(), (one, three)
     difference = max(abs(one["scores"][point] - three["scores"][point]) for point in one["scores"])
     write(
