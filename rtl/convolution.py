@@ -9,7 +9,10 @@ on a GPU, the same is computed in two steps.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,25 +21,49 @@ from torch.nn import functional
 from rtl import device
 
 
-class Packed:
-    """One convolution's weights as oneDNN wants them, a copy an order."""
+class Packing(nn.Module):
+    """A convolution that keeps its weights as oneDNN wants them, a copy an order."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._by_call: dict[tuple[int, ...], torch.Tensor] = {}
         self._by_layout: dict[bytes, torch.Tensor] = {}
+        self.given: torch.Tensor | None = None
+        """What `packed` gives while a `rtl.graph.Graph` writes the network down."""
+        self.last: torch.Tensor | None = None
+        """What `packed` gave last."""
 
-    def get(self, shape: torch.Size, pack: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """For an input (N, C, H, W); `pack` makes the copy for it, unless there is one like it."""
-        key = (torch.get_num_threads(), *shape)
+    def packed(self, x: torch.Tensor) -> torch.Tensor:
+        """The weights for an input (N, C, H, W) and this thread's number of threads."""
+        if self.given is not None:
+            return self.given
+        key = (torch.get_num_threads(), *x.shape)
         found = self._by_call.get(key)
         if found is None:
-            made = pack()
+            made = self._pack(x)
             layout = bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(made).tolist())
             found = self._by_call[key] = self._by_layout.setdefault(layout, made)
+        self.last = found
         return found
 
+    def _pack(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
 
-class Convolution(nn.Module):
+
+def operator(compute: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`compute`, which calls an operator of oneDNN; while `torch.jit` traces, as a script."""
+    return _scripted(compute) if torch.jit.is_tracing() else compute  # type: ignore
+
+
+@functools.cache
+def _scripted(compute: Callable[..., torch.Tensor]) -> Any:
+    # The tracer does not take the operators' lists of scalars; a script's it does.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
+        return torch.jit.script(compute)
+
+
+class Convolution(Packing):
     """Weight and bias that do not change any more."""
 
     def __init__(
@@ -53,17 +80,14 @@ class Convolution(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         """(C_out,)"""
         self.stride, self.padding, self.relu = stride, padding, relu
-        self._packed = Packed()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C_in, H, W) to (N, C_out, H', W'), in the dtype of `x`."""
         if x.device.type == "cpu" and device.fuses(x.dtype):
-            weight = self._packed.get(x.shape, lambda: self._pack(x))
-            fused: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
-                x, weight, self.bias, self.padding, self.stride, (1, 1), 1,
-                "relu" if self.relu else "none", [], "",
+            return operator(_convolve)(
+                x, self.packed(x), self.bias, self.padding, self.stride,
+                "relu" if self.relu else "none",
             )  # fmt: skip
-            return fused
         y = functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
         return functional.relu(y, inplace=True) if self.relu else y
 
@@ -72,3 +96,17 @@ class Convolution(nn.Module):
             self.weight.detach(), self.padding, self.stride, (1, 1), 1, list(x.shape)
         )
         return packed
+
+
+def _convolve(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    padding: list[int],
+    stride: list[int],
+    then: str,
+) -> torch.Tensor:
+    y: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, padding, stride, [1, 1], 1, then, [], ""
+    )
+    return y

@@ -44,17 +44,15 @@ def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @functools.cache
 def fuses(dtype: torch.dtype) -> bool:
-    """Whether this CPU has oneDNN's convolution in a dtype, with what follows it in one pass."""
+    """Whether this CPU has oneDNN's convolution in a dtype, with what follows it in one pass.
+
+    uint8 stands for uint8 with int8, without overflow.
+    """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype == torch.uint8:
+        able = torch.cpu.get_capabilities()
+        return any(able.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
     return dtype == torch.float32
-
-
-@functools.cache
-def fuses_int8() -> bool:
-    """Whether this CPU has oneDNN's convolution of uint8 with int8, without overflow."""
-    able = torch.cpu.get_capabilities()
-    native = any(able.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
-    return native and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]

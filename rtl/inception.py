@@ -18,7 +18,7 @@ from torch import nn
 from torchvision.models import Inception3
 from torchvision.models.inception import BasicConv2d, InceptionAux
 
-from rtl import blocks, int8
+from rtl import blocks, graph, int8
 from rtl.blocks import BlockA, BlockB, BlockC, BlockD, BlockE
 from rtl.errors import WeightsError
 
@@ -194,6 +194,7 @@ class Frozen(nn.Module):
             self.dtype = dtype
             self.part = folded.to(device, dtype).to(memory_format=torch.channels_last)
         self.eval()
+        self._compute = graph.frozen(self.part, device, self.dtype)
 
     @torch.inference_mode()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -202,7 +203,7 @@ class Frozen(nn.Module):
             pixels = images.contiguous(memory_format=torch.channels_last).to(self.dtype)
         else:
             pixels = self.normalize(images)
-        output: torch.Tensor = self.part(pixels)
+        output: torch.Tensor = self._compute(pixels)
         return output
 
 

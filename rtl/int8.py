@@ -24,7 +24,7 @@ from torchvision.models.inception import BasicConv2d
 
 from rtl import blocks, device
 from rtl.blocks import Folded
-from rtl.convolution import Packed
+from rtl.convolution import Packing, operator
 
 PEAK = "peak"
 
@@ -36,7 +36,7 @@ _LEAST = 0.05
 """Of a unit's largest peak, that a channel's counts at least."""
 
 
-class Convolution(nn.Module):
+class Convolution(Packing):
     """A convolution of codes: uint8 (N, C_in, H, W) to uint8 (N, C_out, H', W') after a ReLU.
 
     Without a ReLU it gives fp32, in the scale of its codes.
@@ -63,18 +63,14 @@ class Convolution(nn.Module):
             )
         )
         self.stride, self.padding, self.relu = stride, padding, relu
-        self._packed = Packed()
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        if codes.device.type == "cpu" and device.fuses_int8():
-            packed = self._packed.get(codes.shape, lambda: self._pack(codes))
-            dtype, what = (torch.uint8, "relu") if self.relu else (torch.float32, "none")
-            fused: torch.Tensor = torch.ops.onednn.qconv_pointwise(
-                codes, 1.0, 0, packed, self.scale, self.zero, self.bias,
-                self.stride, self.padding, (1, 1), 1, 1.0, 0, dtype, what, [], "",
+        if codes.device.type == "cpu" and device.fuses(torch.uint8):
+            return operator(_convolve if self.relu else _convolve_to_values)(
+                codes, self.packed(codes), self.scale, self.zero, self.bias,
+                self.stride, self.padding,
             )  # fmt: skip
-            return fused
         weight = cast(torch.Tensor, self.weight).float() * cast(torch.Tensor, self.scale).view(
             -1, 1, 1, 1
         )
@@ -87,6 +83,38 @@ class Convolution(nn.Module):
             list(codes.shape),
         )  # fmt: skip
         return packed
+
+
+def _convolve(
+    codes: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+) -> torch.Tensor:
+    y: torch.Tensor = torch.ops.onednn.qconv_pointwise(
+        codes, 1.0, 0, weight, scale, zero, bias, stride, padding, [1, 1], 1, 1.0, 0,
+        torch.uint8, "relu", [], "",
+    )  # fmt: skip
+    return y
+
+
+def _convolve_to_values(
+    codes: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: list[int],
+    padding: list[int],
+) -> torch.Tensor:
+    y: torch.Tensor = torch.ops.onednn.qconv_pointwise(
+        codes, 1.0, 0, weight, scale, zero, bias, stride, padding, [1, 1], 1, 1.0, 0,
+        torch.float32, "none", [], "",
+    )  # fmt: skip
+    return y
 
 
 class Entry(nn.Module):

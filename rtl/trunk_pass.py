@@ -12,7 +12,7 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import ray.data
 import torch
 
-from rtl import capacity, device, features, inception, pretrained, runtime, shards, storage
+from rtl import capacity, device, features, graph, inception, pretrained, runtime, shards, storage
 from rtl.config import Config
 from rtl.data import Batch, ImageReader, Read
 from rtl.errors import ResourceError
@@ -221,20 +221,16 @@ class _Trunk:
         network = inception.build(num_classes=1)
         inception.load_part(network, weights.state)
         self._uris = uris
-        self._stages: list[tuple[int, inception.Frozen | torch.nn.Sequential]] = []
-        taps = inception.taps(network, sorted(uris, reverse=True))
-        for k, part in taps.items():
-            first = not self._stages
-            stage = (
-                inception.Frozen(
-                    part, weights.mean, weights.std, self._device, features.dtype_of(config)
-                )
-                if first
-                else inception.fold(part)
-                .to(self._device, features.dtype_of(config))
-                .to(memory_format=torch.channels_last)
-            )
-            self._stages.append((k, stage))
+        self._stages: list[tuple[int, Callable[[torch.Tensor], torch.Tensor]]] = []
+        dtype = features.dtype_of(config)
+        for k, part in inception.taps(network, sorted(uris, reverse=True)).items():
+            if self._stages:
+                shallower = inception.fold(part).to(self._device, dtype)
+                shallower = shallower.to(memory_format=torch.channels_last)
+                self._stages.append((k, graph.frozen(shallower, self._device, dtype)))
+            else:
+                deepest = inception.Frozen(part, weights.mean, weights.std, self._device, dtype)
+                self._stages.append((k, deepest))
         self._reader = ImageReader(manifest, config.data)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
+from rtl import device as devices
 from rtl import inception, pretrained
 from rtl.convolution import Convolution
 from rtl.errors import WeightsError
+from rtl.graph import Graph
 
 IMAGES = torch.randint(
     0, 256, (2, 3, 80, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -55,6 +58,35 @@ def test_bf16_stays_close(network: torch.nn.Sequential) -> None:
     rounded = inception.Frozen(trunk, (0.0,) * 3, (1.0,) * 3, cpu, torch.bfloat16)(IMAGES)
     assert rounded.dtype == torch.bfloat16
     assert torch.nn.functional.cosine_similarity(exact, rounded.float()).min() > 0.99
+
+
+def test_the_graph_gives_the_bits_of_its_operators(network: torch.nn.Sequential) -> None:
+    cpu = torch.device("cpu")
+    if not devices.fuses(torch.float32):
+        pytest.skip("this processor's convolutions are not oneDNN's")
+    trunk, _ = inception.split(network, 2)
+    traced = inception.Frozen(trunk, (0.2,) * 3, (1.0,) * 3, cpu, torch.float32)
+
+    @torch.inference_mode()
+    def plain(images: torch.Tensor) -> torch.Tensor:
+        pixels = images.float().contiguous(memory_format=torch.channels_last)
+        output: torch.Tensor = traced.part(pixels)
+        return output
+
+    sizes = [IMAGES[:1], IMAGES, torch.cat([IMAGES, IMAGES], 2), IMAGES[:1]]
+    expected = [plain(images) for images in sizes]
+    with ThreadPoolExecutor(4) as pool:  # lanes may bring new shapes at the same time
+        found = list(pool.map(traced, sizes))
+    assert isinstance(traced._compute, Graph)
+    assert len(found[2]) == len(IMAGES)
+    for given, wanted in zip(found, expected, strict=True):
+        assert torch.equal(given, wanted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert torch.equal(traced(IMAGES), plain(IMAGES))
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])

@@ -75,12 +75,11 @@ def test_8_bits_stay_close_to_floating_point(
 def test_a_processor_without_the_instructions_gives_the_same(
     smaller: torch.nn.Sequential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not device.fuses_int8():
+    if not device.fuses(torch.uint8):
         pytest.skip("this processor is one without the instructions")
-    classifier = Classifier(INFO, smaller, CPU)
-    fast = classifier.output(IMAGES)
-    monkeypatch.setattr(device, "fuses_int8", lambda: False)
-    slow = classifier.output(IMAGES)
+    fast = Classifier(INFO, smaller, CPU).output(IMAGES)
+    monkeypatch.setattr(device, "fuses", lambda _: False)
+    slow = Classifier(INFO, smaller, CPU).output(IMAGES)
     assert (fast.pooled - slow.pooled).abs().max() < 0.05 * fast.pooled.abs().max()
     assert (fast.probabilities - slow.probabilities).abs().max() < 0.01
 

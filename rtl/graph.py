@@ -1,0 +1,69 @@
+"""A frozen part of the network on a CPU as one call, without Python between its operators.
+
+Called one by one from Python, its hundreds of operators take a fifth of one image's time more, and
+at each the thread asks for the interpreter's lock, which an endpoint's event loop and its other
+lane want too. `torch.jit.trace` writes them down once, and runs the same ones: equal bits. It is
+deprecated and has no successor that needs neither a compiler on the machine nor a private name
+(docs/decisions/0010-graph.md); torch is pinned below the release that removes it.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from rtl import device as devices
+from rtl.convolution import Packing
+
+
+def frozen(
+    part: nn.Module, device: torch.device, dtype: torch.dtype
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What computes a part that does not change any more: its graph, where it fits the device."""
+    return Graph(part) if device.type == "cpu" and devices.fuses(dtype) else part
+
+
+class Graph:
+    """Computes what a part does; its convolutions' weights are laid out for each shape of input."""
+
+    def __init__(self, part: nn.Module) -> None:
+        self._part = part
+        self._convolutions = [m for m in part.modules() if isinstance(m, Packing)]
+        self._weights: dict[tuple[int, ...], list[torch.Tensor]] = {}
+        self._traced: Callable[..., torch.Tensor] | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` is (N, C, H, W) in the part's dtype, channels_last; in inference mode alone."""
+        key = (torch.get_num_threads(), *x.shape)
+        if key not in self._weights:
+            with self._lock:
+                self._part(x)
+                weights = [c.last for c in self._convolutions if c.last is not None]
+                if self._traced is None:
+                    self._traced = self._trace(x, weights)
+                self._weights[key] = weights
+        assert self._traced is not None  # noqa: S101 -- it was made before the weights were kept
+        return self._traced(x, *self._weights[key])
+
+    def _trace(self, x: torch.Tensor, weights: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def run(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+            for convolution, packed in zip(self._convolutions, weights, strict=True):
+                convolution.given = packed
+            try:
+                output: torch.Tensor = self._part(x)
+            finally:
+                for convolution in self._convolutions:
+                    convolution.given = None
+            return output
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
+            traced: Callable[..., torch.Tensor] = torch.jit.trace(  # type: ignore[no-untyped-call]
+                run, (x, *weights), check_trace=False
+            )
+        return traced
