@@ -51,13 +51,15 @@ class Packing(nn.Module):
 
 
 def operator(compute: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """`compute`, which calls an operator of oneDNN; while `torch.jit` traces, as a script."""
+    """`compute`, which calls an operator of oneDNN; while `torch.jit` traces, as a script.
+
+    (The tracer does not take such an operator's lists of scalars.)
+    """
     return _scripted(compute) if torch.jit.is_tracing() else compute  # type: ignore
 
 
 @functools.cache
 def _scripted(compute: Callable[..., torch.Tensor]) -> Any:
-    # The tracer does not take the operators' lists of scalars; a script's it does.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
         return torch.jit.script(compute)

@@ -9,6 +9,7 @@ deprecated and has no successor that needs neither a compiler on the machine nor
 
 from __future__ import annotations
 
+import itertools
 import threading
 import warnings
 from collections.abc import Callable
@@ -17,27 +18,39 @@ import torch
 from torch import nn
 
 from rtl import device as devices
+from rtl.blocks import MaxPool
 from rtl.convolution import Packing
 
 
 def frozen(
-    part: nn.Module, device: torch.device, dtype: torch.dtype
+    part: nn.Sequential, device: torch.device, dtype: torch.dtype
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What computes a part that does not change any more: its graph, where it fits the device."""
-    return Graph(part) if device.type == "cpu" and devices.fuses(dtype) else part
+    """What computes a part that does not change any more: graphs, where they fit the device.
+
+    Between them are the pools, which look at bits: no graph can.
+    """
+    if device.type != "cpu" or not devices.fuses(dtype):
+        return part
+    return nn.Sequential(
+        *(
+            nn.Sequential(*children) if pools else Graph(nn.Sequential(*children))
+            for pools, children in itertools.groupby(part, lambda m: isinstance(m, MaxPool))
+        )
+    )
 
 
-class Graph:
+class Graph(nn.Module):
     """Computes what a part does; its convolutions' weights are laid out for each shape of input."""
 
-    def __init__(self, part: nn.Module) -> None:
+    def __init__(self, part: nn.Sequential) -> None:
+        super().__init__()
         self._part = part
         self._convolutions = [m for m in part.modules() if isinstance(m, Packing)]
         self._weights: dict[tuple[int, ...], list[torch.Tensor]] = {}
         self._traced: Callable[..., torch.Tensor] | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` is (N, C, H, W) in the part's dtype, channels_last; in inference mode alone."""
         key = (torch.get_num_threads(), *x.shape)
         if key not in self._weights:

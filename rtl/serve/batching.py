@@ -55,6 +55,8 @@ class Batcher:
         self._answered = answered
         lanes = min(threads, max_batch_size) if on_cpu else 1
         self._largest = max_batch_size // lanes
+        self.sizes = range(1, self._largest + 1) if on_cpu else (1, self._largest)
+        """Of batches, for which a model is to be warmed up: see `rtl.graph`."""
         self._lanes = [ThreadPoolExecutor(1, f"model-{lane}") for lane in range(lanes)]
         self._free = list(reversed(self._lanes))
         self._running: set[asyncio.Task[None]] = set()

@@ -179,7 +179,7 @@ class Engine:
         compute_with(1)  # a team is the batcher's alone
         device = devices.pick(self.config.gpus_per_replica > 0)
         classifier = Classifier.load(uri, device)
-        for size in (1, self.config.max_batch_size):
+        for size in self._batcher.sizes:
             probabilities = classifier.predict(_blank(classifier.info, size))
             if not torch.isfinite(probabilities).all():
                 raise BundleError(

@@ -90,6 +90,10 @@ def test_the_largest_code_is_that_of_the_values(high: int, wide: int) -> None:
     codes = torch.randint(0, 256, (2, 5, high, wide), dtype=torch.uint8, generator=generator)
     codes = codes.contiguous(memory_format=torch.channels_last)
     assert torch.equal(blocks.largest(codes).float(), blocks.largest(codes.float()))
+    with torch.inference_mode():
+        values = torch.randn(codes.shape, generator=generator).relu().bfloat16()
+        values = values.contiguous(memory_format=torch.channels_last)
+        assert torch.equal(blocks.MaxPool()(values).float(), blocks.largest(values.float()))
 
 
 def test_a_bundle_keeps_it(
