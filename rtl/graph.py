@@ -4,7 +4,7 @@ Called one by one from Python, its hundreds of operators take a fifth of one ima
 at each the thread asks for the interpreter's lock, which an endpoint's event loop and its other
 lane want too. `torch.jit.trace` writes them down once, and runs the same ones: equal bits. It is
 deprecated and has no successor that needs neither a compiler on the machine nor a private name
-(docs/decisions/0010-graph.md); torch is pinned below the release that removes it.
+(docs/decisions/0008); torch is pinned below the release that removes it.
 """
 
 from __future__ import annotations
