@@ -9,7 +9,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 # Ray reads these when it is imported; a test never talks to a cluster that it did not start.
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -24,6 +24,10 @@ from PIL import Image
 
 from rtl import local_s3, shards, storage
 from rtl.shards import Manifest
+
+if TYPE_CHECKING:
+    from rtl.config import Config
+    from rtl.run import Result
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
@@ -112,6 +116,35 @@ def ray_cluster(s3_server: str) -> Iterator[None]:
     runtime.connect(num_cpus=4)
     yield
     ray.shutdown()
+
+
+class Searched(NamedTuple):
+    """A search that has ended."""
+
+    settings: Config
+    result: Result
+    uri: str
+    """Of the run."""
+
+
+@pytest.fixture(scope="session")
+def searched(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """A search of two points with a second seed for the better one; leave it as it is."""
+    from rtl import recipes, run, search
+
+    place = tmp_path_factory.mktemp("searched")
+    make_dataset(f"{place}/data", train=24, test=60)
+    settings = recipes.load().replace(
+        name="colours",
+        storage=f"{place}/root",
+        data={"uri": f"{place}/data", "image_size": 75},
+        train={"epochs": 2, "batch_size": 8},
+        search={
+            "unfrozen_layers": [0, 1], "lr": [1e-2], "sampler": "grid", "scheduler": "none",
+            "cpu_hour_price": 1.0, "currency": "EUR", "finalists": 1, "seeds": 2,
+        },
+    )  # fmt: skip
+    return Searched(settings, search.search(settings), run.locate(settings))
 
 
 @contextlib.contextmanager

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page
 
-from rtl import cli, recipes, run, search, storage, train
-from rtl.config import Config
+from rtl import cli, recipes, run, storage, train
 from rtl.errors import NotFoundError
 from rtl.predictions import Predictions
 from rtl.report import facts, report
-from tests.conftest import make_dataset
+from tests.conftest import Searched, make_dataset
 
 
 def predictions(*right: bool) -> Predictions:
@@ -27,32 +26,11 @@ def predictions(*right: bool) -> Predictions:
     )
 
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    place = tmp_path_factory.mktemp("report")
-    make_dataset(f"{place}/data", train=24, test=60)
-    return recipes.load().replace(
-        name="colours",
-        storage=f"{place}/root",
-        data={"uri": f"{place}/data", "image_size": 75},
-        train={"epochs": 2, "batch_size": 8},
-        search={
-            "unfrozen_layers": [0, 1], "lr": [1e-2], "sampler": "grid", "scheduler": "none",
-            "cpu_hour_price": 1.0, "currency": "EUR", "finalists": 1, "seeds": 2,
-        },
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def searched(settings: Config, ray_cluster: None) -> tuple[run.Result, str]:
-    return search.search(settings), run.locate(settings)
-
-
 @pytest.fixture
-def page(searched: tuple[run.Result, str], browser: Browser, tmp_path: Path) -> Iterator[Page]:
+def page(searched: Searched, browser: Browser, tmp_path: Path) -> Iterator[Page]:
     """The search's report in a window; it must ask for nothing and complain of nothing."""
     file = tmp_path / "colours.html"
-    file.write_text(report(searched[1]), encoding="utf-8")
+    file.write_text(report(searched.uri), encoding="utf-8")
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     asked: list[str] = []
     complaints: list[str] = []
@@ -66,8 +44,8 @@ def page(searched: tuple[run.Result, str], browser: Browser, tmp_path: Path) -> 
 
 
 @pytest.mark.browser
-def test_the_page_shows_what_the_run_found(page: Page, searched: tuple[run.Result, str]) -> None:
-    result, uri = searched
+def test_the_page_shows_what_the_run_found(page: Page, searched: Searched) -> None:
+    _, result, uri = searched
     assert result.test is not None
     assert f"{result.test.accuracy.value:.3f}" in page.locator("#scores").inner_text()
     trials = storage.read_json(f"{uri}/trials.json")
@@ -117,8 +95,8 @@ def _contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_the_file_stands_alone_and_is_small(searched: tuple[run.Result, str]) -> None:
-    text = report(searched[1])
+def test_the_file_stands_alone_and_is_small(searched: Searched) -> None:
+    text = report(searched.uri)
     assert len(text.encode()) < 5e6
     assert re.findall(r"(?:src|href)=[\"'](?!data:)", text) == []
     assert "url(" not in text
@@ -127,17 +105,21 @@ def test_the_file_stands_alone_and_is_small(searched: tuple[run.Result, str]) ->
 
 @pytest.mark.slow  # the page is that of a search with less on it
 def test_a_fit_has_a_report_too_and_the_verb_writes_it(
-    settings: Config, ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    single = settings.replace(name="fit", train={"epochs": 1}, model={"unfrozen_layers": 0})
+    make_dataset(f"{tmp_path}/data", test=60)
+    single = recipes.load().replace(
+        name="fit", storage=f"{tmp_path}/root", data={"uri": f"{tmp_path}/data", "image_size": 75},
+        model={"unfrozen_layers": 0}, train={"epochs": 1, "batch_size": 8},
+    )  # fmt: skip
     train.train(single)
     out = tmp_path / "fit.html"
-    assert cli.main(["report", "fit", "--storage", settings.storage, "--out", str(out)]) == 0
+    assert cli.main(["report", "fit", "--storage", single.storage, "--out", str(out)]) == 0
     assert f"Report at {out}" in capsys.readouterr().out
     text = out.read_text(encoding="utf-8")
     assert "rtl train --recipe" in text
     assert 'id="lead"' not in text
-    storage.delete(str(settings.data.uri))
+    storage.delete(str(single.data.uri))
     assert "The photos cannot be shown" in report(run.locate(single)) or "None: every row" in text
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from rtl import budget, predictions, recipes, registry, run, search, storage, tr
 from rtl.budget import Rates
 from rtl.errors import ConfigError, RunExistsError, TrainingError
 from rtl.trials import Trial, choose
-from tests.conftest import make_dataset
+from tests.conftest import Searched, make_dataset
 
 
 def test_a_search_over_s3_registers_its_winner(s3: str, ray_cluster: None) -> None:
@@ -68,40 +69,31 @@ def test_a_failing_trial_does_not_end_the_search(s3: str, ray_cluster: None) -> 
 
 
 def test_finalists_run_with_more_seeds_and_a_killed_search_goes_on(
-    tmp_path: Path, ray_cluster: None
+    searched: Searched, tmp_path: Path
 ) -> None:
-    make_dataset(f"{tmp_path}/data", train=48)
-    settings = recipes.load().replace(
-        name="grid",
-        storage=f"{tmp_path}/root",
-        data={"uri": f"{tmp_path}/data", "image_size": 80},
-        train={"epochs": 2, "batch_size": 8},
-        search={"unfrozen_layers": [0], "lr": [1e-4, 1e-3, 1e-2], "sampler": "grid",
-                "scheduler": "none", "finalists": 2, "seeds": 2},
-    )  # fmt: skip
-    result = search.search(settings)
-    uri = run.locate(settings)
-    first = trials.recorded(uri)
-    assert [t.lr for t in first[:3]] == [1e-4, 1e-3, 1e-2]
-    assert [(t.seed, t.finalist_of is None) for t in first] == [(0, True)] * 3 + [(1, False)] * 2
-    assert {t.finalist_of for t in first[3:]} == {t.number for t in trials.finalists(first[:3], 2)}
-    about = storage.read_json(storage.join(uri, "search.json"))
+    first = trials.recorded(searched.uri)
+    assert [t.unfrozen_layers for t in first[:2]] == [0, 1]
+    assert [(t.seed, t.finalist_of is None) for t in first] == [(0, True), (0, True), (1, False)]
+    assert [first[2].finalist_of] == [t.number for t in trials.finalists(first[:2], 1)]
+    about = storage.read_json(storage.join(searched.uri, "search.json"))
     assert about["seeds"] == 2
     assert about["mean"] == pytest.approx(choose(first).mean)
     with pytest.raises(RunExistsError, match="--resume"):
-        search.search(settings)
-    # Killed while trial 1 ran and before the finalists' seeds.
+        search.search(searched.settings)
+    # Another, killed while trial 1 ran and before the finalist's second seed.
+    shutil.copytree(searched.settings.storage, tmp_path / "root")
+    settings = searched.settings.replace(storage=f"{tmp_path}/root")
+    uri = run.locate(settings)
     storage.delete(storage.join(uri, "result.json"))
     storage.delete(storage.join(uri, "outcome.json"))
     storage.delete(storage.join(uri, "bundle"))
     trials.record(uri, replace(first[1], state="running", history=()))
-    for trial in first[3:]:
-        storage.delete(trials.locate(uri, trial.number))
+    storage.delete(trials.locate(uri, 2))
     seen: list[Trial] = []
     again = search.search(settings, watch=lambda t: seen.extend(t), resume=True)
-    assert {t.number for t in seen if t.state == "running" and not t.history} == {1, 3, 4}
+    assert {t.number for t in seen if t.state == "running" and not t.history} == {1, 2}
     assert [_outcome(t) for t in trials.recorded(uri)] == [_outcome(t) for t in first]
-    assert again.val == result.val
+    assert again.val == searched.result.val
     assert search.search(settings, resume=True) == again
 
 
