@@ -12,8 +12,10 @@ import shlex
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,9 @@ def connect(num_cpus: int | None = None) -> None:
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except ConnectionError as error:
         raise _no_cluster(address, error) from None
+    if address:
+        host, port = ray.get_runtime_context().gcs_address.rsplit(":", 1)
+        threading.Thread(target=_watch, args=(host, int(port)), daemon=True).start()
     if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a stack and aborts
     quiet()
@@ -102,6 +107,21 @@ def _check_listens(address: str) -> None:
             socket.create_connection((place.hostname or "", place.port), timeout=10).close()
     except (OSError, ValueError) as error:
         raise _no_cluster(address, error) from None
+
+
+def _watch(host: str, port: int, every_s: float = 5.0, patience_s: float = 20.0) -> None:
+    """Says so once where the cluster's head is gone: Ray ends this process without a word."""
+    heard = time.monotonic()
+    while time.monotonic() - heard < patience_s:
+        time.sleep(every_s)
+        with contextlib.suppress(OSError):
+            socket.create_connection((host.strip("[]"), port), timeout=every_s).close()
+            heard = time.monotonic()
+    sys.stderr.write(
+        f"\nThe head of the Ray cluster at {host}:{port} has not answered for {patience_s:g} s; "
+        "after 60 s Ray ends this process. What was written stays: once the cluster is back, give "
+        "the same command, with --resume where it has that.\n"
+    )
 
 
 def _no_cluster(address: str | None, error: Exception) -> ResourceError:
