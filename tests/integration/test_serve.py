@@ -524,6 +524,26 @@ def test_what_waits_for_the_model_goes_as_one_batch(local: str) -> None:
     with_engine(local, CONFIG, test)
 
 
+@pytest.mark.parametrize(("cpus", "sizes"), [(1, [1, 2, 3, 4]), (2, [1, 2])])
+def test_a_model_is_warmed_up_for_each_size_of_batch(
+    local: str, cpus: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warmed: list[int] = []
+    predict = Classifier.predict
+
+    def record(self: Classifier, batch: torch.Tensor) -> torch.Tensor:
+        warmed.append(len(batch))
+        return predict(self, batch)
+
+    monkeypatch.setattr(Classifier, "predict", record)
+
+    async def test(engine: Engine, http: httpx.AsyncClient) -> None:
+        assert warmed[: len(sizes)] == sizes
+        assert set(engine._batcher.sizes) == set(sizes)
+
+    with_engine(local, CONFIG.model_copy(update={"cpus_per_replica": cpus}), test)
+
+
 def test_images_alone_have_all_threads_and_more_have_one_each(local: str) -> None:
     async def test(engine: Engine, http: httpx.AsyncClient) -> None:
         seen: list[tuple[int, int]] = []
