@@ -67,9 +67,9 @@ class Convolution(Packing):
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """See the class."""
         if codes.device.type == "cpu" and device.fuses(torch.uint8):
-            return operator(_convolve if self.relu else _convolve_to_values)(
+            return operator(_convolve)(
                 codes, self.packed(codes), self.scale, self.zero, self.bias,
-                self.stride, self.padding,
+                self.stride, self.padding, self.relu,
             )  # fmt: skip
         weight = cast(torch.Tensor, self.weight).float() * cast(torch.Tensor, self.scale).view(
             -1, 1, 1, 1
@@ -93,26 +93,11 @@ def _convolve(
     bias: torch.Tensor | None,
     stride: list[int],
     padding: list[int],
+    relu: bool,
 ) -> torch.Tensor:
     y: torch.Tensor = torch.ops.onednn.qconv_pointwise(
         codes, 1.0, 0, weight, scale, zero, bias, stride, padding, [1, 1], 1, 1.0, 0,
-        torch.uint8, "relu", [], "",
-    )  # fmt: skip
-    return y
-
-
-def _convolve_to_values(
-    codes: torch.Tensor,
-    weight: torch.Tensor,
-    scale: torch.Tensor,
-    zero: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: list[int],
-    padding: list[int],
-) -> torch.Tensor:
-    y: torch.Tensor = torch.ops.onednn.qconv_pointwise(
-        codes, 1.0, 0, weight, scale, zero, bias, stride, padding, [1, 1], 1, 1.0, 0,
-        torch.float32, "none", [], "",
+        torch.uint8 if relu else torch.float32, "relu" if relu else "none", [], "",
     )  # fmt: skip
     return y
 
