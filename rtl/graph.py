@@ -40,7 +40,11 @@ def frozen(
 
 
 class Graph(nn.Module):
-    """Computes what a part does; its convolutions' weights are laid out for each shape of input."""
+    """Computes what a part does; several threads may call it.
+
+    Its convolutions' weights are laid out for each shape of input: the first such input goes
+    through the part itself.
+    """
 
     def __init__(self, part: nn.Sequential) -> None:
         super().__init__()
@@ -53,15 +57,16 @@ class Graph(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` is (N, C, H, W) in the part's dtype, channels_last; in inference mode alone."""
         key = (torch.get_num_threads(), *x.shape)
-        if key not in self._weights:
+        weights = self._weights.get(key)
+        if weights is None or self._traced is None:
             with self._lock:
-                self._part(x)
+                output: torch.Tensor = self._part(x)
                 weights = [c.last for c in self._convolutions if c.last is not None]
                 if self._traced is None:
                     self._traced = self._trace(x, weights)
                 self._weights[key] = weights
-        assert self._traced is not None  # noqa: S101 -- it was made before the weights were kept
-        return self._traced(x, *self._weights[key])
+            return output
+        return self._traced(x, *weights)
 
     def _trace(self, x: torch.Tensor, weights: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
         def run(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:

@@ -91,9 +91,10 @@ def connect(num_cpus: int | None = None) -> None:
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except ConnectionError as error:
         raise _no_cluster(address, error) from None
-    if address:
+    if address and not address.startswith("ray://"):  # whose head is not for us to reach
         host, port = ray.get_runtime_context().gcs_address.rsplit(":", 1)
-        threading.Thread(target=_watch, args=(host, int(port)), daemon=True).start()
+        watch = (host, int(port), ray.is_initialized)
+        threading.Thread(target=_watch, args=watch, daemon=True).start()
     if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints a stack and aborts
     quiet()
@@ -109,11 +110,19 @@ def _check_listens(address: str) -> None:
         raise _no_cluster(address, error) from None
 
 
-def _watch(host: str, port: int, every_s: float = 5.0, patience_s: float = 20.0) -> None:
+def _watch(
+    host: str,
+    port: int,
+    connected: Callable[[], bool],
+    every_s: float = 5.0,
+    patience_s: float = 20.0,
+) -> None:
     """Says so once where the cluster's head is gone: Ray ends this process without a word."""
     heard = time.monotonic()
     while time.monotonic() - heard < patience_s:
         time.sleep(every_s)
+        if not connected():
+            return
         with contextlib.suppress(OSError):
             socket.create_connection((host.strip("[]"), port), timeout=every_s).close()
             heard = time.monotonic()
