@@ -27,5 +27,5 @@ def test_a_head_that_is_gone_is_told_once(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_cluster_that_was_left_is_not_missed(capsys: pytest.CaptureFixture[str]) -> None:
-    runtime._watch("127.0.0.1", 1, lambda: False, 0.01, 60.0)
+    runtime._watch("127.0.0.1", 1, lambda: False, 0.01, 0.3)
     assert capsys.readouterr().err == ""
