@@ -13,6 +13,7 @@ import re
 import secrets
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -111,8 +112,17 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.fixture
-def s3_and_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Nodes]]:
-    nodes = Nodes(tmp_path_factory.mktemp("nodes") / "cluster")
+def short_path() -> Iterator[Path]:
+    """A folder whose name leaves room for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="rtl", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def s3_and_nodes(
+    short_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Nodes]]:
+    nodes = Nodes(short_path / "cluster")
     with contextlib.ExitStack() as stack:
         stack.callback(nodes.stop)
         host = nodes.local("network").strip() if SEPARATE else "127.0.0.1"
@@ -129,6 +139,20 @@ def write_recipe(path: Path, s3: str) -> str:
 def ask(url: str, image: bytes) -> httpx.Response:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     return httpx.post(f"{url}/v1/predict", content=image, headers=headers, timeout=60)
+
+
+def test_nodes_of_one_machine_need_no_network_of_their_own(
+    short_path: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match="too long by"):
+        Nodes(tmp_path / ("long" * 9)).local("start")
+    nodes = Nodes(short_path / "cluster")
+    try:
+        assert "http://127.0.0.10:" in nodes.local("start", "--nodes=1")
+        status = nodes.local("status").splitlines()
+    finally:
+        nodes.stop()
+    assert sorted(status) == ["127.0.0.10 ALIVE 0 CPUs", "127.0.0.11 ALIVE 1.0 CPUs"]
 
 
 @pytest.mark.parametrize(
