@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize
-from scipy.special import logsumexp
 
 from rtl.metrics import Estimate, wilson
 from rtl.predictions import Predictions
@@ -55,12 +53,14 @@ def fit_temperature(predictions: Predictions) -> float:
 
     Of probabilities at temperature 1, on rows that were not trained on (Guo et al., section 4.2).
     """
+    from scipy import optimize, special  # 0.4 s, which only a run's end needs
+
     logs = np.log(predictions.probabilities.astype(np.float64).clip(1e-12))
     rows = np.arange(len(logs))
 
     def loss(log_temperature: float) -> float:
         scaled = logs / np.exp(log_temperature)
-        return float((logsumexp(scaled, axis=1) - scaled[rows, predictions.labels]).mean())
+        return float((special.logsumexp(scaled, axis=1) - scaled[rows, predictions.labels]).mean())
 
     bounds = (-np.log(4), np.log(4))
     found = optimize.minimize_scalar(loss, bounds=bounds, method="bounded")

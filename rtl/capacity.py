@@ -7,6 +7,7 @@ missing then, the autoscaler is asked for them, and they have so many seconds to
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from rtl.errors import ConfigError, ResourceError
 SCALE_UP = "RTL_SCALE_UP_S"
 DRIVER = {"CPU": "RTL_DRIVER_CPUS", "GPU": "RTL_DRIVER_GPUS"}
 """Where a job's own process is told what it reserves on its node: nothing else gets that."""
+IMAGES_AN_ACTOR = 128
+"""The trunk takes one core about so long for them as an actor takes it to start."""
 _LOOK_EVERY_S = 1.0
 
 _log = logging.getLogger("rtl")
@@ -36,14 +39,16 @@ def largest(resource: str) -> int:
     return int(max(_nodes(resource), default=0))
 
 
-def actors(parts: int, use_gpu: bool) -> dict[str, Any]:
+def actors(parts: int, images: int, use_gpu: bool) -> dict[str, Any]:
     """How Ray Data's `map_batches` has actors of one thread work on so many parts, a part a call.
 
-    One a GPU, or one a CPU: there they beat one actor of many threads, since no part waits.
+    One a GPU, or one a CPU: there they beat one actor of many threads, since no part waits. None
+    is started for fewer than `IMAGES_AN_ACTOR`.
     """
     import ray.data
 
-    size = max(1, min(parts, total("GPU" if use_gpu else "CPU")))
+    size = min(parts, total("GPU" if use_gpu else "CPU"), math.ceil(images / IMAGES_AN_ACTOR))
+    size = max(1, size)
     return {
         "batch_size": 1,
         "compute": ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),

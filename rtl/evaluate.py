@@ -40,13 +40,13 @@ def evaluate(
         raise DataError(f"{manifest.uri} has no rows of {split!r}; it has {there}.")
     check_classes(manifest, info)
     reads = Plan(manifest, 0, 1, 1).evaluation(split, 0)
+    total = manifest.rows(split)
     dataset = ray.data.from_items(reads, override_num_blocks=len(reads)).map_batches(
         _Judge,
         fn_constructor_args=(bundle_uri, manifest, info.image_size, use_gpu),
-        **capacity.actors(len(reads), use_gpu),
+        **capacity.actors(len(reads), total, use_gpu),
     )
     parts: list[Predictions] = []
-    total = manifest.rows(split)
     with runtime.own_errors():
         for row in dataset.iter_rows():
             probabilities = np.asarray(row["probabilities"], np.float32).reshape(

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from rtl import device, inception, shards, storage
+from rtl import device, inception, pretrained, shards, storage
 from rtl.config import Config
 from rtl.data import ROWS_PER_BLOCK, Batch, Read, targets_of
 from rtl.errors import DataError, NotFoundError
@@ -38,7 +38,7 @@ ABOUT = "features.json"
 """What the key of a folder of features is made of, for readers and for pruning."""
 BUILDER = "BUILDER"
 """The lease of who computes a folder of features."""
-VERSION = 4
+VERSION = 5
 """Part of every key: raise it when the features of equal input change."""
 
 TRUNK_SECONDS = 0.08
@@ -153,6 +153,15 @@ def load(uri: str) -> Features | None:
     files = {name: entry for name, entry in listed.items() if name != ABOUT}
     about = json.loads(storage.read_verified(storage.join(uri, ABOUT), listed[ABOUT]))
     return Features(uri, tuple(about["shape"]), files)
+
+
+def find(config: Config, manifest: Manifest) -> Features | None:
+    """A fit's committed features; None where there are none, or it is to do without."""
+    k = config.model.unfrozen_layers
+    if k == len(inception.BLOCKS) or config.features.cache == "off":
+        return None
+    weights = pretrained.load(config.model.weights, config.storage)
+    return load(locate(config, manifest, weights.sha256, k))
 
 
 def dtype_of(config: Config) -> torch.dtype:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 import torch
@@ -205,6 +205,16 @@ class Frozen(nn.Module):
             pixels = self.normalize(images)
         output: torch.Tensor = self._compute(pixels)
         return output
+
+
+def frozen_part(
+    part: nn.Sequential, device: torch.device, dtype: torch.dtype
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Blocks behind a cut for inference: features in `dtype`, channels_last, to their output."""
+    folded = fold(part)
+    blocks.join(folded)
+    folded = folded.to(device, dtype).to(memory_format=torch.channels_last)
+    return graph.frozen(folded, device, dtype)
 
 
 def load_part(part: nn.Module, state: Mapping[str, torch.Tensor]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from rtl.inception import FLIPS, Frozen, fold, split
+from rtl.inception import FLIPS, Frozen, fold, frozen_part, split
 from rtl.sections import Flips
 
 
@@ -26,7 +27,8 @@ class Output:
 class Predictor:
     """BatchNorm folded away; the convolutions compute in `dtype`, the rest in fp32.
 
-    (Probabilities rounded to bf16's 8 bits would tie.)
+    (Probabilities rounded to bf16's 8 bits would tie.) With `unfrozen_layers` it is asked with
+    features of that cut in place of images, whose pixels no flip can turn any more.
     """
 
     def __init__(
@@ -38,17 +40,25 @@ class Predictor:
         dtype: torch.dtype,
         flips: Flips = "none",
         temperature: float = 1.0,
+        unfrozen_layers: int | None = None,
     ) -> None:
         children = dict(network.named_children())
         pool = list(children).index("avgpool")
-        self._blocks = Frozen(network[:pool], mean, std, device, dtype)
+        self._blocks: Callable[[torch.Tensor], torch.Tensor]
+        if unfrozen_layers is None:
+            self._blocks = Frozen(network[:pool], mean, std, device, dtype)
+        elif unfrozen_layers == 0:
+            self._blocks = nn.Unflatten(1, (2048, 1, 1))  # pooled already
+        else:
+            cut = len(split(network, unfrozen_layers)[0])
+            self._blocks = frozen_part(network[cut:pool], device, dtype)
         _, head = split(network, 0)
         self._head = fold(head).to(device, torch.float32)
         self._flips, self._temperature = FLIPS[flips], temperature
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> Output:
-        """Of uint8 (N, 3, S, S) on the predictor's device."""
+        """Of uint8 (N, 3, S, S) on the predictor's device, or of `Learner.features`."""
         maps = self._blocks(images)
         pooled = maps.float().mean((2, 3))
         said = [torch.softmax(self._head(pooled), dim=1)]

@@ -1,8 +1,9 @@
 """What is known of a fit's best epoch: its scores, how far to trust its probabilities, its bundle.
 
-The network answers as it will when it is served: whole, from images, with its test-time flips. On
-`val` its temperature, the confidence below which it is uncertain and the baseline of its answers
-are found; `test` is opened once, here.
+The network answers as it will when it is served, with its test-time flips: from images, or from the
+trunk's features of them, where these are kept as they were computed. On `val` its temperature, the
+confidence below which it is uncertain and the baseline of its answers are found; `test` is opened
+once, here.
 """
 
 from __future__ import annotations
@@ -15,11 +16,24 @@ from typing import Any
 import ray
 import torch
 
-from rtl import baseline, bundle, calibration, device, metrics, pretrained, registry, run, storage
+from rtl import (
+    baseline,
+    bundle,
+    calibration,
+    device,
+    features,
+    metrics,
+    pretrained,
+    registry,
+    run,
+    storage,
+    trunk_pass,
+)
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config
-from rtl.data import ImageReader, InMemory, Plan
-from rtl.inference import calibrate
+from rtl.data import ImageReader, InMemory, Plan, Reader
+from rtl.features import FeatureReader
+from rtl.inference import Predictor, calibrate
 from rtl.loop import Hooks, Learner
 from rtl.metrics import Scores
 from rtl.predictions import Predictions, encode, gather
@@ -64,13 +78,16 @@ def judge(
 
 
 def _answer(config: Config, learner: Learner, plan: Plan, split: str) -> _Answers:
-    predictor = learner.predictor(config.model.test_flips)
-    source = InMemory(plan, ImageReader(plan.manifest, config.data))
+    predictor, reader = _asked(config, learner, plan)
+    source = InMemory(plan, reader)
     parts: list[Predictions] = []
     pooled: list[torch.Tensor] = []
     kept = 0
     for batch in source.rows_of(split, None):
-        said = predictor(device.to_device(batch.inputs, learner.device))
+        if batch.inputs.dtype == torch.uint8:
+            said = predictor(device.to_device(batch.inputs, learner.device))
+        else:
+            said = predictor(learner.features(batch.inputs))
         probabilities = said.probabilities.cpu()
         parts.append(Predictions(batch.ids, batch.labels.numpy(), probabilities.numpy()))
         if split == "val" and kept < _BASELINE_ROWS:
@@ -85,6 +102,20 @@ def _answer(config: Config, learner: Learner, plan: Plan, split: str) -> _Answer
         torch.cat([torch.empty(0, learner.num_classes), *first]),
         torch.cat([torch.empty(0, 2048), *pooled]),
     )
+
+
+def _asked(config: Config, learner: Learner, plan: Plan) -> tuple[Predictor, Reader]:
+    """What answers, and of what.
+
+    Features are of images as they are, not turned, and in bf16: of what was computed in another
+    arithmetic they are roundings.
+    """
+    flips, found = config.model.test_flips, features.find(config, plan.manifest)
+    if found is None or flips != "none" or learner.dtype is not torch.bfloat16:
+        return learner.predictor(flips), ImageReader(plan.manifest, config.data)
+    repair = trunk_pass.Repair(config, plan.manifest, found)
+    predictor = learner.predictor(flips, config.model.unfrozen_layers)
+    return predictor, FeatureReader(found, False, repair)
 
 
 def _write_outcome(

@@ -101,10 +101,16 @@ class Learner:
             output: torch.Tensor = (tail or self.tail)(features)
         return output.float()
 
-    def predictor(self, flips: Flips) -> Predictor:
-        """The network with the tail as it is now, as it will be served, uncalibrated."""
+    def predictor(self, flips: Flips, unfrozen_layers: int | None = None) -> Predictor:
+        """The network with the tail as it is now, as it will be served, uncalibrated.
+
+        Of images, or of this learner's features at its own cut.
+        """
         mean, std = self._pretrained.mean, self._pretrained.std
-        return Predictor(self.network, mean, std, self.device, self.dtype, flips)
+        return Predictor(
+            self.network, mean, std, self.device, self.dtype, flips,
+            unfrozen_layers=unfrozen_layers,
+        )  # fmt: skip
 
     def predict(self, batches: Iterator[Batch], tail: nn.Module | None = None) -> Predictions:
         """Probabilities of all rows of one process, in fp32.

@@ -291,7 +291,7 @@ def _compute(
     dataset = ray.data.from_items(list(chunks), override_num_blocks=len(chunks)).map_batches(
         _Answerer,
         fn_constructor_args=arguments,
-        **capacity.actors(len(chunks), use_gpu),
+        **capacity.actors(len(chunks), sum(chunk.rows for chunk in chunks), use_gpu),
     )
     with runtime.own_errors():
         yield from dataset.iter_rows()

@@ -134,12 +134,13 @@ def make_source(config: Config, plan: Plan, first_epoch: int, trials: int = 1) -
     `trials` as when it was decided whether to cache. Raises DataError where the features are gone.
     """
     k, manifest = config.model.unfrozen_layers, plan.manifest
-    weights = pretrained.load(config.model.weights, config.storage)
-    uri = features.locate(config, manifest, weights.sha256, k)
-    found = features.load(uri) if config.features.cache != "off" and k < 16 else None
+    found = features.find(config, manifest)
     if found is None:
         if features.pays(config, manifest, k, trials):
-            raise DataError(f"The features at {uri} are gone; run the same command again.")
+            raise DataError(
+                f"The features for k = {k} below {config.storage} are gone; run the same command "
+                "again."
+            )
         reader = ImageReader(manifest, config.data)
         return Stream(plan, reader, first_epoch, config.train.epochs)
     repair = trunk_pass.Repair(config, manifest, found)

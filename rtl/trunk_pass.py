@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import ray.data
 import torch
 
-from rtl import capacity, device, features, graph, inception, pretrained, runtime, shards, storage
+from rtl import capacity, device, features, inception, pretrained, runtime, shards, storage
 from rtl.config import Config
 from rtl.data import Batch, ImageReader, Read
 from rtl.errors import ResourceError
@@ -129,7 +129,7 @@ def _run(
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Trunk,
         fn_constructor_args=(config, manifest, uris),
-        **capacity.actors(len(items), use_gpu),
+        **capacity.actors(len(items), total - done, use_gpu),
     )
     with runtime.own_errors():
         for row in dataset.iter_rows():
@@ -225,9 +225,7 @@ class _Trunk:
         dtype = features.dtype_of(config)
         for k, part in inception.taps(network, sorted(uris, reverse=True)).items():
             if self._stages:
-                shallower = inception.fold(part).to(self._device, dtype)
-                shallower = shallower.to(memory_format=torch.channels_last)
-                self._stages.append((k, graph.frozen(shallower, self._device, dtype)))
+                self._stages.append((k, inception.frozen_part(part, self._device, dtype)))
             else:
                 deepest = inception.Frozen(part, weights.mean, weights.std, self._device, dtype)
                 self._stages.append((k, deepest))

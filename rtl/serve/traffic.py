@@ -19,7 +19,7 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector, CollectorRegistry
-from scipy import stats
+from scipy.special import stdtr
 
 from rtl import baseline
 from rtl.metrics import wilson
@@ -95,7 +95,7 @@ class Ledger:
         if rows > 1:
             variance = max(0.0, (get("difference_squared") - rows * mean**2) / (rows - 1))
             error = math.sqrt(variance / rows)
-            p_value = float(2 * stats.t.sf(abs(mean) / error, rows - 1)) if error else 1.0
+            p_value = float(2 * stdtr(rows - 1, -abs(mean) / error)) if error else 1.0
         agreement = wilson(round(get("agree")), rows)
         return {
             "rows": rows,

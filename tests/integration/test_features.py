@@ -7,12 +7,26 @@ from typing import Any
 import pytest
 import torch
 
-from rtl import cli, features, inception, lease, prune, recipes, storage, trunk_pass
+from rtl import (
+    cli,
+    features,
+    inception,
+    judge,
+    lease,
+    predictions,
+    pretrained,
+    prune,
+    recipes,
+    storage,
+    trunk_pass,
+)
+from rtl.checkpoint import Checkpoints
 from rtl.config import Config
-from rtl.data import Plan
+from rtl.data import InMemory, Plan
 from rtl.errors import DataError, ResourceError
 from rtl.features import FeatureReader, Features, Repair
 from rtl.lease import Lease
+from rtl.loop import Hooks, Learner, fit
 from rtl.shards import Manifest
 from tests.conftest import make_dataset
 
@@ -41,7 +55,7 @@ def built(
 ) -> tuple[Config, Manifest, dict[int, Features]]:
     root = str(tmp_path_factory.mktemp("features"))
     manifest = make_dataset(f"{root}/data")
-    settings = make_config(root)
+    settings = make_config(root, model={"precision": "bf16"})
     return settings, manifest, trunk_pass.build(settings, manifest, [0, 1])
 
 
@@ -73,7 +87,6 @@ def test_one_pass_gives_every_cut_and_is_not_run_again(built: Built) -> None:
 )
 def test_what_decides_the_numbers_decides_the_place(built: Built, sections: dict[str, Any]) -> None:
     settings, manifest, _ = built
-    settings = settings.replace(model={"precision": "bf16"})
     here = features.locate(settings, manifest, "w", 1)
     assert features.locate(settings.replace(**sections), manifest, "w", 1) != here
     assert features.locate(settings, manifest, "other weights", 1) != here
@@ -123,6 +136,43 @@ def test_a_damaged_file_is_found_and_computed_anew(built: Built, damage: str) ->
     assert torch.equal(rows(found[1], manifest, counted), before)
     assert repairs == [1]
     assert torch.equal(rows(found[1], manifest, never), before)
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_a_fit_is_judged_by_its_features_as_by_the_images(
+    built: Built, k: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, manifest, found = built
+    settings = settings.replace(
+        name="judged", model={"unfrozen_layers": k}, train={"epochs": 1, "batch_size": 8},
+        optimizer={"lr": 1e-2},
+    )  # fmt: skip
+    learner = Learner(
+        settings, 3, pretrained.load("packaged", settings.storage), torch.device("cpu")
+    )
+    plan = Plan.of(settings, manifest)
+    checkpoints = Checkpoints(str(tmp_path / "checkpoints"))
+    hooks = Hooks()
+    monkeypatch.setattr(hooks, "save", lambda checkpoint, _: checkpoints.save(checkpoint))
+    source = InMemory(plan, FeatureReader(found[k], False, never))
+    state = fit(learner, source, plan, settings, hooks)
+
+    def answers(name: str, config: Config) -> dict[str, torch.Tensor]:
+        judge.judge(str(tmp_path / name), config, learner, plan, checkpoints, state, hooks)
+        kept = storage.read_bytes(str(tmp_path / name / "predictions" / "test.parquet"))
+        rows = predictions.decode(kept)
+        return dict(zip(rows.ids, torch.from_numpy(rows.probabilities), strict=True))
+
+    images = answers("images", settings.replace(features={"cache": "off"}))
+    with monkeypatch.context() as alone:
+        alone.setattr(judge, "ImageReader", never)
+        cached = answers("features", settings)
+        with pytest.raises(pytest.fail.Exception):  # features are of images that are not turned
+            answers("turned", settings.replace(model={"test_flips": "both"}))
+    assert list(cached) == list(images)
+    assert len({tuple(row.tolist()) for row in images.values()}) > 1
+    for name, row in images.items():
+        torch.testing.assert_close(cached[name], row, atol=2e-3, rtol=0)
 
 
 def test_two_builders_make_one_pass(
