@@ -18,14 +18,14 @@ from tests.conftest import Searched, make_dataset
 
 
 def test_a_search_over_s3_registers_its_winner(s3: str, ray_cluster: None) -> None:
-    make_dataset(f"{s3}/data", train=48)
+    make_dataset(f"{s3}/data")
     settings = recipes.load().replace(
         name="colours",
         storage=f"{s3}/root",
         data={"uri": f"{s3}/data", "image_size": 80},
         model={"test_flips": "both"},
         train={"epochs": 3, "batch_size": 8},
-        search={"unfrozen_layers": [0, 1], "trials": 3, "lr": {"min": 1e-3, "max": 1e-2},
+        search={"unfrozen_layers": [0, 1], "trials": 2, "lr": {"min": 1e-3, "max": 1e-2},
                 "grace_epochs": 1},
     )  # fmt: skip
     seen: list[list[Trial]] = []
@@ -33,9 +33,9 @@ def test_a_search_over_s3_registers_its_winner(s3: str, ray_cluster: None) -> No
     result = search.search(
         settings, lambda *done: images.append(done), lambda t: seen.append(list(t))
     )
-    assert images[-1] == (2 * 48 + 12 + 12,) * 2
+    assert images[-1] == (2 * 24 + 12 + 12,) * 2
     final = seen[-1]
-    assert len(final) == 3
+    assert len(final) == 2
     assert {t.state for t in final} <= {"finished", "stopped"}
     winner = choose(final).winner
     assert (result.unfrozen_layers, result.lr) == (winner.unfrozen_layers, winner.lr)

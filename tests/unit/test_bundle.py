@@ -158,12 +158,13 @@ def test_a_save_that_dies_leaves_no_bundle(
     assert bundle.verify(uri).name == "next"
 
 
-def test_test_flips_are_averaged(place: str, network: torch.nn.Sequential) -> None:
+def test_test_flips_are_averaged(tmp_path: Path, network: torch.nn.Sequential) -> None:
     answers = {}
     for flips in ("none", "horizontal", "both"):
-        bundle.save(place, dataclasses.replace(INFO, test_flips=flips), network)  # type: ignore[arg-type]
-        answers[flips] = Classifier.load(place, precision="fp32").predict
-    pixels = Classifier.load(place).preprocess(make_image("red", 0))[None]
+        bundle.save(str(tmp_path), dataclasses.replace(INFO, test_flips=flips), network)  # type: ignore[arg-type]
+        classifier = Classifier.load(str(tmp_path), precision="fp32")
+        answers[flips] = classifier.predict
+    pixels = classifier.preprocess(make_image("red", 0))[None]
     plain = [answers["none"](pixels.flip(dims)) for dims in ((), (3,), (2,), (2, 3))]
     torch.testing.assert_close(
         answers["horizontal"](pixels), (plain[0] + plain[1]) / 2, atol=1e-5, rtol=0
