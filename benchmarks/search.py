@@ -6,17 +6,20 @@ One run on one machine over ELPV. The plain script is what a good practitioner w
 over the files, torchvision's Inception V3 with its first blocks frozen, AdamW, all cores, fp32; its
 tuned line has bf16 autocast and channels_last. Their steps are timed at each depth and the totals
 of their searches COMPUTED from these rates: the plain grid takes most of a day. rtl's are timed
-from the start of the search to its committed bundle, the trunk's pass included. What a k = 0 fit of
-20,000 photos would take is computed too, on the line through the times of all photos and of half of
-them. The last line is one JSON object.
+from the start of the search to its committed bundle, the pass of the trunk included. Tail steps are
+timed bare and in rtl's fit by turns, in the same processes. What a k = 0 fit of 20,000 photos would
+take is computed too, on the line through the times of all photos and of half of them. The last line
+is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 from measuring.elpv import packed
@@ -25,6 +28,8 @@ from measuring.record import write
 DEPTHS = (0, 1, 2, 3)
 RATES = (5e-4, 1e-3, 2e-3)
 BATCH = 32
+
+Tails = dict[str, list[float]]
 
 
 def plain(unfrozen_layers: int, tuned: bool, steps: int) -> dict[str, float]:
@@ -91,6 +96,31 @@ def plain(unfrozen_layers: int, tuned: bool, steps: int) -> dict[str, float]:
     return rates
 
 
+def tails_in_turns(tree: dict[str, Any], rows: int, val_rows: int, barrier: Any) -> Tails:
+    """Seconds of epochs of the k = 3 tail: bare, bare in rtl's arrangement, and rtl's own fit.
+
+    One after the other, twice, in one process of one thread; `barrier` keeps it in step with
+    another one, so that all three are measured on the same, equally busy machine.
+    """
+    import torch
+
+    from rtl import loop, trial_process
+    from rtl.config import from_dict
+
+    torch.set_num_threads(1)
+    config = from_dict(tree)
+    learner, source, plan = trial_process.parts(config)
+    found: Tails = {"bare": [], "own_bare": [], "rtl": []}
+    for _ in range(2):
+        for own in (False, True):
+            barrier.wait()
+            found["own_bare" if own else "bare"].append(bare_tail(rows, val_rows, own))
+        barrier.wait()
+        state = loop.fit(learner, source, plan, config, loop.Hooks())
+        found["rtl"] += [epoch.seconds for epoch in state.history]
+    return found
+
+
 def bare_tail(rows: int, val_rows: int, own: bool) -> float:
     """Seconds of an epoch of the k = 3 tail on tensors in memory, one thread: steps, then val.
 
@@ -102,7 +132,6 @@ def bare_tail(rows: int, val_rows: int, own: bool) -> float:
 
     from rtl import device, inception, pretrained
 
-    torch.set_num_threads(1)
     network = inception.build(2, 0.2) if own else reference.network(2, 0.2)
     if own:
         inception.load_part(network, pretrained.load("packaged", ".").state)
@@ -144,13 +173,12 @@ def in_own_process(action: Any, *argument_lists: Any) -> list[Any]:
         return list(pool.map(action, *argument_lists))
 
 
-def tail_env() -> None:
-    """The environment that rtl gives its processes."""
-    import os
-
+def spawned(processes: int) -> ProcessPoolExecutor:
+    """A pool of fresh processes in the environment that rtl gives its own."""
     from rtl import runtime
 
     os.environ.update(runtime.env_vars(1))
+    return ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
 
 
 def main() -> None:
@@ -182,17 +210,20 @@ def main() -> None:
         computed: list[int] = []
         halved = many.replace(name="asha", search={"scheduler": "asha"})
         asha = search.search(halved, lambda done, _: computed.append(done))
+        deepest = many.replace(model={"unfrozen_layers": max(DEPTHS)}, train={"epochs": 2})
+        with get_context("spawn").Manager() as manager, spawned(2) as pool:
+            barrier = manager.Barrier(2)
+            parts = [
+                pool.submit(tails_in_turns, deepest.to_dict(), rows, val, barrier) for _ in range(2)
+            ]
+            tails = [part.result() for part in parts]
+        bare, bare_own, own = (
+            statistics.fmean(second for part in tails for second in part[name])
+            for name in ("bare", "own_bare", "rtl")
+        )
     with packed((rows + val + test) // 2) as (root, settings, manifest):
         half_rows = sum(manifest.rows(split) for split in ("train", "val", "test"))
         half_seconds = k0_fit(settings, root)
-    with ProcessPoolExecutor(2, initializer=tail_env) as pool:
-        bare, bare_own = (
-            statistics.fmean(pool.map(bare_tail, [rows] * 2, [val] * 2, [own] * 2))
-            for own in (False, True)
-        )
-    own = statistics.fmean(
-        epoch.seconds for t in found if t.unfrozen_layers == 3 for epoch in t.history
-    )
 
     def total(line: str, depths: Any, count: int) -> float:
         """Seconds that the plain script needs, computed from its rates."""
@@ -227,7 +258,8 @@ def main() -> None:
         },
         "images_computed_by_second_search": max(computed, default=0),
         "epoch_seconds": {
-            "bare": round(bare, 2), "own_bare": round(bare_own, 2), "rtl": round(own, 2),
+            name: [round(second, 2) for part in tails for second in part[name]]
+            for name in ("bare", "own_bare", "rtl")
         },
         "winner": {"k": grid.unfrozen_layers, "lr": grid.lr,
                    "test_accuracy": grid.test.accuracy.value if grid.test else None},
