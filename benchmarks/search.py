@@ -183,7 +183,7 @@ def spawned(processes: int) -> ProcessPoolExecutor:
 
 def main() -> None:
     """Measures all and prints the ratios."""
-    from rtl import run, search, trials
+    from rtl import demo, run, search, trials
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=int, help="how many; all without it")
@@ -195,6 +195,10 @@ def main() -> None:
         for line in ("plain", "tuned")
     }
     print("images a second of the plain scripts:", rates)
+    half = (options.photos or len(demo.load_photos())) // 2
+    with packed(half) as (root, settings, manifest):
+        half_rows = sum(manifest.rows(split) for split in ("train", "val", "test"))
+        half_seconds = k0_fit(settings, root)
     with packed(options.photos) as (root, settings, manifest):
         rows, val, test = (manifest.rows(split) for split in ("train", "val", "test"))
         settings = settings.replace(features={"views": 2}, train={"epochs": epochs})
@@ -221,9 +225,6 @@ def main() -> None:
             statistics.fmean(second for part in tails for second in part[name])
             for name in ("bare", "own_bare", "rtl")
         )
-    with packed((rows + val + test) // 2) as (root, settings, manifest):
-        half_rows = sum(manifest.rows(split) for split in ("train", "val", "test"))
-        half_seconds = k0_fit(settings, root)
 
     def total(line: str, depths: Any, count: int) -> float:
         """Seconds that the plain script needs, computed from its rates."""

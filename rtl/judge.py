@@ -31,7 +31,7 @@ from rtl import (
 )
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config
-from rtl.data import ImageReader, InMemory, Plan, Reader
+from rtl.data import ImageReader, InMemory, Plan, Reader, Source
 from rtl.features import FeatureReader
 from rtl.inference import Predictor, calibrate
 from rtl.loop import Hooks, Learner
@@ -68,8 +68,10 @@ def judge(
     """
     learner.tail.load_state_dict(checkpoints.read(state.best).judged)
     manifest = plan.manifest
+    predictor, reader = _asked(config, learner, plan)
+    source = InMemory(plan, reader)
     answers = {
-        split: hooks.gather(_answer(config, learner, plan, split))
+        split: hooks.gather(_answer(learner, predictor, source, split))
         for split in ("val", "test")
         if manifest.rows(split)
     }
@@ -77,9 +79,7 @@ def judge(
         _write_outcome(uri, config, plan, learner, state, answers)
 
 
-def _answer(config: Config, learner: Learner, plan: Plan, split: str) -> _Answers:
-    predictor, reader = _asked(config, learner, plan)
-    source = InMemory(plan, reader)
+def _answer(learner: Learner, predictor: Predictor, source: Source, split: str) -> _Answers:
     parts: list[Predictions] = []
     pooled: list[torch.Tensor] = []
     kept = 0

@@ -156,8 +156,9 @@ def test_nodes_of_one_machine_need_no_network_of_their_own(
     assert sorted(status) == ["127.0.0.10 ALIVE 0 CPUs", "127.0.0.11 ALIVE 1.0 CPUs"]
 
 
-@pytest.mark.timeout(900)  # 30 processes that load PyTorch, one after the other
-@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "full", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
 def test_from_photos_to_predictions_with_nothing_shared_but_s3(
     s3_and_nodes: tuple[str, Nodes], tmp_path: Path, full: bool
 ) -> None:

@@ -169,6 +169,9 @@ def test_a_fit_is_judged_by_its_features_as_by_the_images(
         cached = answers("features", settings)
         with pytest.raises(pytest.fail.Exception):  # features are of images that are not turned
             answers("turned", settings.replace(model={"test_flips": "both"}))
+        alone.setattr(learner, "dtype", torch.float32)
+        with pytest.raises(pytest.fail.Exception):  # and of another arithmetic roundings
+            answers("rounded", settings)
     assert list(cached) == list(images)
     assert len({tuple(row.tolist()) for row in images.values()}) > 1
     for name, row in images.items():
