@@ -26,6 +26,7 @@ from torchvision.models.inception import (
     InceptionE,
 )
 
+from rtl import gradient
 from rtl.convolution import Convolution
 
 
@@ -107,7 +108,7 @@ class Branched:
             *direct, last = units
             return [*(unit(x) for unit in direct), last(pool(x))]
         weight = torch.cat([unit.conv.weight for unit in units])
-        parts = split(functional.conv2d(x, weight), [unit.conv.out_channels for unit in units])
+        parts = split(gradient.convolve(x, weight), [unit.conv.out_channels for unit in units])
         parts[-1] = pool(parts[-1])
         return [
             functional.relu(unit.bn(part), inplace=True)

@@ -16,11 +16,12 @@ from typing import Literal
 import torch
 from torch import nn
 from torchvision.models import Inception3
-from torchvision.models.inception import BasicConv2d, InceptionAux
+from torchvision.models.inception import InceptionAux
 
 from rtl import blocks, graph, int8
 from rtl.blocks import BlockA, BlockB, BlockC, BlockD, BlockE
 from rtl.errors import WeightsError
+from rtl.gradient import Unit
 
 BLOCKS = (
     "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3",
@@ -30,6 +31,7 @@ BLOCKS = (
 )  # fmt: skip
 """The parametrised blocks in forward order."""
 
+_BLOCKS = (BlockA, BlockB, BlockC, BlockD, BlockE)
 _POOL_AFTER = {"Conv2d_2b_3x3": "maxpool1", "Conv2d_4a_3x3": "maxpool2"}
 
 
@@ -82,9 +84,11 @@ def build(num_classes: int, dropout: float = 0.0) -> nn.Sequential:
         transform_input=False,
         init_weights=False,
         inception_blocks=[
-            BasicConv2d, BlockA, BlockB, BlockC, BlockD, BlockE, InceptionAux,
+            Unit,
+            *(functools.partial(block, conv_block=Unit) for block in _BLOCKS),
+            InceptionAux,
         ],
-    )  # fmt: skip
+    )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for name in BLOCKS:
         layers[name] = getattr(source, name)

@@ -11,6 +11,8 @@ from torch.optim.swa_utils import AveragedModel
 from rtl import inception
 from rtl.sections import OptimizerConfig
 
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
+
 
 def make_optimizer(tail: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW in groups: a block or the head each, BatchNorm and biases without weight decay."""
@@ -26,7 +28,8 @@ def make_optimizer(tail: nn.Module, config: OptimizerConfig) -> torch.optim.Adam
                 "weight_decay": config.weight_decay if decay else 0.0,
             }
             for (part, decay), parameters in groups.items()
-        ]
+        ],
+        fused=True,  # one pass over the weights: 35 ms a step in place of 65, for k = 5 on a core
     )
 
 
@@ -53,11 +56,13 @@ def make_average(tail: nn.Module, decay: float) -> AveragedModel:
     smaller of `decay` and (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
     """
 
-    def mean(
-        averaged: torch.Tensor, current: torch.Tensor, updates: torch.Tensor | int
-    ) -> torch.Tensor:
+    def mean(averaged: Tensors, current: Tensors, updates: torch.Tensor | int) -> None:
+        """Of tensors of one dtype, in place."""
         steps = int(updates)
         share = 1 - min(decay, (1 + steps) / (10 + steps))
-        return averaged.lerp(current, share) if averaged.is_floating_point() else current
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, share)
+        else:
+            torch._foreach_copy_(averaged, current)
 
-    return AveragedModel(tail, avg_fn=mean, use_buffers=True)
+    return AveragedModel(tail, multi_avg_fn=mean, use_buffers=True)
