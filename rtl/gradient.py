@@ -39,7 +39,7 @@ def convolve(
     `x` is (N, C_in, H, W), `weight` (C_out, C_in, h, w) in fp32 or in the dtype of `x`.
     """
     if x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.is_grad_enabled():
-        y: torch.Tensor = _Convolve.apply(x, weight.to(x.dtype), stride, padding)  # type: ignore
+        y: torch.Tensor = _Convolve.apply(x, weight.to(x.dtype), stride, padding)
         return y
     return functional.conv2d(x, weight, None, stride, padding)
 
