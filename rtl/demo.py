@@ -27,8 +27,8 @@ import numpy as np
 import ray
 from rich.table import Table
 
+from rtl import capacity, console, local_s3, pack, registry, report, runtime, search, serve, storage
 from rtl import config as configs
-from rtl import console, local_s3, pack, registry, report, runtime, search, serve, storage
 from rtl import run as runs
 from rtl.config import Config
 from rtl.errors import DataError, RtlError
@@ -42,9 +42,12 @@ RECIPE: dict[str, Any] = {
     "data": {"augment": {"min_scale": 1.0, "vertical_flip": True, "jitter": 0.0}},
     "features": {"views": 3},
     "model": {"weights": "packaged", "batch_norm": "train", "test_flips": "both"},
-    "train": {"epochs": 6, "batch_size": 32, "label_smoothing": 0.05, "ema": 0.98, "metric": "auc"},
+    "train": {
+        "epochs": 6, "batch_size": 32, "label_smoothing": 0.05, "ema": 0.98, "metric": "auc",
+        "cpus_per_worker": 2,
+    },
     "search": {
-        "unfrozen_layers": [5, 3], "lr": [2e-3, 1e-3], "sampler": "grid", "grace_epochs": 1,
+        "unfrozen_layers": [5, 3], "lr": [1e-3, 2e-3], "sampler": "grid", "grace_epochs": 1,
         "reduction_factor": 3,
     },
 }  # fmt: skip
@@ -115,6 +118,8 @@ def _run(
     with _timed(stages, "upload"), console.Bars() as bars:
         upload(photos, splits, f"{root}/photos", lambda n, of: bars(n, of, "upload"))
     settings = make_config(root, quick)
+    if capacity.largest("CPU") < (settings.train.cpus_per_worker or 1):
+        settings = settings.replace(train={"cpus_per_worker": 1})
     with _timed(stages, "pack"), console.Bars() as bars:
         manifest = pack.pack(f"{root}/photos/labels.csv", f"{root}/data", settings.pack, bars)
     rows = ", ".join(f"{manifest.rows(name)} {name}" for name in ("train", "val", "test"))

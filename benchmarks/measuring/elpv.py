@@ -21,7 +21,8 @@ def packed(
 ) -> Iterator[tuple[str, Config, Manifest]]:
     """The storage's URI, the config and the data set, in a real S3 server on loopback.
 
-    `seed` decides which photos are held out; the config is the demo's with `recipe`'s changes.
+    `seed` decides which photos are held out; the config is the demo's with `recipe`'s changes, but
+    how many CPUs a fit has is left open.
     """
     photos = demo.load_photos()
     photos = demo.sample(photos, count) if count else photos
@@ -32,6 +33,7 @@ def packed(
         stack.callback(ray.shutdown)  # its workers know this server's keys
         demo.upload(photos, demo.split(photos, 0.25, seed), f"{root}/photos", lambda *_: None)
         settings = demo.make_config(f"{root}/rtl", quick=False)
-        settings = settings.replace(**(recipe or {})).replace(data={"uri": f"{root}/data"})
+        settings = settings.replace(train={"cpus_per_worker": None}, data={"uri": f"{root}/data"})
+        settings = settings.replace(**(recipe or {}))
         source = f"{root}/photos/labels.csv"
         yield root, settings, pack.pack(source, f"{root}/data", settings.pack, lambda *_: None)
