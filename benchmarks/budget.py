@@ -31,7 +31,9 @@ def main() -> None:
     recipe: dict[str, Any] = {
         **RECIPE,
         "train": {"epochs": 8, "metric": "auc"},
-        "search": {"unfrozen_layers": [9, 5], "lr": [1.2e-3], "budget_minutes": options.minutes},
+        "search": {
+            **RECIPE["search"], "unfrozen_layers": [9, 5], "budget_minutes": options.minutes,
+        },
     }
     splits: dict[str, Any] = {}
     for split in map(str, options.splits):
