@@ -225,10 +225,11 @@ def growth(url: str, photos: Sequence[str], minutes: float, rate: float) -> dict
 
 def promotion(root: str, photos: Sequence[str], seconds: float, rate: float) -> dict[str, Any]:
     """Promotes version 2 and goes back to version 1, under load; every request counts."""
-    from rtl import registry, serve
+    from rtl import registry
     from rtl.sections import ServeConfig
+    from rtl.serve import deployment
 
-    url = serve.deploy_name(root, NAME, ServeConfig(port=0, cpus_per_replica=CORES))
+    url = deployment.deploy_name(root, NAME, ServeConfig(port=0, cpus_per_replica=CORES))
     steps = (("promote", lambda: registry.promote(root, NAME, SECOND), SECOND),
              ("rollback", lambda: registry.rollback(root, NAME), FIRST))  # fmt: skip
     changes = {}
@@ -255,13 +256,14 @@ def endpoint(
     """All of rtl's figures."""
     import ray
 
-    from rtl import registry, runtime, serve
+    from rtl import registry, runtime
     from rtl.sections import ServeConfig
+    from rtl.serve import deployment
 
     runtime.connect(CORES)
     try:
         uri = registry.resolve(root, f"{NAME}@{FIRST}")
-        url = serve.deploy(uri, ServeConfig(port=0, cpus_per_replica=CORES)) + PREDICT
+        url = deployment.deploy(uri, ServeConfig(port=0, cpus_per_replica=CORES)) + PREDICT
         said = httpx.post(url, content=Path(photos[0]).read_bytes(), timeout=60).json()
         ordered = sorted(said["results"][0]["predictions"], key=lambda p: str(p["label"]))
         same([p["probability"] for p in ordered], expected)
@@ -269,14 +271,14 @@ def endpoint(
         rate = found["images_per_s"]
         found["overload"] = overload(url, photos, seconds, 4 * rate)
         found["memory"] = growth(url, photos, minutes, rate / 2)
-        serve.shutdown()
+        deployment.shutdown()
         found["promotion"] = promotion(root, photos, seconds, rate / 2)
         print(found["overload"], found["memory"], found["promotion"], sep="\n", flush=True)
-        serve.shutdown()
+        deployment.shutdown()
         uri = registry.resolve(root, f"{NAME}@{IN_8_BITS}")
-        url = serve.deploy(uri, ServeConfig(port=0, cpus_per_replica=CORES)) + PREDICT
+        url = deployment.deploy(uri, ServeConfig(port=0, cpus_per_replica=CORES)) + PREDICT
         found["int8"] = figures(url, photos, seconds)
-        serve.shutdown()
+        deployment.shutdown()
     finally:
         ray.shutdown()
     return found

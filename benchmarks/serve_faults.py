@@ -174,8 +174,9 @@ def main() -> None:
     """Attacks one endpoint, then kills a replica of another."""
     import ray
 
-    from rtl import demo, registry, runtime, serve
+    from rtl import demo, registry, runtime
     from rtl.sections import ServeConfig
+    from rtl.serve import deployment
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=10_000)
@@ -187,12 +188,12 @@ def main() -> None:
         make_registry(folder, photos)
         uri = registry.resolve(folder, f"{NAME}@1")
         runtime.connect(CORES)
-        url = serve.deploy(uri, ServeConfig(port=0, cpus_per_replica=CORES)) + PREDICT
+        url = deployment.deploy(uri, ServeConfig(port=0, cpus_per_replica=CORES)) + PREDICT
         hostility = attack(url, photos, options.images, options.seconds)
-        serve.shutdown()
-        url = serve.deploy(uri, ServeConfig(port=0, replicas=2)) + PREDICT
+        deployment.shutdown()
+        url = deployment.deploy(uri, ServeConfig(port=0, replicas=2)) + PREDICT
         kill = killed(url, Path(photos[0]).read_bytes(), 2 * options.seconds)
-        serve.shutdown()
+        deployment.shutdown()
         ray.shutdown()
     result = {
         "images": options.images,

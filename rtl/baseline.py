@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
 from pydantic import Field
+
+if TYPE_CHECKING:  # at run time where it is used: who only adds counts up does without it
+    import torch
 
 BINS = 10
 """Between the deciles."""
@@ -40,6 +42,8 @@ class Baseline:
 
     def distances(self, pooled: torch.Tensor) -> torch.Tensor:
         """Root mean square of the standardised features: float32 (N, 2048) to (N,)."""
+        import torch
+
         mean, std = torch.tensor(self.feature_mean), torch.tensor(self.feature_std)
         return ((pooled.cpu() - mean) / std).square().mean(1).sqrt()
 

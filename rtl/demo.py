@@ -27,7 +27,7 @@ import numpy as np
 import ray
 from rich.table import Table
 
-from rtl import capacity, console, local_s3, pack, registry, report, runtime, search, serve, storage
+from rtl import capacity, console, local_s3, pack, registry, report, runtime, search, storage
 from rtl import config as configs
 from rtl import run as runs
 from rtl.config import Config
@@ -35,6 +35,7 @@ from rtl.errors import DataError, RtlError
 from rtl.metrics import Scores
 from rtl.run import Result
 from rtl.sections import ServeConfig
+from rtl.serve import deployment
 
 RECIPE: dict[str, Any] = {
     "name": "elpv",
@@ -132,7 +133,7 @@ def _run(
     with _timed(stages, "serve"):
         registry.promote(settings.storage, result.name, result.version)
         bundle_uri = registry.resolve(settings.storage, result.name)
-        url = serve.deploy(bundle_uri, serve_config.model_copy(update={"port": 0}))
+        url = deployment.deploy(bundle_uri, serve_config.model_copy(update={"port": 0}))
     try:
         held_out = [photo for photo, name in zip(photos, splits, strict=True) if name == "test"]
         with _timed(stages, "predict"):
@@ -147,7 +148,7 @@ def _run(
                 signal.pause()
     finally:
         if runtime.joined():
-            serve.shutdown()  # else the cluster ends with this process
+            deployment.shutdown()  # else the cluster ends with this process
     auc = result.test.auc
     console.say(
         json.dumps(

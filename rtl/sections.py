@@ -304,6 +304,8 @@ class ServeConfig(Section):
     """Size of a request's body above which it is refused with 413."""
     max_pixels: int = Field(default=50_000_000, ge=1)
     """Width times height above which an image is refused with 413, undecoded."""
+    refusals_per_s: float = Field(default=50.0, gt=0)
+    """Requests a second that a replica refuses as the client's error (4xx) at once; more wait."""
     top_k: int = Field(default=5, ge=1)
     """Classes in an answer that asks for no other number."""
     timeout_s: float = Field(default=30.0, gt=0)

@@ -266,28 +266,31 @@ def _followers(settings: Config) -> str:
 
 def serve(arguments: argparse.Namespace) -> None:
     """Serves until Ctrl-C."""
-    from rtl import runtime, serve
+    from rtl import runtime
+    from rtl.serve import deployment
 
     deploy(arguments)
     try:
         signal.pause()
     finally:
         if runtime.joined():
-            serve.shutdown()
+            deployment.shutdown()
 
 
 def deploy(arguments: argparse.Namespace) -> None:
     """Serves, and leaves it to the cluster."""
-    from rtl import console, registry, runtime, serve
+    from rtl import console, registry, runtime
+    from rtl.serve import deployment
 
     settings = _load(arguments)
     token = os.environ.get("RTL_TOKEN", "")
     uri = registry.resolve(settings.storage, arguments.bundle)
     runtime.connect()
     if registry.follows(arguments.bundle):
-        url = serve.deploy_name(settings.storage, arguments.bundle, settings.serve, token=token)
+        root, served = settings.storage, settings.serve
+        url = deployment.deploy_name(root, arguments.bundle, served, token=token)
     else:
-        url = serve.deploy(uri, settings.serve, token=token)
+        url = deployment.deploy(uri, settings.serve, token=token)
     console.say(f"Serving {uri} at {url} (a page for the browser)")
     asked = ' -H "Authorization: Bearer $RTL_TOKEN"' if token else ""
     console.say(f"Try: curl{asked} --data-binary @photo.jpg {url}/v1/predict")

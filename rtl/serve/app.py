@@ -36,6 +36,7 @@ from rtl.errors import (
 from rtl.serve import openapi, static
 from rtl.serve.body import RequestError, parse, read
 from rtl.serve.engine import Answer, Engine, OverloadedError, Served
+from rtl.serve.pace import Pace
 from rtl.serve.traffic import Ledger, observe_request, prometheus
 
 _RETRY_AFTER_S = "1"
@@ -84,6 +85,7 @@ def build(engine: Engine, books: Books, status: Status, token_sha256: str | None
     app.router.redirect_slashes = False
     app.state.engine, app.state.books, app.state.status = engine, books, status
     app.state.token_sha256 = token_sha256
+    app.state.pace = Pace(engine.config.refusals_per_s)
     return _Observed(app, engine)
 
 
@@ -256,8 +258,12 @@ def _error(status: int, type_: str, message: str, headers: Any = None) -> Respon
     return JSONResponse({"error": {"type": type_, "message": message}}, status, headers)
 
 
-async def _on_request_error(_: Request, error: Exception) -> Response:
+async def _on_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)  # noqa: S101 -- Starlette chose the handler by its type
+    if error.status < 500:
+        error.with_traceback(None)  # its frames hold the body
+        pace: Pace = request.app.state.pace
+        await pace.turn()
     return _error(error.status, error.type, str(error), error.headers)
 
 

@@ -22,7 +22,8 @@ from rtl import bundle, capacity, local_s3, registry, runtime, storage
 from rtl.capacity import Need
 from rtl.errors import BundleError, ConfigError
 from rtl.sections import ServeConfig
-from rtl.serve.replica import Clerk, Endpoint, Target
+from rtl.serve.clerk import Clerk
+from rtl.serve.replica import Endpoint, Target
 
 _LOGGING = {"log_level": "ERROR", "enable_access_log": False}
 _ONGOING = 1000  # requests in a replica, slow bodies included; the engine refuses far earlier

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,21 +20,6 @@ from rtl.serve.traffic import Ledger
 _HAND_ON_S = 1.0
 
 _log = logging.getLogger("ray.serve")
-
-
-class Clerk:
-    """The deployment that adds up what all replicas count."""
-
-    def __init__(self) -> None:
-        self._ledger = Ledger()
-
-    async def add(self, counts: Mapping[tuple[str, ...], float]) -> None:
-        """See `Ledger.add`."""
-        self._ledger.add(counts)
-
-    async def ledger(self) -> Ledger:
-        """A copy, since it travels."""
-        return self._ledger
 
 
 @dataclass(frozen=True)

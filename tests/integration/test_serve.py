@@ -50,6 +50,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field`")
     from rtl.serve import app, body, deployment, traffic
     from rtl.serve.engine import Engine
+    from rtl.serve.pace import Pace
 
 CONFIG = ServeConfig(
     port=0,
@@ -617,6 +618,42 @@ def test_too_many_at_once_are_told_to_come_again(local: str) -> None:
         assert (await http.post("/v1/predict", content=JPEG)).status_code == 200
 
     with_engine(local, CONFIG.model_copy(update={"timeout_s": 30.0}), test)
+
+
+def test_refusals_wait_and_nothing_else_does(local: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(engine: Engine, http: httpx.AsyncClient) -> None:
+        told = asyncio.Event()
+        waiting: list[Pace] = []
+
+        async def turn(pace: Pace) -> None:
+            waiting.append(pace)
+            await told.wait()
+
+        monkeypatch.setattr(Pace, "turn", turn)
+        bodies = [b"no image", JPEG[:200], b""]
+        bad = [asyncio.create_task(http.post("/v1/predict", content=body)) for body in bodies]
+        await until(lambda: len(waiting) == len(bodies))
+        files = [("f", ("bad.jpg", JPEG[:200])), ("f", ("good.jpg", JPEG))]
+        for good in ({"content": JPEG}, {"files": files}):
+            assert (await http.post("/v1/predict", **good)).status_code == 200
+        engine._served = None  # a server's own error
+        assert (await http.post("/v1/predict", content=JPEG)).status_code == 500
+        assert engine._inside == 0
+        assert not any(task.done() for task in bad)
+        told.set()
+        assert [(await task).status_code for task in bad] == [415, 400, 400]
+
+    with_engine(local, CONFIG, test)
+
+
+def test_refusals_come_at_a_pace() -> None:
+    pace = Pace(per_second=4)
+    # A second's worth at once, then one every quarter of a second, and none later than a second.
+    delays = [pace.delay(100.0) for _ in range(12)]
+    assert delays == pytest.approx([0] * 5 + [0.25, 0.5, 0.75, 1, 1, 1, 1])
+    assert pace.delay(100.5) == pytest.approx(0.75)
+    assert [pace.delay(102.0 + i / 4) for i in range(3)] == pytest.approx([0, 0, 0])
+    assert pace.delay(200.0) == 0
 
 
 def test_an_answer_that_takes_too_long_is_a_504(local: str) -> None:

@@ -194,6 +194,10 @@ def _fresh(code: str, folder: Path) -> str:
     ).stdout  # fmt: skip
 
 
+def test_adding_up_what_replicas_count_takes_no_torch(tmp_path: Path) -> None:
+    assert _fresh(f"import rtl.serve.clerk\n{HEAVY}", tmp_path).strip() == "[]"
+
+
 HEAVY = "print(sorted({name.split('.')[0] for name in sys.modules} & {'ray', 'torch'}))"
 
 
