@@ -32,7 +32,9 @@ def main() -> None:
         **RECIPE,
         "train": {"epochs": 8, "metric": "auc"},
         "search": {
-            **RECIPE["search"], "unfrozen_layers": [9, 5], "budget_minutes": options.minutes,
+            **RECIPE["search"],
+            "unfrozen_layers": [9, 5],
+            "budget_minutes": options.minutes,
         },
     }
     splits: dict[str, Any] = {}
