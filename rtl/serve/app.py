@@ -261,7 +261,7 @@ def _error(status: int, type_: str, message: str, headers: Any = None) -> Respon
 async def _on_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)  # noqa: S101 -- Starlette chose the handler by its type
     if error.status < 500:
-        error.with_traceback(None)  # its frames hold the body
+        error.__traceback__ = error.__context__ = None  # their frames hold the body
         pace: Pace = request.app.state.pace
         await pace.turn()
     return _error(error.status, error.type, str(error), error.headers)

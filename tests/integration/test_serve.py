@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 import warnings
+import weakref
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,6 +26,10 @@ import pytest
 import torch
 from PIL import Image
 from ray import serve
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from rtl import (
     bundle,
@@ -644,6 +649,38 @@ def test_refusals_wait_and_nothing_else_does(local: str, monkeypatch: pytest.Mon
         assert [(await task).status_code for task in bad] == [415, 400, 400]
 
     with_engine(local, CONFIG, test)
+
+
+def test_a_refusal_that_waits_keeps_no_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Body(bytearray):
+        pass
+
+    async def refuse(_: Request) -> Response:
+        large = Body(1000)
+        kept.append(weakref.ref(large))
+        try:
+            raise ValueError("not JSON")
+        except ValueError:
+            raise body.RequestError(400, "bad_request", "It is not JSON.") from None
+
+    async def turn(_: Pace) -> None:
+        alive.append(kept[0]() is not None)
+
+    async def main() -> httpx.Response:
+        application = Starlette(
+            routes=[Route("/", refuse)],
+            exception_handlers={body.RequestError: app._on_request_error},
+        )
+        application.state.pace = Pace(50)
+        transport = httpx.ASGITransport(application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://rtl") as http:
+            return await http.get("/")
+
+    kept: list[weakref.ref[Body]] = []
+    alive: list[bool] = []
+    monkeypatch.setattr(Pace, "turn", turn)
+    assert asyncio.run(main()).status_code == 400
+    assert alive == [False]
 
 
 def test_refusals_come_at_a_pace() -> None:
