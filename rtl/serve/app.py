@@ -40,6 +40,8 @@ from rtl.serve.pace import Pace
 from rtl.serve.traffic import Ledger, observe_request, prometheus
 
 _RETRY_AFTER_S = "1"
+_WAITED = "rtl.waited_s"
+"""Where a request's scope says how long its refusal waited: that is no time it took to answer."""
 _IMAGE_ERRORS: dict[type[ImageError], tuple[int, str]] = {
     CorruptImageError: (400, "corrupt_image"),
     UnsupportedImageError: (415, "unsupported_image"),
@@ -111,7 +113,8 @@ class _Observed:
         finally:
             if scope["type"] == "http":
                 route = scope["path"] if scope["path"] in self._routes else "other"
-                observe_request(self._engine.counts, route, status, time.monotonic() - started)
+                seconds = time.monotonic() - started - scope.get(_WAITED, 0.0)
+                observe_request(self._engine.counts, route, status, seconds)
 
 
 async def _predict(request: Request) -> Response:
@@ -263,7 +266,7 @@ async def _on_request_error(request: Request, error: Exception) -> Response:
     if error.status < 500:
         error.__traceback__ = error.__context__ = None  # their frames hold the body
         pace: Pace = request.app.state.pace
-        await pace.turn()
+        request.scope[_WAITED] = await pace.turn()
     return _error(error.status, error.type, str(error), error.headers)
 
 

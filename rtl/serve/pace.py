@@ -29,6 +29,8 @@ class Pace:
         self._paid_until = min(max(self._paid_until, now) + self._gap_s, latest)
         return max(0.0, self._paid_until - self._gap_s - now - 1)
 
-    async def turn(self) -> None:
-        """Waits for it."""
-        await asyncio.sleep(self.delay(asyncio.get_running_loop().time()))
+    async def turn(self) -> float:
+        """Waits for it; how many seconds."""
+        seconds = self.delay(asyncio.get_running_loop().time())
+        await asyncio.sleep(seconds)
+        return seconds

@@ -146,7 +146,9 @@ class _Collector(Collector):
         )
         batches = CounterMetricFamily("rtl_batches", "Forward passes")
         seconds = HistogramMetricFamily(
-            "rtl_request_seconds", "From a request's headers to its answer", labels=["route"]
+            "rtl_request_seconds",
+            "From a request's headers to its answer; a refusal's wait is left out",
+            labels=["route"],
         )
         routes: dict[str, dict[str, float]] = {}
         for (kind, *labels), value in sorted(self._ledger.totals.items()):

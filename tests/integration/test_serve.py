@@ -630,9 +630,10 @@ def test_refusals_wait_and_nothing_else_does(local: str, monkeypatch: pytest.Mon
         told = asyncio.Event()
         waiting: list[Pace] = []
 
-        async def turn(pace: Pace) -> None:
+        async def turn(pace: Pace) -> float:
             waiting.append(pace)
             await told.wait()
+            return 1000.0
 
         monkeypatch.setattr(Pace, "turn", turn)
         bodies = [b"no image", JPEG[:200], b""]
@@ -647,6 +648,9 @@ def test_refusals_wait_and_nothing_else_does(local: str, monkeypatch: pytest.Mon
         assert not any(task.done() for task in bad)
         told.set()
         assert [(await task).status_code for task in bad] == [415, 400, 400]
+        # What they waited is no time that it took to answer.
+        assert engine.counts["requests", "/v1/predict", "400"] == 2
+        assert engine.counts["seconds", "/v1/predict", "sum"] < -2000
 
     with_engine(local, CONFIG, test)
 
@@ -663,8 +667,9 @@ def test_a_refusal_that_waits_keeps_no_body(monkeypatch: pytest.MonkeyPatch) -> 
         except ValueError:
             raise body.RequestError(400, "bad_request", "It is not JSON.") from None
 
-    async def turn(_: Pace) -> None:
+    async def turn(_: Pace) -> float:
         alive.append(kept[0]() is not None)
+        return 0.0
 
     async def main() -> httpx.Response:
         application = Starlette(
