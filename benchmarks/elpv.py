@@ -55,6 +55,7 @@ def one(seed: int, recipe: dict[str, Any]) -> dict[str, Any]:
         "val_accuracy": result.val.accuracy.value,
         "unfrozen_layers": result.unfrozen_layers,
         "lr": result.lr,
+        "epochs": result.epochs,
         "commit": git("rev-parse", "HEAD"),
         "search_minutes": round(result.seconds / 60, 1),
     }

@@ -43,8 +43,8 @@ PASS_RATE = 0.65
 FORWARD_RATE = 10
 """Rows that pass the tail in the time in which one is trained on: the optimizer's step included."""
 
-VIEWS_SHARE = 0.2
-"""Of the time, that more than one view of an image may take: an epoch is worth more than a view."""
+VIEWS_SHARE = 0.25
+"""Of the time, that more than one view of an image may take."""
 
 SHARES = (1.0, 0.5, 0.25, 0.125)
 """Of the training rows, that the first round may take."""
