@@ -59,7 +59,7 @@ class _Convolve(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_input, of_weight = ctx.needs_input_grad[:2]
         pointwise = weight.shape[2:] == (1, 1) and ctx.stride == (1, 1) and ctx.padding == (0, 0)
-        by_product = of_weight and (pointwise or grad[0, 0].numel() <= FEW_PIXELS)
+        by_product = of_weight and (pointwise or grad.shape[2:].numel() <= FEW_PIXELS)
         asked = (of_input, of_weight and not by_product, False)
         grad_x = grad_weight = None
         if any(asked):

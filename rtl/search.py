@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 
@@ -129,9 +130,14 @@ def search(
 
 
 def grid(config: Config) -> list[dict[str, Any]]:
-    """Every combination of the searched keys' lists; the last key changes fastest."""
+    """Every combination of the searched keys' lists; the first key, the depth, changes fastest.
+
+    So all depths are seen at the first learning rate before one is tried at the next: what comes
+    first sets what ASHA compares the others with.
+    """
     lists = {k: v for k, v in config.search.points.items() if not isinstance(v, Range)}
-    return [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
+    slowest_first = itertools.product(*reversed(lists.values()))
+    return [dict(zip(lists, reversed(values), strict=True)) for values in slowest_first]
 
 
 def _room(config: Config, data_cpus: int) -> int:
@@ -193,7 +199,8 @@ def _rounds(
         settings = config.at(first.overrides).replace(search={"trials": first.points})
         if config.search.sampler == "grid":
             points = grid(settings)
-            chosen = points[:: max(1, len(points) // first.points)][: first.points]
+            spread = np.linspace(0, len(points) - 1, first.points)
+            chosen = [points[round(at)] for at in spread]  # of all depths, and of all of the rest
             jobs = [Job(i, {**p, **first.overrides}, seed) for i, p in enumerate(chosen)]
             sweep.run(settings, board, concurrent, jobs, 0, (), until)
         else:

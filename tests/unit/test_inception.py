@@ -220,6 +220,15 @@ def test_a_convolution_that_is_fused_is_the_one_that_is_not() -> None:
         torch.testing.assert_close(own(x[:rows]), expected[:rows])
 
 
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_a_worker_without_rows_has_a_gradient_of_zeros(kernel: tuple[int, int]) -> None:
+    x = torch.empty(0, 4, 8, 8, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    weight = torch.ones(6, 4, *kernel, requires_grad=True)
+    gradient.convolve(x.requires_grad_(), weight).sum().backward()
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, torch.zeros_like(weight))
+
+
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "side"),
     [

@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from rtl import search
+from rtl.config import Config
 from rtl.errors import TrainingError
 from rtl.sections import SearchConfig
 from rtl.trials import State, Trial, TrialEpoch, choose, finalists, share_after, spent
@@ -86,3 +88,10 @@ def test_what_the_last_half_per_cent_cost(scores: list[float], share: float) -> 
 def test_a_record_is_read_back() -> None:
     before = trial(4, 1, 0.5, of=2)
     assert Trial.from_dict(before.to_dict()) == before
+
+
+def test_a_grid_sees_every_depth_at_one_rate_before_the_next() -> None:
+    searched = {"unfrozen_layers": [5, 3], "lr": [1e-3, 2e-3], "space": {"train.ema": [0.9, 0.99]}}
+    points = [tuple(point.values()) for point in search.grid(Config().replace(search=searched))]
+    assert points[:4] == [(5, 1e-3, 0.9), (3, 1e-3, 0.9), (5, 2e-3, 0.9), (3, 2e-3, 0.9)]
+    assert points[4:] == [(k, lr, 0.99) for k, lr, _ in points[:4]]
