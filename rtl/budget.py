@@ -21,7 +21,7 @@ import ray
 import torch
 from torch.nn import functional
 
-from rtl import capacity, device, inception, pretrained, runtime
+from rtl import capacity, device, features, inception, pretrained, runtime
 from rtl.config import Config, from_dict
 from rtl.errors import ConfigError
 from rtl.loop import Learner
@@ -130,9 +130,7 @@ def make_plan(
             given_up.append(f"{views} instead of {config.features.views} views of an image")
         left -= (fixed + views * train) / rate
     costs = _Costs(config, train, manifest.rows("val"), rates)
-    flips = len(inception.FLIPS[config.model.test_flips])  # each by the whole network
-    tail = max(1 / (FORWARD_RATE * rate) for rate in rates.alone.values())
-    judging = START_SECONDS + flips * fixed * (1 / rates.trunk + tail)
+    judging = START_SECONDS + fixed * _judged(config, manifest, rates)
     rounds = left - judging - START_SECONDS
     if built:  # what was begun is ended: the fastest fit there is, were it too long
         rounds = max(rounds, 0.0)
@@ -158,6 +156,20 @@ def make_plan(
     return dataclasses.replace(
         plan, views=views, judging=judging, given_up=(*given_up, *plan.given_up)
     )
+
+
+def _judged(config: Config, manifest: Manifest, rates: Rates) -> float:
+    """Seconds for one row of `val` or `test`: each flip by the whole network, the first by the tail
+    alone where its features are kept as they were computed.
+    """
+    depths = config.search.unfrozen_layers
+    count = points(config, depths)
+    kept = features.dtype_of(config) is torch.bfloat16 and all(
+        features.pays(config, manifest, k, count) for k in depths
+    )
+    flips = len(inception.FLIPS[config.model.test_flips])
+    tail = max(1 / (FORWARD_RATE * rate) for rate in rates.alone.values())
+    return flips * tail + (flips - kept) / rates.trunk
 
 
 class _Costs:
@@ -298,11 +310,11 @@ def _measure(tree: dict[str, Any], threads: int) -> Rates:
         learner = Learner(config.replace(model={"unfrozen_layers": k}), 2, weights, where)
         learner.features(images)
         started = time.monotonic()
-        features = learner.features(images)
+        rows = learner.features(images)
         trunk = len(images) / (time.monotonic() - started)  # the last one is the longest trunk's
         # A whole batch: the optimizer's step costs the same for a smaller one.
-        times = -(-max(1, config.train.batch_size // config.train.workers) // len(features))
-        batch = features.repeat(times, *[1] * (features.ndim - 1))
+        times = -(-max(1, config.train.batch_size // config.train.workers) // len(rows))
+        batch = rows.repeat(times, *[1] * (rows.ndim - 1))
         tails[k] = _training_rate(learner, batch, config)
     return Rates(trunk, tails, tails, threads)
 

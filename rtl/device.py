@@ -30,6 +30,12 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
+def compute_with(threads: int) -> None:
+    """Lets the calling thread, and no other, compute with so many."""
+    torch.get_num_threads()  # a thread's first use of torch would take over the last one's number
+    torch.set_num_threads(threads)
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:
     """The context in which a trainable network with fp32 weights computes in `dtype`."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

@@ -27,8 +27,8 @@ class Output:
 class Predictor:
     """BatchNorm folded away; the convolutions compute in `dtype`, the rest in fp32.
 
-    (Probabilities rounded to bf16's 8 bits would tie.) With `unfrozen_layers` it is asked with
-    features of that cut in place of images, whose pixels no flip can turn any more.
+    (Probabilities rounded to bf16's 8 bits would tie.) With `unfrozen_layers` it takes features of
+    that cut as well: of images as they are, whose pixels no flip can turn any more.
     """
 
     def __init__(
@@ -44,25 +44,29 @@ class Predictor:
     ) -> None:
         children = dict(network.named_children())
         pool = list(children).index("avgpool")
-        self._blocks: Callable[[torch.Tensor], torch.Tensor]
-        if unfrozen_layers is None:
-            self._blocks = Frozen(network[:pool], mean, std, device, dtype)
-        elif unfrozen_layers == 0:
-            self._blocks = nn.Unflatten(1, (2048, 1, 1))  # pooled already
-        else:
+        self._blocks = Frozen(network[:pool], mean, std, device, dtype)
+        self._tail: Callable[[torch.Tensor], torch.Tensor]
+        if unfrozen_layers == 0:
+            self._tail = nn.Unflatten(1, (2048, 1, 1))  # pooled already
+        elif unfrozen_layers is not None:
             cut = len(split(network, unfrozen_layers)[0])
-            self._blocks = frozen_part(network[cut:pool], device, dtype)
+            self._tail = frozen_part(network[cut:pool], device, dtype)
         _, head = split(network, 0)
         self._head = fold(head).to(device, torch.float32)
         self._flips, self._temperature = FLIPS[flips], temperature
 
     @torch.inference_mode()
-    def __call__(self, images: torch.Tensor) -> Output:
-        """Of uint8 (N, 3, S, S) on the predictor's device, or of `Learner.features`."""
-        maps = self._blocks(images)
+    def __call__(self, images: torch.Tensor | None, features: torch.Tensor | None = None) -> Output:
+        """Of uint8 (N, 3, S, S) on the predictor's device.
+
+        `Learner.features` of the same, where they are given, stand for the images as they are;
+        without flips no others are needed then.
+        """
+        maps = self._blocks(images) if features is None else self._tail(features)
         pooled = maps.float().mean((2, 3))
         said = [torch.softmax(self._head(pooled), dim=1)]
         for dims in self._flips[1:]:
+            assert images is not None  # noqa: S101 -- only without flips can they lack
             turned = self._blocks(images.flip(dims)).float().mean((2, 3))
             said.append(torch.softmax(self._head(turned), dim=1))
         return Output(calibrate(torch.stack(said).mean(0), self._temperature), pooled, maps)

@@ -1,56 +1,28 @@
 """What is known of a fit's best epoch: its scores, how far to trust its probabilities, its bundle.
 
-The network answers as it will when it is served, with its test-time flips: from images, or from the
-trunk's features of them, where these are kept as they were computed. On `val` its temperature, the
-confidence below which it is uncertain and the baseline of its answers are found; `test` is opened
-once, here.
+The network answers as it will when it is served, with its test-time flips. On `val` its
+temperature, the confidence below which it is uncertain and the baseline of its answers are found;
+`test` is opened once, here.
 """
 
 from __future__ import annotations
 
 import datetime
 import platform
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 import torch
 
-from rtl import (
-    baseline,
-    bundle,
-    calibration,
-    device,
-    features,
-    metrics,
-    pretrained,
-    registry,
-    run,
-    storage,
-    trunk_pass,
-)
+from rtl import baseline, bundle, calibration, metrics, pretrained, registry, run, storage
+from rtl.answers import Answering, Answers
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config
-from rtl.data import ImageReader, InMemory, Plan, Reader, Source
-from rtl.features import FeatureReader
-from rtl.inference import Predictor, calibrate
+from rtl.data import Plan
+from rtl.inference import calibrate
 from rtl.loop import Hooks, Learner
 from rtl.metrics import Scores
 from rtl.predictions import Predictions, encode, gather
-
-_BASELINE_ROWS = 2000
-"""Of `val`, of one worker, whose features the baseline is of."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Answers:
-    """What one worker's network says of its rows of a split."""
-
-    predictions: Predictions
-    probabilities: torch.Tensor
-    """Of the rows that have `pooled`, float32 (N, C)."""
-    pooled: torch.Tensor
-    """float32 (N, 2048)"""
 
 
 def judge(
@@ -68,54 +40,12 @@ def judge(
     """
     learner.tail.load_state_dict(checkpoints.read(state.best).judged)
     manifest = plan.manifest
-    predictor, reader = _asked(config, learner, plan)
-    source = InMemory(plan, reader)
+    answering = Answering(config, learner, plan)
     answers = {
-        split: hooks.gather(_answer(learner, predictor, source, split))
-        for split in ("val", "test")
-        if manifest.rows(split)
+        split: hooks.gather(answering(split)) for split in ("val", "test") if manifest.rows(split)
     }
     if plan.rank == 0:
         _write_outcome(uri, config, plan, learner, state, answers)
-
-
-def _answer(learner: Learner, predictor: Predictor, source: Source, split: str) -> _Answers:
-    parts: list[Predictions] = []
-    pooled: list[torch.Tensor] = []
-    kept = 0
-    for batch in source.rows_of(split, None):
-        if batch.inputs.dtype == torch.uint8:
-            said = predictor(device.to_device(batch.inputs, learner.device))
-        else:
-            said = predictor(learner.features(batch.inputs))
-        probabilities = said.probabilities.cpu()
-        parts.append(Predictions(batch.ids, batch.labels.numpy(), probabilities.numpy()))
-        if split == "val" and kept < _BASELINE_ROWS:
-            pooled.append(said.pooled.cpu())
-            kept += len(batch)
-    none = Predictions([], torch.empty(0, dtype=torch.int64).numpy(),
-                       torch.empty(0, learner.num_classes).numpy())  # fmt: skip
-    whole = gather(parts) if parts else none
-    first = [torch.from_numpy(part.probabilities) for part in parts[: len(pooled)]]
-    return _Answers(
-        whole,
-        torch.cat([torch.empty(0, learner.num_classes), *first]),
-        torch.cat([torch.empty(0, 2048), *pooled]),
-    )
-
-
-def _asked(config: Config, learner: Learner, plan: Plan) -> tuple[Predictor, Reader]:
-    """What answers, and of what.
-
-    Features are of images as they are, not turned, and in bf16: of what was computed in another
-    arithmetic they are roundings.
-    """
-    flips, found = config.model.test_flips, features.find(config, plan.manifest)
-    if found is None or flips != "none" or learner.dtype is not torch.bfloat16:
-        return learner.predictor(flips), ImageReader(plan.manifest, config.data)
-    repair = trunk_pass.Repair(config, plan.manifest, found)
-    predictor = learner.predictor(flips, config.model.unfrozen_layers)
-    return predictor, FeatureReader(found, False, repair)
 
 
 def _write_outcome(
@@ -124,7 +54,7 @@ def _write_outcome(
     plan: Plan,
     learner: Learner,
     state: Checkpoint,
-    answers: dict[str, list[_Answers]],
+    answers: dict[str, list[Answers]],
 ) -> None:
     """The bundle of the weights that the learner holds, its predictions, the outcome."""
     manifest = plan.manifest

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from rtl.bundle import Classifier
+from rtl.device import compute_with
 
 _CALM = 8
 """Images that came alone, one after the other, before the next has all threads."""
@@ -115,12 +116,6 @@ class Batcher:
             else:
                 batch.append(self._queue.popleft())
         return batch
-
-
-def compute_with(threads: int) -> None:
-    """Lets the calling thread, and no other, compute with so many."""
-    torch.get_num_threads()  # a thread's first use of torch would take over the last one's number
-    torch.set_num_threads(threads)
 
 
 def _forward(batch: list[_Waiting], threads: int) -> list[Row]:

@@ -18,7 +18,7 @@ from rtl.bundle import BundleInfo, Classifier
 from rtl.errors import BundleError, ImageError
 from rtl.images import heatmap_png
 from rtl.sections import ServeConfig
-from rtl.serve.batching import Batcher, compute_with
+from rtl.serve.batching import Batcher
 from rtl.serve.traffic import Counts
 
 _CHECK_EVERY_S = 10.0
@@ -106,7 +106,7 @@ class Engine:
         self._trials: set[asyncio.Task[None]] = set()
         self._answered = time.monotonic()
         threads = config.cpus_per_replica
-        self._decoders = ThreadPoolExecutor(threads, "decode", compute_with, (1,))
+        self._decoders = ThreadPoolExecutor(threads, "decode", devices.compute_with, (1,))
         self._batcher = Batcher(
             threads, config.max_batch_size, not config.gpus_per_replica, self._note_batch
         )
@@ -176,7 +176,7 @@ class Engine:
         self.counts["batches",] += 1
 
     def _prepare(self, uri: str) -> Served:
-        compute_with(1)  # a team is the batcher's alone
+        devices.compute_with(1)  # a team is the batcher's alone
         device = devices.pick(self.config.gpus_per_replica > 0)
         classifier = Classifier.load(uri, device)
         for size in self._batcher.sizes:

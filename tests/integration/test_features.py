@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rtl import (
 )
 from rtl.checkpoint import Checkpoints
 from rtl.config import Config
-from rtl.data import InMemory, Plan
+from rtl.data import Batch, ImageReader, InMemory, Plan, Read
 from rtl.errors import DataError, ResourceError
 from rtl.features import FeatureReader, Features, Repair
 from rtl.lease import Lease
@@ -163,19 +164,35 @@ def test_a_fit_is_judged_by_its_features_as_by_the_images(
         rows = predictions.decode(kept)
         return dict(zip(rows.ids, torch.from_numpy(rows.probabilities), strict=True))
 
-    images = answers("images", settings.replace(features={"cache": "off"}))
-    with monkeypatch.context() as alone:
-        alone.setattr(judge, "ImageReader", never)
+    off, turned = {"cache": "off"}, settings.replace(model={"test_flips": "both"})
+    images = answers("images", settings.replace(features=off))
+    turned_images = answers("turned-images", turned.replace(features=off))
+    read: list[int] = []
+    real = FeatureReader.__call__
+
+    def counted(reader: FeatureReader, wanted: Read) -> Iterator[Batch]:
+        read.append(len(wanted.rows))
+        return real(reader, wanted)
+
+    with monkeypatch.context() as watched:
+        watched.setattr(FeatureReader, "__call__", counted)
+        turned_cached = answers("turned", turned)
+        assert sum(read) == manifest.rows("val") + manifest.rows("test")
+        read.clear()
+        watched.setattr(ImageReader, "__call__", never)
         cached = answers("features", settings)
+        assert sum(read) == manifest.rows("val") + manifest.rows("test")
         with pytest.raises(pytest.fail.Exception):  # features are of images that are not turned
-            answers("turned", settings.replace(model={"test_flips": "both"}))
-        alone.setattr(learner, "dtype", torch.float32)
+            answers("turned-without", turned)
+        watched.setattr(learner, "dtype", torch.float32)
         with pytest.raises(pytest.fail.Exception):  # and of another arithmetic roundings
             answers("rounded", settings)
-    assert list(cached) == list(images)
     assert len({tuple(row.tolist()) for row in images.values()}) > 1
-    for name, row in images.items():
-        torch.testing.assert_close(cached[name], row, atol=2e-3, rtol=0)
+    assert any(not torch.allclose(images[n], turned_images[n], atol=2e-3) for n in images)
+    for one, other in ((cached, images), (turned_cached, turned_images)):
+        assert list(one) == list(other)
+        for name, row in other.items():
+            torch.testing.assert_close(one[name], row, atol=2e-3, rtol=0)
 
 
 def test_two_builders_make_one_pass(

@@ -109,6 +109,18 @@ def test_flips_of_the_winner_are_planned_for() -> None:
     assert b.judging - a.judging >= 3 * (1700 // 6 + 1700 // 3) / RATES.trunk
 
 
+def test_what_features_answer_is_not_planned_for_the_trunk() -> None:
+    config = Config().replace(search={"unfrozen_layers": [3]}, model={"precision": "bf16"})
+    without = config.replace(features={"cache": "off"})
+    exact = config.replace(model={"precision": "fp32"})  # its features are roundings
+    a, b, c = (
+        make_plan(each, manifest(1700), RATES, 900, 2, built=True)
+        for each in (config, without, exact)
+    )
+    assert b.judging - a.judging == pytest.approx((1700 // 6 + 1700 // 3) / RATES.trunk)
+    assert c.judging == b.judging
+
+
 @pytest.mark.parametrize(
     ("text", "minutes"), [("30m", 30), ("90s", 1.5), ("2h", 120), ("1.5m", 1.5)]
 )

@@ -33,8 +33,8 @@ LAYERS = {
         "prune",
     },
     "fit": {
-        "checkpoint", "run", "optimizer", "loop", "progress", "trainer", "judge", "observe",
-        "tensorboard", "tracking", "train",
+        "checkpoint", "run", "optimizer", "loop", "progress", "trainer", "answers", "judge",
+        "observe", "tensorboard", "tracking", "train",
     },
     "judge": {
         "budget", "group_trial", "trial_process", "sweep", "search", "lr_find", "evaluate",
