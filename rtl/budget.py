@@ -3,8 +3,10 @@
 Where all points can be fitted in full, they are. Else all are tried on a share of the rows for few
 epochs and the best of them are fitted on all rows: successive halving over rows and epochs
 (Jamieson and Talwalkar 2016) with two rungs, since starting a rung again costs seconds. Where that
-leaves most depths too few epochs, no points are compared: one fit has all of a node's CPUs. What is
-given up for the time is said.
+leaves most depths too few epochs, no points are compared: one fit has all of a node's CPUs. The
+last round has as many epochs as its time allows at the pace that it turns out to have
+(`train.minutes`): rates measured for seconds may be a fifth off. What is given up for the time is
+said.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ SAFETY = 0.9
 
 SAFETY_BUILT = 0.95
 """The same once the features are there."""
+
+SAFETY_PACE = 0.95
+"""Of the time of the last round, that its epochs may take: the last one may be slower."""
 
 START_SECONDS = 5.0
 """To start a round of trials and to end it."""
@@ -77,17 +82,13 @@ class Round:
     rows: float
     """Share of the training rows."""
     epochs: int
+    """That the plan counts on; the last round has as many as its time allows."""
     points: int
     """How many are fitted; 0 leaves the round out."""
     seconds: float
     """Predicted."""
     cpus: int | None = None
     """Of each fit, where it is the only one; None leaves it at `train.cpus_per_worker`."""
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        """The keys of the config that make a fit one of this round."""
-        return {"train.rows": self.rows, "train.epochs": self.epochs}
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def _in_two_rounds(
     sweep = _comparison(config, costs, kept, left - final.seconds, concurrent)
     given_up = []
     if epochs < config.train.epochs:
-        given_up.append(f"{epochs} instead of {config.train.epochs} epochs of the finalists")
+        given_up.append(_fewer(epochs, config))
     wanted = points(config, kept)
     if sweep.points < wanted:
         given_up.append(f"{sweep.points} instead of {wanted} points")
@@ -258,9 +259,13 @@ def _one_fit(config: Config, costs: _Costs, k: int, rounds: float) -> BudgetPlan
     if compared > 1:
         given_up.append(f"the comparison of {compared} points: the first alone is fitted")
     if epochs < config.train.epochs:
-        given_up.append(f"{epochs} instead of {config.train.epochs} epochs")
+        given_up.append(_fewer(epochs, config))
     final = Round(1.0, epochs, 1, costs.alone(k, epochs), costs.rates.cpus)
     return BudgetPlan(0, (k,), _NO_ROUND, final, 0.0, tuple(given_up))
+
+
+def _fewer(epochs: int, config: Config) -> str:
+    return f"about {epochs} epochs in the end, {config.train.epochs} if the pace allows them"
 
 
 def points(config: Config, depths: Sequence[int]) -> int:

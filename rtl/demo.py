@@ -44,7 +44,7 @@ RECIPE: dict[str, Any] = {
     "features": {"views": 3},
     "model": {"weights": "packaged", "batch_norm": "train", "test_flips": "both"},
     "train": {
-        "epochs": 5, "batch_size": 32, "label_smoothing": 0.05, "ema": 0.98, "metric": "auc",
+        "epochs": 6, "batch_size": 32, "label_smoothing": 0.05, "ema": 0.98, "metric": "auc",
         "cpus_per_worker": 2,
     },
     "search": {

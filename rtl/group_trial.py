@@ -121,8 +121,7 @@ class _GroupTrialHooks(GroupHooks):
 
     def save(self, checkpoint: Checkpoint, val: Predictions) -> None:
         """See `Hooks`."""
-        settings = self._settings
-        self._last = finished(checkpoint, settings.epochs, settings.patience, settings.metric)
+        self._last = finished(checkpoint, self._settings)
         if self._own is not None:
             self._own.save(checkpoint, val)
 

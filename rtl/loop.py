@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -25,10 +25,10 @@ from rtl.data import Batch, Plan, Source
 from rtl.errors import DataError, TrainingError
 from rtl.inference import Predictor
 from rtl.metrics import Mean
-from rtl.optimizer import lr_factor, make_average, make_optimizer
+from rtl.optimizer import lr_factor, make_average, make_optimizer, planned_epochs
 from rtl.predictions import Predictions, gather
 from rtl.pretrained import Pretrained
-from rtl.sections import Flips
+from rtl.sections import Flips, TrainConfig
 
 T = TypeVar("T")
 
@@ -161,14 +161,14 @@ def fit(
     hooks: Hooks,
     start: Checkpoint | None = None,
 ) -> Checkpoint:
-    """Trains until the last epoch or until patience ends; `start` is where an earlier fit stopped.
+    """Trains until the last epoch, or until its minutes or its patience end.
 
-    Returns the last state. Raises TrainingError for a loss that is no number.
+    `start` is where an earlier fit stopped. Returns the last state. Raises TrainingError for a loss
+    that is no number.
     """
     manifest, settings = plan.manifest, config.train
     optimizer = make_optimizer(learner.tail, config.optimizer)
     weights = class_weights(manifest.counts["train"], settings.class_weights)
-    total_steps = settings.epochs * plan.steps
     if start is not None:
         learner.tail.load_state_dict(start.tail)
         optimizer.load_state_dict(start.optimizer)
@@ -179,9 +179,10 @@ def fit(
     judged = average.module if average else learner.tail
     tail = hooks.wrap(learner.tail)
     state = start
-    while not finished(state, settings.epochs, settings.patience, settings.metric):
+    while not finished(state, settings):
         history = state.history if state else ()
         epoch, started = len(history), time.monotonic()
+        total_steps = planned_epochs([e.seconds for e in history], settings) * plan.steps
         inception.set_train_mode(learner.tail, config.model.batch_norm)
         losses, rows = Mean(), 0
         batches = Waited(source.train_batches(epoch))
@@ -202,12 +203,13 @@ def fit(
             hooks.gather(learner.predict(source.rows_of("val", epoch), tail=judged)),
             manifest.rows("val"),
         )
+        parts, seconds = zip(*hooks.gather((losses, time.monotonic() - started)), strict=True)
         done = Epoch(
             epoch=epoch,
-            train_loss=_merge(hooks.gather(losses)).value,
+            train_loss=_merge(parts).value,
             lr=optimizer.param_groups[0]["lr"],
             val=metrics.evaluate(predictions.probabilities, predictions.labels, manifest.classes),
-            seconds=time.monotonic() - started,
+            seconds=max(seconds),  # the same in all processes: the number of epochs may follow it
             rows_per_s=rows / trained_s,
             stall_seconds=batches.seconds,
         )
@@ -319,13 +321,14 @@ def best_epoch(history: tuple[Epoch, ...], metric: str) -> int:
     return max(history, key=lambda e: (e.val.score(metric), -e.val.log_loss)).epoch
 
 
-def finished(state: Checkpoint | None, epochs: int, patience: int | None, metric: str) -> bool:
+def finished(state: Checkpoint | None, config: TrainConfig) -> bool:
     """Whether all epochs are done, or `patience` of them brought no better score."""
     if state is None:
         return False
     done = len(state.history)
-    stale = done - 1 - best_epoch(state.history, metric)
-    return done >= epochs or (patience is not None and stale >= patience)
+    stale = done - 1 - best_epoch(state.history, config.metric)
+    out_of_patience = config.patience is not None and stale >= config.patience
+    return out_of_patience or done >= planned_epochs([e.seconds for e in state.history], config)
 
 
 def class_weights(counts: tuple[int, ...], policy: str) -> torch.Tensor:
@@ -338,7 +341,7 @@ def class_weights(counts: tuple[int, ...], policy: str) -> torch.Tensor:
     return torch.from_numpy(weights * shares.sum() / (weights * shares).sum()).float()
 
 
-def _merge(parts: list[Mean]) -> Mean:
+def _merge(parts: Sequence[Mean]) -> Mean:
     whole = Mean()
     for part in parts:
         whole = whole.merge(part)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from rtl import inception
-from rtl.sections import OptimizerConfig
+from rtl.sections import OptimizerConfig, TrainConfig
 
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
@@ -39,6 +40,17 @@ def _lr_share(part: str, config: OptimizerConfig) -> float:
         return 1.0
     after = len(inception.BLOCKS) - 1 - inception.BLOCKS.index(part)
     return float(config.tail_lr_factor * config.layer_decay**after)
+
+
+def planned_epochs(seconds: Sequence[float], config: TrainConfig) -> int:
+    """How many epochs a fit has in all, as it stands after those that took so long.
+
+    `train.epochs`, or fewer, where `train.minutes` end before at the mean pace so far.
+    """
+    if config.minutes is None or not seconds:
+        return config.epochs
+    fitting = int(60 * config.minutes * len(seconds) / sum(seconds))
+    return min(config.epochs, max(fitting, len(seconds)))
 
 
 def lr_factor(step: int, total_steps: int, warmup_fraction: float) -> float:

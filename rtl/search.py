@@ -196,20 +196,26 @@ def _rounds(
     seed = config.train.seed
     if first.points:
         until = last - final.seconds
-        settings = config.at(first.overrides).replace(search={"trials": first.points})
+        overrides = {"train.rows": first.rows, "train.epochs": first.epochs}
+        settings = config.at(overrides).replace(search={"trials": first.points})
         if config.search.sampler == "grid":
             points = grid(settings)
             spread = np.linspace(0, len(points) - 1, first.points)
             chosen = [points[round(at)] for at in spread]  # of all depths, and of all of the rest
-            jobs = [Job(i, {**p, **first.overrides}, seed) for i, p in enumerate(chosen)]
+            jobs = [Job(i, {**p, **overrides}, seed) for i, p in enumerate(chosen)]
             sweep.run(settings, board, concurrent, jobs, 0, (), until)
         else:
-            sweep.run(settings, board, concurrent, [], first.points, (), until, first.overrides)
+            sweep.run(settings, board, concurrent, [], first.points, (), until, overrides)
     if final.points:
         best = [trial.point for trial in trials.finalists(board.trials, final.points)]
         number = board.next_number
+        left = budget.SAFETY_PACE * (last - time.monotonic() - budget.START_SECONDS)
+        overrides = {
+            "train.rows": final.rows, "train.epochs": config.train.epochs,
+            "train.minutes": max(left, 1.0) / 60,
+        }  # fmt: skip
         jobs = [
-            Job(number + i, {**point, **final.overrides}, seed)
+            Job(number + i, {**point, **overrides}, seed)
             for i, point in enumerate(best or [_first_point(config)])
         ]
         if final.cpus:

@@ -17,6 +17,7 @@ from typing import Any
 
 from rtl import runtime, storage, trials
 from rtl.config import Config
+from rtl.optimizer import planned_epochs
 from rtl.sections import Range
 from rtl.trial_process import Job, group_of_workers, number_of, one_process
 from rtl.trials import State, Trial, TrialEpoch
@@ -264,10 +265,11 @@ class Board:
                 self._end(trial, failed=False)
 
     def _end(self, trial: Trial, failed: bool) -> None:
-        whole = trial.epochs >= self._config.at(trial.point).train.epochs
-        state: State = "failed" if failed else "finished" if whole else "stopped"
+        seconds = [epoch.seconds for epoch in trial.history]
+        wanted = planned_epochs(seconds, self._config.at(trial.point).train)
+        state: State = "stopped" if trial.epochs < wanted else "finished"
         wall = time.monotonic() - self._starts[trial.number]
-        trial = replace(trial, state=state, wall_seconds=wall)
+        trial = replace(trial, state="failed" if failed else state, wall_seconds=wall)
         trials.record(self.uri, trial)
         self._put(trial)
 

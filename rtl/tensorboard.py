@@ -23,7 +23,7 @@ from rtl.config import Config
 from rtl.data import Plan
 from rtl.errors import RtlError
 from rtl.metrics import Scores
-from rtl.optimizer import lr_factor
+from rtl.optimizer import lr_factor, planned_epochs
 from rtl.shards import Manifest
 from rtl.trials import Trial
 
@@ -168,21 +168,27 @@ def trial_points(trial: Trial, config: Config, manifest: Manifest, started: floa
     """The epochs of a trial; its learning rate is that of each epoch's last step."""
     settings = config.at(trial.point)
     steps = Plan.of(settings, manifest).steps
-    whole, warmup = settings.train.epochs * steps, settings.optimizer.warmup_fraction
+    seconds = [epoch.seconds for epoch in trial.history]
+    warmup = settings.optimizer.warmup_fraction
     return [
         Point(
             epoch.epoch + 1,
             started + epoch.at,
             {
                 "train/loss": epoch.train_loss,
-                "train/lr": trial.lr * lr_factor((epoch.epoch + 1) * steps - 1, whole, warmup),
+                "train/lr": trial.lr
+                * lr_factor(
+                    (epoch.epoch + 1) * steps - 1,
+                    planned_epochs(seconds[:number], settings.train) * steps,
+                    warmup,
+                ),
                 "train/seconds": epoch.seconds,
                 "train/stall_seconds": epoch.stall_seconds,
                 f"val/{settings.train.metric}": epoch.score,
                 "val/log_loss": epoch.log_loss,
             },
         )
-        for epoch in trial.history
+        for number, epoch in enumerate(trial.history)
     ]
 
 

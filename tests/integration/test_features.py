@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from rtl import (
     inception,
     judge,
     lease,
+    loop,
     predictions,
     pretrained,
     prune,
@@ -193,6 +196,33 @@ def test_a_fit_is_judged_by_its_features_as_by_the_images(
         assert list(one) == list(other)
         for name, row in other.items():
             torch.testing.assert_close(one[name], row, atol=2e-3, rtol=0)
+
+
+def test_a_fit_ends_with_its_minutes_and_its_rate_at_zero(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, manifest, found = built
+    plan = Plan.of(settings, manifest)
+    settings = settings.replace(
+        model={"unfrozen_layers": 0}, train={"epochs": 8, "minutes": 3.5 * plan.steps / 60}
+    )
+    learner = Learner(
+        settings, 3, pretrained.load("packaged", settings.storage), torch.device("cpu")
+    )
+    clock = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def tick(*_: int) -> None:  # a second a step
+        clock[0] += 1.0
+
+    hooks = Hooks()
+    monkeypatch.setattr(hooks, "progress", tick)
+    source = InMemory(plan, FeatureReader(found[0], False, never))
+    state = fit(learner, source, plan, settings, hooks)
+    assert [epoch.seconds for epoch in state.history] == [plan.steps] * 3
+    falling = 0.9 * 3 * plan.steps
+    rate = settings.optimizer.lr * 0.5 * (1 - math.cos(math.pi / falling))
+    assert state.history[-1].lr == pytest.approx(rate)
 
 
 def test_two_builders_make_one_pass(

@@ -129,6 +129,8 @@ def test_a_search_with_a_budget_runs_what_its_plan_says(
     assert result.test.accuracy.value >= 0.75
     winner = choose(found).winner
     assert winner.rows == 1.0
+    assert (winner.state, winner.epochs) == ("finished", 8)  # the pace allowed more than planned
+    assert 0 < winner.point["train.minutes"] < 10
     assert (winner.unfrozen_layers, winner.lr) == (result.unfrozen_layers, result.lr)
     with pytest.raises(ConfigError, match="another --name"):
         search.search(settings.replace(name="other"), resume=True)

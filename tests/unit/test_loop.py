@@ -6,8 +6,8 @@ import torch
 
 from rtl import inception
 from rtl.loop import mixup_shares, soft_targets
-from rtl.optimizer import lr_factor, make_average, make_optimizer
-from rtl.sections import OptimizerConfig
+from rtl.optimizer import lr_factor, make_average, make_optimizer, planned_epochs
+from rtl.sections import OptimizerConfig, TrainConfig
 
 
 def test_each_block_learns_slower_than_the_one_after_it() -> None:
@@ -46,6 +46,24 @@ def test_the_rate_rises_then_falls_to_zero() -> None:
     assert factors[10] == 1.0
     assert factors[10:] == sorted(factors[10:], reverse=True)
     assert factors[100] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "seconds", "epochs"),
+    [
+        (None, [100.0], 8),
+        (2, [], 8),  # nothing is known yet
+        (2, [30.0], 4),
+        (2, [30.0, 50.0], 3),
+        (2, [30.0, 10.0, 14.0], 6),
+        (2, [30.0, 30.0, 70.0], 3),  # too late, and no further one
+        (2, [1.0], 8),  # not more than were asked for
+    ],
+)
+def test_epochs_are_planned_from_the_pace_so_far(
+    minutes: float | None, seconds: list[float], epochs: int
+) -> None:
+    assert planned_epochs(seconds, TrainConfig(epochs=8, minutes=minutes)) == epochs
 
 
 def test_neighbours_mix_by_the_same_share_and_steps_differ() -> None:
