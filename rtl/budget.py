@@ -12,9 +12,10 @@ said.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,9 @@ VIEWS_SHARE = 0.25
 
 SHARES = (1.0, 0.5, 0.25, 0.125)
 """Of the training rows, that the first round may take."""
+
+_MEASURED_SECONDS = 2.0
+"""That each rate is measured for."""
 
 MIN_EPOCHS = 5
 """Of a fit that may win: after fewer a deep fit is behind others."""
@@ -313,10 +317,9 @@ def _measure(tree: dict[str, Any], threads: int) -> Rates:
     trunk, tails = 0.0, {}
     for k in sorted(config.search.unfrozen_layers, reverse=True):
         learner = Learner(config.replace(model={"unfrozen_layers": k}), 2, weights, where)
-        learner.features(images)
-        started = time.monotonic()
         rows = learner.features(images)
-        trunk = len(images) / (time.monotonic() - started)  # the last one is the longest trunk's
+        seconds = _seconds(functools.partial(learner.features, images))
+        trunk = len(images) / seconds  # the last one is the longest trunk's
         # A whole batch: the optimizer's step costs the same for a smaller one.
         times = -(-max(1, config.train.batch_size // config.train.workers) // len(rows))
         batch = rows.repeat(times, *[1] * (rows.ndim - 1))
@@ -329,12 +332,26 @@ def _training_rate(learner: Learner, features: torch.Tensor, config: Config) -> 
     optimizer = make_optimizer(learner.tail, config.optimizer)
     labels = torch.zeros(len(features), dtype=torch.int64, device=learner.device)
     inception.set_train_mode(learner.tail, config.model.batch_norm)
-    started, steps = 0.0, 2
-    for step in range(-1, steps):
-        if step == 0:
-            started = time.monotonic()
+
+    def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         loss = functional.cross_entropy(learner.logits(features), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return steps * len(features) / (time.monotonic() - started)
+
+    step()
+    return len(features) / _seconds(step)
+
+
+def _seconds(act: Callable[[], Any]) -> float:
+    """Of the fastest of some repetitions.
+
+    What starts beside stalls others, and neighbours on the same processor may halve its speed for
+    a minute: too shallow a depth could not be mended later, too few epochs are.
+    """
+    times: list[float] = []
+    while sum(times) < _MEASURED_SECONDS:
+        started = time.monotonic()
+        act()
+        times.append(time.monotonic() - started)
+    return min(times)
