@@ -49,6 +49,9 @@ PASS_RATE = 0.65
 FORWARD_RATE = 10
 """Rows that pass the tail in the time in which one is trained on: the optimizer's step included."""
 
+FINAL_SHARE = 0.75
+"""Of two rounds' time, that the last one is planned to take: what it finds is what is kept."""
+
 VIEWS_SHARE = 0.25
 """Of the time, that more than one view of an image may take."""
 
@@ -77,6 +80,21 @@ class Rates:
     """Training rows of one trial that has `cpus` to itself, by k."""
     cpus: int
     """Of a trial that runs alone."""
+
+    def after(self, images: int, seconds: float) -> Rates:
+        """As they turn out once so many images have passed the trunk in so long.
+
+        All are slower by what the pass was slower than they promised: a minute shows a machine's
+        pace better than seconds do. Of a pass of a few seconds nothing is concluded.
+        """
+        promised = images / (PASS_RATE * self.trunk)
+        if promised < START_SECONDS:
+            return self
+        pace = min(1.0, promised / max(seconds - START_SECONDS, 1e-9))
+        tail, alone = (
+            {k: pace * rate for k, rate in rates.items()} for rates in (self.tail, self.alone)
+        )
+        return Rates(pace * self.trunk, tail, alone, self.cpus)
 
 
 @dataclass(frozen=True)
@@ -213,11 +231,11 @@ def _in_two_rounds(
 ) -> BudgetPlan | None:
     """Comparison on few rows, then the best of it on all; of depths that leave epochs enough."""
     left = rounds - START_SECONDS
-    kept = tuple(k for k in depths if costs.beside(k, 1.0, costs.least) <= 0.6 * left)
+    kept = tuple(k for k in depths if costs.beside(k, 1.0, costs.least) <= FINAL_SHARE * left)
     if 2 * len(kept) < len(depths):
         return None
     deepest = max(kept, key=lambda k: costs.beside(k, 1.0, 1))
-    epochs = min(config.train.epochs, int(0.6 * left // costs.beside(deepest, 1.0, 1)))
+    epochs = min(config.train.epochs, int(FINAL_SHARE * left // costs.beside(deepest, 1.0, 1)))
     finalists = min(config.search.finalists, concurrent)
     final = Round(1.0, epochs, finalists, costs.beside(deepest, 1.0, epochs))
     sweep = _comparison(config, costs, kept, left - final.seconds, concurrent)

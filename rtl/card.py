@@ -24,6 +24,7 @@ _CONFIG = {
     "optimizer.lr": "Peak learning rate of the head",
     "optimizer.tail_lr_factor": "... times this for the blocks",
     "train.epochs": "Epochs, at most",
+    "train.minutes": "Minutes for them",
     "train.metric": "Score on `val` that chose the epoch",
     "train.rows": "Share of the training rows used",
     "train.batch_size": "Batch size",
@@ -222,7 +223,7 @@ def _serving(info: BundleInfo) -> list[str]:
         "```\n"
         f"rtl promote {name} VERSION --storage ROOT    # a number from ROOT/registry/{name}/\n"
         f"rtl serve {name} --storage ROOT\n"
-        "curl --data-binary @photo.jpg http://127.0.0.1:8000/predict\n"
+        "curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/predict\n"
         f"rtl export {name} OUT --format onnx --storage ROOT    # for a runtime without rtl\n"
         "```",
     ]

@@ -97,8 +97,12 @@ def search(
             depths = plan.depths
             cached = [k for k in cached if k in depths]
         if cached:
-            trunk_pass.build(config, manifest, cached, observe.each(progress, meter.features))
+            began, seen = time.monotonic(), [0]
+            told = observe.each(progress, meter.features, lambda images, _: seen.append(images))
+            trunk_pass.build(config, manifest, cached, told)
             meter.built(config)
+            if plan is not None:  # the first that is told is what an earlier pass had done
+                rates = rates.after(seen[-1] - seen[:2][-1], time.monotonic() - began)
         features_seconds = time.monotonic() - started
         board = Board(config, uri, earlier, watch)
         given_up: list[str] = []

@@ -50,9 +50,20 @@ def test_a_plan_fits_its_time(seconds: float) -> None:
 def test_the_aim_twenty_thousand_photos_two_cores_thirty_minutes() -> None:
     found = plan(1800, train=14000, unfrozen_layers=[0, 1, 2, 3])
     assert predicted(found, 14000) <= 1800
-    assert found.depths == (0, 1)
+    assert found.depths == (0, 1, 2)
     assert found.final.points == 2
     assert found.final.rows == 1.0
+
+
+def test_a_slow_pass_slows_all_rates_down() -> None:
+    promised = 6000 / (PASS_RATE * RATES.trunk)
+    slow = RATES.after(6000, 2 * promised + START_SECONDS)
+    assert slow.trunk == pytest.approx(RATES.trunk / 2)
+    assert slow.tail == pytest.approx({k: rate / 2 for k, rate in BESIDE.items()})
+    assert slow.alone == pytest.approx({k: rate / 2 for k, rate in ALONE.items()})
+    assert RATES.after(6000, promised / 2) == RATES  # as fast as was promised, not faster
+    assert RATES.after(100, 60.0) == RATES  # most of it was its start
+    assert RATES.after(0, 60.0) == RATES  # another process's pass was waited for
 
 
 def test_more_time_gives_up_less() -> None:
@@ -65,7 +76,7 @@ def test_more_time_gives_up_less() -> None:
 
 
 def test_depths_whose_epoch_is_too_long_are_left_out() -> None:
-    found = plan(240, train=1000, built=True)
+    found = plan(200, train=1000, built=True)
     assert 5 not in found.depths
     assert any("[5]" in line for line in found.given_up)
 
@@ -73,7 +84,7 @@ def test_depths_whose_epoch_is_too_long_are_left_out() -> None:
 def test_features_that_are_there_leave_time_for_the_rounds() -> None:
     found, cold = plan(480, built=True), plan(480)
     assert found.views == cold.views == 4
-    assert (found.final.epochs, cold.final.epochs) == (7, 5)
+    assert (found.depths, cold.depths) == ((0, 3, 5), (0, 3))
 
 
 def test_a_budget_that_cannot_hold_is_refused_with_what_it_needs() -> None:
