@@ -52,7 +52,7 @@ RECIPE: dict[str, Any] = {
         "reduction_factor": 3,
     },
 }  # fmt: skip
-"""The same as `jobs/recipes/elpv.yaml`; the demo gives its search a time."""
+"""The same as `jobs/recipes/elpv.yaml`."""
 
 QUICK: dict[str, Any] = {
     "features": {"views": 1},
@@ -62,9 +62,6 @@ QUICK: dict[str, Any] = {
 
 PAPER = (("SVM (paper)", 0.8244, 0.885), ("CNN (paper)", 0.8842, 0.944))
 """Accuracy and ROC AUC on the paper's own 25 %."""
-
-_MINUTES = 6.5
-"""Of the search: as it is it takes 7 to 11 on two cores, more than one waits for."""
 
 _QUICK_PHOTOS = 300
 _ASKED = 5
@@ -122,8 +119,6 @@ def _run(
     with _timed(stages, "upload"), console.Bars() as bars:
         upload(photos, splits, f"{root}/photos", lambda n, of: bars(n, of, "upload"))
     settings = make_config(root, quick)
-    if not quick:
-        settings = settings.replace(search={"budget_minutes": _MINUTES})
     if capacity.largest("CPU") < (settings.train.cpus_per_worker or 1):
         settings = settings.replace(train={"cpus_per_worker": 1})
     with _timed(stages, "pack"), console.Bars() as bars:
@@ -131,7 +126,7 @@ def _run(
     rows = ", ".join(f"{manifest.rows(name)} {name}" for name in ("train", "val", "test"))
     console.say(f"Packed {rows} photos of {', '.join(manifest.classes)}")
     with _timed(stages, "search"), console.SearchView(settings.train.metric) as view:
-        result = search.search(settings, view.features, view.board, say=console.say)
+        result = search.search(settings, view.features, view.board)
     run_uri = runs.locate(settings)
     if result.test is None:
         raise DataError("The demo's data set has no test rows; this is a defect of the demo.")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from rtl.bundle import BundleInfo, Classifier
 from rtl.card import card
 from rtl.config import Config
 from rtl.errors import BundleError, ConfigError, DataError
+from rtl.serve import openapi
 from tests.conftest import COLOURS, make_folder, make_image
 
 SAMPLES = [make_image(label, seed) for seed, label in enumerate(COLOURS)]
@@ -205,6 +207,9 @@ def test_a_card_has_the_numbers() -> None:
         if line.recall is not None
     )
     assert "None" not in text
+    asked = re.search(r"curl .* http://127\.0\.0\.1:8000(/\S+)", text)
+    assert asked
+    assert asked[1] in openapi.document(secured=False)["paths"]
 
 
 def test_a_card_is_honest_about_what_was_not_measured() -> None:
