@@ -22,7 +22,7 @@ from rtl.features import FeatureReader
 from rtl.loop import Learner
 from rtl.predictions import Predictions, gather
 
-BASELINE_ROWS = 2000
+_BASELINE_ROWS = 2000
 """Of `val`, of one worker, whose features the baseline is of."""
 
 _ROWS_PER_CORE = 8
@@ -79,7 +79,7 @@ class Answering:
                 rows = cast(Batch, pixels or kept)
                 probabilities = torch.cat([output.probabilities for output in said]).cpu()
                 parts.append(Predictions(rows.ids, rows.labels.numpy(), probabilities.numpy()))
-                if sum(len(part) for part, _ in first) < BASELINE_ROWS:
+                if sum(len(part) for part, _ in first) < _BASELINE_ROWS:
                     pooled = torch.cat([output.pooled for output in said]).cpu()
                     first.append((probabilities, pooled))
         probabilities, pooled = (torch.cat(column) for column in zip(*first, strict=True))

@@ -5,7 +5,7 @@ epochs and the best of them are fitted on all rows: successive halving over rows
 (Jamieson and Talwalkar 2016) with two rungs, since starting a rung again costs seconds. Where that
 leaves most depths too few epochs, no points are compared: one fit has all of a node's CPUs. The
 last round has as many epochs as its time allows at the pace that it turns out to have
-(`train.minutes`): rates measured for seconds may be a fifth off. What is given up for the time is
+(`train.minutes`): rates measured for seconds may be half off. What is given up for the time is
 said.
 """
 
