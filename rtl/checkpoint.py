@@ -37,6 +37,9 @@ class Epoch:
     """Training rows a second, over all workers."""
     stall_seconds: float = 0.0
     """That the first worker waited for training rows."""
+    share: float = 1.0
+    """Of the epoch's steps, that were taken; below 1 only in the last one of a fit whose
+    `train.minutes` end there."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` is the inverse."""

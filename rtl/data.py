@@ -12,7 +12,7 @@ one costs seconds, and meanwhile the next epoch's first rows are decoded during 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -68,8 +68,11 @@ Reader = Callable[[Read], Iterator[Batch]]
 class Source(Protocol):
     """Where the training loop gets one worker's rows from; epochs are asked for in order."""
 
-    def train_batches(self, epoch: int) -> Iterator[Batch]:
-        """This worker's part of each batch of an epoch, in order; a part may be empty."""
+    def train_batches(self, epoch: int, steps: int | None = None) -> Iterator[Batch]:
+        """This worker's part of each batch of an epoch, in order; a part may be empty.
+
+        Of the first `steps` batches alone, where it is given: then no epoch follows.
+        """
 
     def rows_of(self, split: str, epoch: int | None) -> Iterator[Batch]:
         """This worker's rows of a split, each once over all workers, in view 0.
@@ -148,6 +151,10 @@ class Plan:
         """Rows of batch `step` that are this worker's."""
         local = self.batch_size // self.num_ranks
         return min(local, max(0, self.global_rows(step) - self.rank * local))
+
+    def batch_sizes(self, steps: int | None) -> list[int]:
+        """This worker's rows of each of the first `steps` batches of an epoch, or of all."""
+        return [self.local_rows(step) for step in range(self.steps if steps is None else steps)]
 
 
 def cut_batches(parts: Iterator[Batch], sizes: Sequence[int]) -> Iterator[Batch]:
@@ -228,17 +235,23 @@ class Stream:
             for epoch in range(first_epoch, epochs)
             for read in (*plan.train(epoch), *plan.evaluation("val", epoch))
         ]
-        self._blocks: Iterator[tuple[Read, Batch]] | None = None
+        self._blocks: Generator[tuple[Read, Batch]] | None = None
         self._ahead: tuple[Read, Batch] | None = None
+        self._cut_off = False
+        """Whether the last epoch was asked for in part."""
 
-    def train_batches(self, epoch: int) -> Iterator[Batch]:
+    def train_batches(self, epoch: int, steps: int | None = None) -> Iterator[Batch]:
         """See `Source`."""
-        sizes = [self._plan.local_rows(step) for step in range(self._plan.steps)]
+        sizes = self._plan.batch_sizes(steps)
+        self._cut_off = len(sizes) < self._plan.steps
         return cut_batches(self._take(epoch, "train"), sizes)
 
     def rows_of(self, split: str, epoch: int | None) -> Iterator[Batch]:
         """See `Source`."""
-        if epoch is not None:
+        if self._cut_off and self._blocks is not None:  # the rest is not wanted
+            self._blocks.close()
+            self._blocks = None
+        if epoch is not None and not self._cut_off:
             return self._take(epoch, split)
         reads = self._plan.evaluation(split, 0)
         return (batch for _, batch in stream(reads, self._reader))
@@ -265,10 +278,9 @@ class InMemory:
         self._plan = plan
         self._reader = reader
 
-    def train_batches(self, epoch: int) -> Iterator[Batch]:
+    def train_batches(self, epoch: int, steps: int | None = None) -> Iterator[Batch]:
         """See `Source`."""
-        sizes = [self._plan.local_rows(step) for step in range(self._plan.steps)]
-        return cut_batches(self._rows(self._plan.train(epoch)), sizes)
+        return cut_batches(self._rows(self._plan.train(epoch)), self._plan.batch_sizes(steps))
 
     def rows_of(self, split: str, epoch: int | None) -> Iterator[Batch]:
         """See `Source`."""
@@ -278,7 +290,7 @@ class InMemory:
         return (batch for read in reads for batch in self._reader(read))
 
 
-def stream(reads: Sequence[Read], reader: Reader) -> Iterator[tuple[Read, Batch]]:
+def stream(reads: Sequence[Read], reader: Reader) -> Generator[tuple[Read, Batch]]:
     """Reads by Ray Data, ahead and in order, with memory bounded by its back-pressure.
 
     One task a read; the rows travel as blocks of at most `ROWS_PER_BLOCK`.

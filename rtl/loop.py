@@ -182,10 +182,11 @@ def fit(
     while not finished(state, settings):
         history = state.history if state else ()
         epoch, started = len(history), time.monotonic()
-        total_steps = planned_epochs([e.seconds for e in history], settings) * plan.steps
+        total_steps = math.ceil(planned_epochs(history, settings) * plan.steps)
+        steps = min(plan.steps, total_steps - epoch * plan.steps)
         inception.set_train_mode(learner.tail, config.model.batch_norm)
         losses, rows = Mean(), 0
-        batches = Waited(source.train_batches(epoch))
+        batches = Waited(source.train_batches(epoch, steps))
         for step, batch in enumerate(batches):
             number = epoch * plan.steps + step
             for group in optimizer.param_groups:
@@ -197,7 +198,7 @@ def fit(
                 average.update_parameters(learner.tail)
             losses.add(loss, len(batch))
             rows += plan.global_rows(step)
-            hooks.progress(epoch, rows, plan.rows)
+            hooks.progress(epoch, rows, min(plan.rows, steps * plan.batch_size))
         trained_s = time.monotonic() - started
         predictions = gather(
             hooks.gather(learner.predict(source.rows_of("val", epoch), tail=judged)),
@@ -212,6 +213,7 @@ def fit(
             seconds=max(seconds),  # the same in all processes: the number of epochs may follow it
             rows_per_s=rows / trained_s,
             stall_seconds=batches.seconds,
+            share=steps / plan.steps,
         )
         history = (*history, done)
         state = Checkpoint(
@@ -328,7 +330,7 @@ def finished(state: Checkpoint | None, config: TrainConfig) -> bool:
     done = len(state.history)
     stale = done - 1 - best_epoch(state.history, config.metric)
     out_of_patience = config.patience is not None and stale >= config.patience
-    return out_of_patience or done >= planned_epochs([e.seconds for e in state.history], config)
+    return out_of_patience or done >= planned_epochs(state.history, config)
 
 
 def class_weights(counts: tuple[int, ...], policy: str) -> torch.Tensor:

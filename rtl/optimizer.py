@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -13,6 +14,21 @@ from rtl import inception
 from rtl.sections import OptimizerConfig, TrainConfig
 
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
+
+_LEAST_PART = 0.2
+"""Of an epoch: a smaller last part is not worth its validation."""
+
+
+class Paced(Protocol):
+    """An epoch, as far as it tells the pace of a fit."""
+
+    @property
+    def seconds(self) -> float:
+        """That it took."""
+
+    @property
+    def share(self) -> float:
+        """Of its steps, that were taken: below 1 in the last epoch of a fit alone."""
 
 
 def make_optimizer(tail: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
@@ -42,15 +58,21 @@ def _lr_share(part: str, config: OptimizerConfig) -> float:
     return float(config.tail_lr_factor * config.layer_decay**after)
 
 
-def planned_epochs(seconds: Sequence[float], config: TrainConfig) -> int:
-    """How many epochs a fit has in all, as it stands after those that took so long.
+def planned_epochs(history: Sequence[Paced], config: TrainConfig) -> float:
+    """How many epochs a fit has in all, as it stands after those of `history`.
 
-    `train.epochs`, or fewer, where `train.minutes` end before at the mean pace so far.
+    `train.epochs`, or fewer, where `train.minutes` end before at the mean pace so far: then the
+    last one is a part of an epoch, of a fifth at least.
     """
-    if config.minutes is None or not seconds:
+    if config.minutes is None or not history:
         return config.epochs
-    fitting = int(60 * config.minutes * len(seconds) / sum(seconds))
-    return min(config.epochs, max(fitting, len(seconds)))
+    if history[-1].share < 1:
+        return sum(epoch.share for epoch in history)
+    done = len(history)
+    fitting = 60 * config.minutes * done / sum(epoch.seconds for epoch in history)
+    if fitting % 1 < _LEAST_PART:
+        fitting = math.floor(fitting)
+    return min(config.epochs, max(fitting, done))
 
 
 def lr_factor(step: int, total_steps: int, warmup_fraction: float) -> float:

@@ -142,7 +142,7 @@ class TrainConfig(Section):
     """Passes over the training rows, at most."""
     minutes: float | None = Field(default=None, gt=0)
     """That the epochs may take together: after each, as many more are planned as fit at the pace so
-    far, one at least in all. null has them all."""
+    far, the last one perhaps in part; one at least in all. null has them all."""
     rows: float = Field(default=1.0, gt=0, le=1)
     """Share of the training rows that the fit uses: the first of each shard, a random sample."""
     batch_size: int = Field(default=32, ge=2)

@@ -251,6 +251,7 @@ class Board:
             epoch=result["epochs"] - 1, train_loss=result["train_loss"],
             score=result["epoch_score"], log_loss=result["log_loss"], seconds=result["seconds"],
             at=time.monotonic() - self._began, stall_seconds=result["stall_seconds"],
+            share=result["share"],
         )  # fmt: skip
         self._put(replace(trial, history=(*trial.history, epoch)))
 
@@ -265,8 +266,7 @@ class Board:
                 self._end(trial, failed=False)
 
     def _end(self, trial: Trial, failed: bool) -> None:
-        seconds = [epoch.seconds for epoch in trial.history]
-        wanted = planned_epochs(seconds, self._config.at(trial.point).train)
+        wanted = planned_epochs(trial.history, self._config.at(trial.point).train)
         state: State = "stopped" if trial.epochs < wanted else "finished"
         wall = time.monotonic() - self._starts[trial.number]
         trial = replace(trial, state="failed" if failed else state, wall_seconds=wall)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
+import math
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -168,7 +169,6 @@ def trial_points(trial: Trial, config: Config, manifest: Manifest, started: floa
     """The epochs of a trial; its learning rate is that of each epoch's last step."""
     settings = config.at(trial.point)
     steps = Plan.of(settings, manifest).steps
-    seconds = [epoch.seconds for epoch in trial.history]
     warmup = settings.optimizer.warmup_fraction
     return [
         Point(
@@ -178,8 +178,8 @@ def trial_points(trial: Trial, config: Config, manifest: Manifest, started: floa
                 "train/loss": epoch.train_loss,
                 "train/lr": trial.lr
                 * lr_factor(
-                    (epoch.epoch + 1) * steps - 1,
-                    planned_epochs(seconds[:number], settings.train) * steps,
+                    round((epoch.epoch + epoch.share) * steps) - 1,
+                    math.ceil(planned_epochs(trial.history[:number], settings.train) * steps),
                     warmup,
                 ),
                 "train/seconds": epoch.seconds,

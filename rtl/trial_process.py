@@ -108,6 +108,7 @@ def _result(epoch: Epoch, metric: str, best: float) -> dict[str, Any]:
         "log_loss": epoch.val.log_loss,
         "seconds": epoch.seconds,
         "stall_seconds": epoch.stall_seconds,
+        "share": epoch.share,
     }
 
 

@@ -36,6 +36,8 @@ class TrialEpoch:
     """When it ended, in seconds since the search began."""
     stall_seconds: float = 0.0
     """That it waited for training rows."""
+    share: float = 1.0
+    """Of the epoch's steps, that were taken: see `Epoch`."""
 
 
 @dataclass(frozen=True)

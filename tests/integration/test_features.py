@@ -26,11 +26,11 @@ from rtl import (
 )
 from rtl.checkpoint import Checkpoints
 from rtl.config import Config
-from rtl.data import Batch, ImageReader, InMemory, Plan, Read
+from rtl.data import Batch, ImageReader, InMemory, Plan, Read, Stream
 from rtl.errors import DataError, ResourceError
 from rtl.features import FeatureReader, Features, Repair
 from rtl.lease import Lease
-from rtl.loop import Hooks, Learner, fit
+from rtl.loop import Hooks, Learner, finished, fit
 from rtl.shards import Manifest
 from tests.conftest import make_dataset
 
@@ -198,11 +198,15 @@ def test_a_fit_is_judged_by_its_features_as_by_the_images(
             torch.testing.assert_close(one[name], row, atol=2e-3, rtol=0)
 
 
-def test_a_fit_ends_with_its_minutes_and_its_rate_at_zero(
-    built: Built, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_fit_ends_with_its_minutes_in_part_of_an_epoch_and_its_rate_at_zero(
+    built: Built, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
     settings, manifest, found = built
+    settings = settings.replace(train={"batch_size": 2})
     plan = Plan.of(settings, manifest)
+    part = math.ceil(0.5 * plan.steps)
+    assert 0 < part < plan.steps
     settings = settings.replace(
         model={"unfrozen_layers": 0}, train={"epochs": 8, "minutes": 3.5 * plan.steps / 60}
     )
@@ -211,16 +215,24 @@ def test_a_fit_ends_with_its_minutes_and_its_rate_at_zero(
     )
     clock = [0.0]
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    told: list[tuple[int, int]] = []
 
-    def tick(*_: int) -> None:  # a second a step
+    def tick(_: int, rows: int, total: int) -> None:  # a second a step
         clock[0] += 1.0
+        told.append((rows, total))
 
     hooks = Hooks()
     monkeypatch.setattr(hooks, "progress", tick)
-    source = InMemory(plan, FeatureReader(found[0], False, never))
+    reader = FeatureReader(found[0], not streamed, never)
+    source = Stream(plan, reader, 0, 8) if streamed else InMemory(plan, reader)
     state = fit(learner, source, plan, settings, hooks)
-    assert [epoch.seconds for epoch in state.history] == [plan.steps] * 3
-    falling = 0.9 * 3 * plan.steps
+    steps = [plan.steps] * 3 + [part]
+    assert [epoch.seconds for epoch in state.history] == steps
+    assert [epoch.share for epoch in state.history] == [1.0] * 3 + [part / plan.steps]
+    assert told[-1] == (part * 2, part * 2)
+    assert all(epoch.val.rows == manifest.rows("val") for epoch in state.history)
+    assert finished(state, settings.train)
+    falling = 0.9 * sum(steps)
     rate = settings.optimizer.lr * 0.5 * (1 - math.cos(math.pi / falling))
     assert state.history[-1].lr == pytest.approx(rate)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from rtl import inception
 from rtl.loop import mixup_shares, soft_targets
 from rtl.optimizer import lr_factor, make_average, make_optimizer, planned_epochs
 from rtl.sections import OptimizerConfig, TrainConfig
+from rtl.trials import TrialEpoch
 
 
 def test_each_block_learns_slower_than_the_one_after_it() -> None:
@@ -55,15 +58,25 @@ def test_the_rate_rises_then_falls_to_zero() -> None:
         (2, [], 8),  # nothing is known yet
         (2, [30.0], 4),
         (2, [30.0, 50.0], 3),
-        (2, [30.0, 10.0, 14.0], 6),
+        (2, [32.0], 3.75),
+        (2, [38.0], 3),  # and 0.16, which is not worth a validation
+        (2, [30.0, 10.0, 14.0], 6 + 2 / 3),
         (2, [30.0, 30.0, 70.0], 3),  # too late, and no further one
         (2, [1.0], 8),  # not more than were asked for
     ],
 )
 def test_epochs_are_planned_from_the_pace_so_far(
-    minutes: float | None, seconds: list[float], epochs: int
+    minutes: float | None, seconds: list[float], epochs: float
 ) -> None:
-    assert planned_epochs(seconds, TrainConfig(epochs=8, minutes=minutes)) == epochs
+    history = [TrialEpoch(n, 0.5, 0.5, 0.5, each, 0.0) for n, each in enumerate(seconds)]
+    config = TrainConfig(epochs=8, minutes=minutes)
+    assert planned_epochs(history, config) == pytest.approx(epochs)
+
+
+def test_a_part_of_an_epoch_is_the_last() -> None:
+    whole = TrialEpoch(0, 0.5, 0.5, 0.5, 30.0, 0.0)
+    history = [whole, replace(whole, seconds=5.0, share=0.25)]
+    assert planned_epochs(history, TrainConfig(epochs=8, minutes=2)) == 1.25
 
 
 def test_neighbours_mix_by_the_same_share_and_steps_differ() -> None:
