@@ -27,7 +27,7 @@ from rtl import (
 from rtl.capacity import Need
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config, from_dict
-from rtl.data import ImageReader, InMemory, Plan, Source, Stream
+from rtl.data import ImageReader, InMemory, Plan, Source
 from rtl.errors import ConfigError, DataError, ResourceError, TrainingError
 from rtl.features import FeatureReader
 from rtl.judge import conclude, judge
@@ -35,6 +35,7 @@ from rtl.loop import Learner, fit
 from rtl.predictions import Predictions
 from rtl.progress import Watcher, mailbox
 from rtl.shards import Manifest, load_manifest
+from rtl.streaming import Stream
 from rtl.tensorboard import Board
 from rtl.trainer import GroupHooks, launch
 

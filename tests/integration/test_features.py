@@ -22,16 +22,18 @@ from rtl import (
     prune,
     recipes,
     storage,
+    streaming,
     trunk_pass,
 )
 from rtl.checkpoint import Checkpoints
 from rtl.config import Config
-from rtl.data import Batch, ImageReader, InMemory, Plan, Read, Stream
+from rtl.data import Batch, ImageReader, InMemory, Plan, Read
 from rtl.errors import DataError, ResourceError
 from rtl.features import FeatureReader, Features, Repair
 from rtl.lease import Lease
 from rtl.loop import Hooks, Learner, finished, fit
 from rtl.shards import Manifest
+from rtl.streaming import Stream
 from tests.conftest import make_dataset
 
 
@@ -235,6 +237,19 @@ def test_a_fit_ends_with_its_minutes_in_part_of_an_epoch_and_its_rate_at_zero(
     falling = 0.9 * sum(steps)
     rate = settings.optimizer.lr * 0.5 * (1 - math.cos(math.pi / falling))
     assert state.history[-1].lr == pytest.approx(rate)
+
+
+def test_the_scheduler_rests_after_each_look_around(
+    built: Built, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, manifest, found = built
+    rests: list[float] = []
+    monkeypatch.setattr(streaming, "time", SimpleNamespace(sleep=rests.append))
+    reads = Plan.of(settings, manifest).evaluation("val", 0)
+    rows = streaming.stream(reads, FeatureReader(found[0], False, never))
+    assert sum(len(batch) for _, batch in rows) == manifest.rows("val")
+    assert rests
+    assert min(rests) > 0
 
 
 def test_two_builders_make_one_pass(

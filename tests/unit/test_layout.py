@@ -29,8 +29,8 @@ LAYERS = {
     },
     "cluster": {"runtime", "capacity"},
     "data": {
-        "sources", "webdataset", "placement", "pack", "data", "lease", "features", "trunk_pass",
-        "prune",
+        "sources", "webdataset", "placement", "pack", "data", "streaming", "lease", "features",
+        "trunk_pass", "prune",
     },
     "fit": {
         "checkpoint", "run", "optimizer", "loop", "progress", "trainer", "answers", "judge",
