@@ -37,8 +37,9 @@ SAFETY = 0.9
 SAFETY_BUILT = 0.95
 """The same once the features are there."""
 
-SAFETY_PACE = 0.95
-"""Of the time of the last round, that its epochs may take: the last one may be slower."""
+SAFETY_PACE = 0.9
+"""Of the time of the last round, that its epochs may take: it may slow down, and the judgement with
+it. They use all of it, since the last one may be a part."""
 
 START_SECONDS = 5.0
 """To start a round of trials and to end it."""
