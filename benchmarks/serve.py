@@ -10,9 +10,8 @@ saturation 48 clients ask in turns. At half of its own saturation each server ge
 a latency counting from the time due, LitServe also as many as rtl; what a server with no cost of
 its own would take there is simulated from the bare network's times (`p99_half_ideal_ratio`).
 Overload is four times the saturation. For the swap a version is promoted and rolled back in the
-registry that the endpoint
-follows. `int8` is the same endpoint with a version in 8 bits (`rtl quantize`), its ratios to the
-same bare network in bf16.
+registry that the endpoint follows. `int8` is the same endpoint with a version in 8 bits (`rtl
+quantize`), its ratios to the same bare network in bf16.
 
 LitServe is installed for the run alone, in a folder that the environment does not see. BentoML
 1.4.40 is not compared: it wants another certifi and OpenTelemetry than Ray's in constraints.txt.

@@ -25,7 +25,13 @@ from rtl.data import Batch, Plan, Source
 from rtl.errors import DataError, TrainingError
 from rtl.inference import Predictor
 from rtl.metrics import Mean
-from rtl.optimizer import lr_factor, make_average, make_optimizer, planned_epochs
+from rtl.optimizer import (
+    lr_factor,
+    make_average,
+    make_optimizer,
+    planned_epochs,
+    planned_steps,
+)
 from rtl.predictions import Predictions, gather
 from rtl.pretrained import Pretrained
 from rtl.sections import Flips, TrainConfig
@@ -182,7 +188,7 @@ def fit(
     while not finished(state, settings):
         history = state.history if state else ()
         epoch, started = len(history), time.monotonic()
-        total_steps = math.ceil(planned_epochs(history, settings) * plan.steps)
+        total_steps = planned_steps(history, settings, plan.steps)
         steps = min(plan.steps, total_steps - epoch * plan.steps)
         inception.set_train_mode(learner.tail, config.model.batch_norm)
         losses, rows = Mean(), 0

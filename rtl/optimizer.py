@@ -75,6 +75,11 @@ def planned_epochs(history: Sequence[Paced], config: TrainConfig) -> float:
     return min(config.epochs, max(fitting, done))
 
 
+def planned_steps(history: Sequence[Paced], config: TrainConfig, steps: int) -> int:
+    """The same in steps, of which a whole epoch has `steps`."""
+    return math.ceil(planned_epochs(history, config) * steps)
+
+
 def lr_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
     """Share of the peak learning rate: a linear rise, then half a cosine to zero."""
     warmup = warmup_fraction * total_steps

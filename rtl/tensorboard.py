@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
-import math
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from rtl.config import Config
 from rtl.data import Plan
 from rtl.errors import RtlError
 from rtl.metrics import Scores
-from rtl.optimizer import lr_factor, planned_epochs
+from rtl.optimizer import lr_factor, planned_steps
 from rtl.shards import Manifest
 from rtl.trials import Trial
 
@@ -179,7 +178,7 @@ def trial_points(trial: Trial, config: Config, manifest: Manifest, started: floa
                 "train/lr": trial.lr
                 * lr_factor(
                     round((epoch.epoch + epoch.share) * steps) - 1,
-                    math.ceil(planned_epochs(trial.history[:number], settings.train) * steps),
+                    planned_steps(trial.history[:number], settings.train, steps),
                     warmup,
                 ),
                 "train/seconds": epoch.seconds,

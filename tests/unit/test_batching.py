@@ -31,12 +31,7 @@ class Held:
 @pytest.mark.parametrize(
     ("lanes", "on_cpu", "queued", "sizes"),
     [
-        (
-            2,
-            True,
-            5,
-            [1, 1, 3],
-        ),  # the other lane takes its two sooner than this one would have five
+        (2, True, 5, [1, 1, 3]),  # the other lane takes its two sooner than this one would
         (2, True, 40, [1, 1, 8]),  # at most so many
         (2, False, 5, [1, 5]),  # a GPU takes all
     ],
