@@ -168,14 +168,14 @@ def test_a_trials_file_has_its_epochs_and_the_learning_rate_of_each(place: str) 
 def test_a_trials_rates_follow_its_minutes_into_part_of_an_epoch(tmp_path: Path) -> None:
     manifest = make_dataset(f"{tmp_path}/data")  # 24 rows: 3 steps
     whole = TrialEpoch(0, 0.9, 0.5, 0.7, 30.0, 30.0)
-    history = (whole, replace(whole, epoch=1), replace(whole, epoch=2, seconds=8.0, share=1 / 3))
-    point = {"model.unfrozen_layers": 2, "optimizer.lr": 0.01, "train.minutes": 68 / 60}
+    history = (whole, replace(whole, epoch=1), replace(whole, epoch=2, seconds=18.0, share=2 / 3))
+    point = {"model.unfrozen_layers": 2, "optimizer.lr": 0.01, "train.minutes": 78 / 60}
     trial = Trial(7, point, history=history)
     points = tensorboard.trial_points(trial, make_config(str(tmp_path)), manifest, 0.0)
-    # Step 2 of 9 as it was planned at first, then 5 and 6 of 7.
+    # Step 2 of 9 as it was planned at first, then 5 and 7 of 8.
     expected = [
         0.005 * (1 + np.cos(np.pi * (step - 0.1 * steps) / (0.9 * steps)))
-        for step, steps in ((2, 9), (5, 7), (6, 7))
+        for step, steps in ((2, 9), (5, 8), (7, 8))
     ]
     assert [p.values["train/lr"] for p in points] == pytest.approx(expected)
 
