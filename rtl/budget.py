@@ -12,23 +12,17 @@ said.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import ray
 import torch
-from torch.nn import functional
 
-from rtl import capacity, device, features, inception, pretrained, runtime
-from rtl.config import Config, from_dict
+from rtl import features, inception
+from rtl.config import Config
 from rtl.errors import ConfigError
-from rtl.loop import Learner
-from rtl.optimizer import make_optimizer
+from rtl.rates import PASS_RATE, START_SECONDS, Rates
 from rtl.shards import Manifest
 
 SAFETY = 0.9
@@ -41,12 +35,6 @@ SAFETY_PACE = 0.9
 """Of the time of the last round, that its epochs may take: it may slow down, and the judgement with
 it. They use all of it, since the last one may be a part."""
 
-START_SECONDS = 5.0
-"""To start a round of trials and to end it."""
-
-PASS_RATE = 0.65
-"""Of the bare trunk's rate, what a pass from storage to features has."""
-
 FORWARD_RATE = 10
 """Rows that pass the tail in the time in which one is trained on: the optimizer's step included."""
 
@@ -56,46 +44,18 @@ FINAL_SHARE = 0.75
 VIEWS_SHARE = 0.25
 """Of the time, that more than one view of an image may take."""
 
+EPOCHS_PER_VIEW = 3
+"""That the winner is to be trained on each view, for another one to be worth its pass; where all
+epochs fit, the time is there anyway."""
+
 SHARES = (1.0, 0.5, 0.25, 0.125)
 """Of the training rows, that the first round may take."""
-
-_MEASURED_SECONDS = 2.0
-"""That each rate is measured for."""
 
 MIN_EPOCHS = 5
 """Of a fit that may win: after fewer a deep fit is behind others."""
 
 MIN_ROWS = 128
 """Rows of the first round at least: fewer do not tell points apart."""
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What the cluster does in a second."""
-
-    trunk: float
-    """Images through the frozen trunk, all processes together."""
-    tail: Mapping[int, float]
-    """Training rows of one trial, others running beside it, by k."""
-    alone: Mapping[int, float]
-    """Training rows of one trial that has `cpus` to itself, by k."""
-    cpus: int
-    """Of a trial that runs alone."""
-
-    def after(self, images: int, seconds: float) -> Rates:
-        """As they turn out once so many images have passed the trunk in so long.
-
-        All are slower by what the pass was slower than they promised: a minute shows a machine's
-        pace better than seconds do. Of a pass of a few seconds nothing is concluded.
-        """
-        promised = images / (PASS_RATE * self.trunk)
-        if promised < START_SECONDS:
-            return self
-        pace = min(1.0, promised / max(seconds - START_SECONDS, 1e-9))
-        tail, alone = (
-            {k: pace * rate for k, rate in rates.items()} for rates in (self.tail, self.alone)
-        )
-        return Rates(pace * self.trunk, tail, alone, self.cpus)
 
 
 @dataclass(frozen=True)
@@ -127,6 +87,11 @@ class BudgetPlan:
     given_up: tuple[str, ...]
     """What the config asks for and the time does not allow, a sentence each."""
 
+    @property
+    def epochs(self) -> int:
+        """That the winner is planned to have."""
+        return self.final.epochs if self.final.points else self.sweep.epochs
+
 
 _NO_ROUND = Round(1.0, 0, 0, 0.0)
 
@@ -141,44 +106,55 @@ def make_plan(
     of each image passes the trunk and one epoch of one depth is trained, unless they are built.
     """
     safety = SAFETY_BUILT if built else SAFETY
-    left = seconds * safety
-    train = manifest.rows("train")
-    fixed = manifest.rows("val") + manifest.rows("test")
-    given_up: list[str] = []
+    train, val, test = (manifest.rows(split) for split in ("train", "val", "test"))
+    costs = _Costs(config, train, val, rates)
+    judging = START_SECONDS + (val + test) * _judged(config, manifest, rates)
+    left = safety * seconds - judging - START_SECONDS
     views = config.features.views
-    if not built:
+    given_up: list[str] = []
+    if built:  # what was begun is ended: the fastest fit there is, were it too long
+        plan = _rounds(config, costs, max(left, 0.0), concurrent)
+    else:
         rate = PASS_RATE * rates.trunk
-        affordable = math.floor((VIEWS_SHARE * left * rate - fixed) / train)
+        affordable = math.floor((VIEWS_SHARE * safety * seconds * rate - val - test) / train)
+        need = (train + val + test) / rate + min(
+            costs.alone(k, 1) for k in config.search.unfrozen_layers
+        )
+        if need > left:
+            needed = (safety * seconds - left + need) / safety
+            raise ConfigError(
+                f"search.budget_minutes is {seconds / 60:.1f} from here; one view of {train} "
+                f"images at {rate:.0f} a second and an epoch of one fit need {needed / 60:.1f}. "
+                "Give more, or pack fewer images."
+            )
+
+        def after_pass(views: int) -> BudgetPlan:
+            return _rounds(config, costs, left - (views * train + val + test) / rate, concurrent)
+
         views = max(1, min(views, affordable))
+        plan = after_pass(views)
+        while views > 1 and plan.epochs < min(config.train.epochs, EPOCHS_PER_VIEW * views):
+            views -= 1
+            plan = after_pass(views)
         if views < config.features.views:
             given_up.append(f"{views} instead of {config.features.views} views of an image")
-        left -= (fixed + views * train) / rate
-    costs = _Costs(config, train, manifest.rows("val"), rates)
-    judging = START_SECONDS + fixed * _judged(config, manifest, rates)
-    rounds = left - judging - START_SECONDS
-    if built:  # what was begun is ended: the fastest fit there is, were it too long
-        rounds = max(rounds, 0.0)
-    depths = config.search.unfrozen_layers
-    fastest = min(costs.alone(k, 1) for k in depths)
-    if fastest > rounds and not built:
-        need = (seconds * safety - rounds + fastest) / safety
-        raise ConfigError(
-            f"search.budget_minutes is {seconds / 60:.1f} from here; one view of {train} images at "
-            f"{PASS_RATE * rates.trunk:.0f} a second and an epoch of one fit need {need / 60:.1f}. "
-            "Give more, or pack fewer images."
-        )
-    one = _deepest(costs, depths, rounds)
-    plan = (
-        _in_full(config, costs, depths, rounds, concurrent)
-        or _in_two_rounds(config, costs, depths, rounds, concurrent)
-        or _in_full(config, costs, (one,), rounds, concurrent)
-        or _in_two_rounds(config, costs, (one,), rounds, concurrent)
-        or _one_fit(config, costs, one, rounds)
-    )
-    if dropped := sorted(set(depths) - set(plan.depths)):
+    if dropped := sorted(set(config.search.unfrozen_layers) - set(plan.depths)):
         given_up.append(f"the depths {dropped}")
     return dataclasses.replace(
         plan, views=views, judging=judging, given_up=(*given_up, *plan.given_up)
+    )
+
+
+def _rounds(config: Config, costs: _Costs, seconds: float, concurrent: int) -> BudgetPlan:
+    """What the fits are in so long; views and judgement are left open."""
+    depths = config.search.unfrozen_layers
+    one = _deepest(costs, depths, seconds)
+    return (
+        _in_full(config, costs, depths, seconds, concurrent)
+        or _in_two_rounds(config, costs, depths, seconds, concurrent)
+        or _in_full(config, costs, (one,), seconds, concurrent)
+        or _in_two_rounds(config, costs, (one,), seconds, concurrent)
+        or _one_fit(config, costs, one, seconds)
     )
 
 
@@ -297,80 +273,3 @@ def points(config: Config, depths: Sequence[int]) -> int:
         return config.search.trials
     lists = [v for k, v in config.search.points.items() if k != "model.unfrozen_layers"]
     return len(depths) * math.prod(len(values) for values in lists if isinstance(values, tuple))
-
-
-def measure(config: Config, concurrent: int) -> Rates:
-    """Runs the trunk and each depth's tail for some seconds, as many at once as later.
-
-    Where that is several on CPUs, then once more in one process that has all of a node. Takes 5 to
-    20 seconds. Ray is connected already.
-    """
-    settings = config.train
-    share = config.search.gpus_per_trial * settings.gpus_per_worker
-    each = settings.cpus_per_worker or 1
-    found = _run(config, concurrent * settings.workers, each, share)
-    depths = config.search.unfrozen_layers
-    # The workers of one trial share its rows.
-    tail = {k: settings.workers * float(np.mean([r.tail[k] for r in found])) for k in depths}
-    rates = Rates(sum(r.trunk for r in found), tail, tail, each)
-    cpus = capacity.largest("CPU")
-    if concurrent == 1 or settings.workers > 1 or settings.gpus_per_worker:
-        return rates
-    (one,) = _run(config, 1, cpus, 0.0)
-    return dataclasses.replace(rates, alone=one.tail, cpus=cpus)
-
-
-def _run(config: Config, processes: int, cpus: int, gpus: float) -> list[Rates]:
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, runtime_env=runtime.runtime_env(cpus))(_measure)
-    rates: list[Rates] = ray.get([task.remote(config.to_dict(), cpus) for _ in range(processes)])
-    return rates
-
-
-def _measure(tree: dict[str, Any], threads: int) -> Rates:
-    """One process's rates."""
-    torch.set_num_threads(threads)
-    config = from_dict(tree)
-    where = device.pick(bool(config.train.gpus_per_worker))
-    weights = pretrained.load(config.model.weights, config.storage)
-    images = torch.zeros(8, 3, config.data.image_size, config.data.image_size, dtype=torch.uint8)
-    trunk, tails = 0.0, {}
-    for k in sorted(config.search.unfrozen_layers, reverse=True):
-        learner = Learner(config.replace(model={"unfrozen_layers": k}), 2, weights, where)
-        rows = learner.features(images)
-        seconds = _seconds(functools.partial(learner.features, images))
-        trunk = len(images) / seconds  # the last one is the longest trunk's
-        # A whole batch: the optimizer's step costs the same for a smaller one.
-        times = -(-max(1, config.train.batch_size // config.train.workers) // len(rows))
-        batch = rows.repeat(times, *[1] * (rows.ndim - 1))
-        tails[k] = _training_rate(learner, batch, config)
-    return Rates(trunk, tails, tails, threads)
-
-
-def _training_rate(learner: Learner, features: torch.Tensor, config: Config) -> float:
-    """Rows a second of steps on one batch of fp32 features."""
-    optimizer = make_optimizer(learner.tail, config.optimizer)
-    labels = torch.zeros(len(features), dtype=torch.int64, device=learner.device)
-    inception.set_train_mode(learner.tail, config.model.batch_norm)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(learner.logits(features), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    step()
-    return len(features) / _seconds(step)
-
-
-def _seconds(act: Callable[[], Any]) -> float:
-    """Of the fastest of some repetitions.
-
-    What starts beside stalls others, and neighbours on the same processor may halve its speed for
-    a minute: too shallow a depth could not be mended later, too few epochs are.
-    """
-    times: list[float] = []
-    while sum(times) < _MEASURED_SECONDS:
-        started = time.monotonic()
-        act()
-        times.append(time.monotonic() - started)
-    return min(times)

@@ -41,6 +41,7 @@ from rtl.config import Config, from_dict
 from rtl.errors import ConfigError, TrainingError
 from rtl.judge import conclude, judge
 from rtl.loop import Hooks
+from rtl.rates import START_SECONDS, measure
 from rtl.sections import Range
 from rtl.sweep import Board, Watch
 from rtl.train import prepare
@@ -87,7 +88,7 @@ def search(
         deadline: float | None = None
         if config.search.budget_minutes:
             deadline = started + 60 * config.search.budget_minutes
-            rates = budget.measure(config, concurrent)
+            rates = measure(config, concurrent)
             plan = budget.make_plan(
                 config, manifest, rates, deadline - time.monotonic(), concurrent, built=not cached
             )
@@ -213,7 +214,7 @@ def _rounds(
     if final.points:
         best = [trial.point for trial in trials.finalists(board.trials, final.points)]
         number = board.next_number
-        left = budget.SAFETY_PACE * (last - time.monotonic() - budget.START_SECONDS)
+        left = budget.SAFETY_PACE * (last - time.monotonic() - START_SECONDS)
         overrides = {
             "train.rows": final.rows, "train.epochs": config.train.epochs,
             "train.minutes": max(left, 1.0) / 60,

@@ -10,9 +10,9 @@ import psutil
 import pytest
 import ray
 
-from rtl import budget, predictions, recipes, registry, run, search, storage, trials
-from rtl.budget import Rates
+from rtl import predictions, recipes, registry, run, search, storage, trials
 from rtl.errors import ConfigError, RunExistsError, TrainingError
+from rtl.rates import Rates, measure
 from rtl.trials import Trial, choose
 from tests.conftest import Searched, make_dataset
 
@@ -111,12 +111,12 @@ def test_a_search_with_a_budget_runs_what_its_plan_says(
         search={"unfrozen_layers": [0, 1], "trials": 6, "budget_minutes": 10.0,
                 "concurrent": 2},
     )  # fmt: skip
-    measured = budget.measure(settings.replace(search={"unfrozen_layers": [1]}), 1)
+    measured = measure(settings.replace(search={"unfrozen_layers": [1]}), 1)
     assert measured.trunk > 0
     assert measured.tail[1] > 0
     # As on a machine on which this takes its time: a plan of two rounds, of k = 0 and 1.
     slow = {0: 8.0, 1: 8.0}
-    monkeypatch.setattr(budget, "measure", lambda *_: Rates(50.0, slow, slow, 2))
+    monkeypatch.setattr(search, "measure", lambda *_: Rates(50.0, slow, slow, 2))
     said: list[str] = []
     result = search.search(settings, say=said.append)
     about = storage.read_json(storage.join(run.locate(settings), "search.json"))

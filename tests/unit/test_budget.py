@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from rtl import recipes
-from rtl.budget import MIN_EPOCHS, PASS_RATE, SAFETY, START_SECONDS, BudgetPlan, Rates, make_plan
+from rtl.budget import EPOCHS_PER_VIEW, MIN_EPOCHS, SAFETY, BudgetPlan, make_plan
 from rtl.config import Config
 from rtl.errors import ConfigError
+from rtl.rates import PASS_RATE, START_SECONDS, Rates
 from rtl.shards import Manifest, Shard
 
 BESIDE = {0: 3000.0, 1: 150.0, 2: 80.0, 3: 49.0, 5: 32.0}
@@ -25,9 +26,11 @@ def manifest(train: int) -> Manifest:
     return Manifest(**{**fields, "shards": shards})
 
 
-def plan(seconds: float, train: int = 1700, built: bool = False, **search: Any) -> BudgetPlan:
+def plan(
+    seconds: float, train: int = 1700, built: bool = False, views: int = 4, **search: Any
+) -> BudgetPlan:
     config = Config().replace(
-        features={"views": 4},
+        features={"views": views},
         search={"unfrozen_layers": [0, 3, 5], "trials": 9, **search},
     )
     return make_plan(config, manifest(train), RATES, seconds, 2, built)
@@ -82,9 +85,17 @@ def test_depths_whose_epoch_is_too_long_are_left_out() -> None:
 
 
 def test_features_that_are_there_leave_time_for_the_rounds() -> None:
-    found, cold = plan(480, built=True), plan(480)
-    assert found.views == cold.views == 4
+    found, cold = plan(420, built=True), plan(420)
     assert (found.depths, cold.depths) == ((0, 3, 5), (0, 3))
+
+
+@pytest.mark.parametrize("seconds", [240, 300, 480, 600, 1200, 3600])
+def test_no_view_is_computed_that_few_epochs_would_see(seconds: float) -> None:
+    found = plan(seconds)
+    worth = min(Config().train.epochs, EPOCHS_PER_VIEW * found.views)
+    assert found.views == 1 or found.epochs >= worth
+    asked_for = plan(seconds, views=found.views)
+    assert asked_for.epochs == found.epochs
 
 
 def test_a_budget_that_cannot_hold_is_refused_with_what_it_needs() -> None:
