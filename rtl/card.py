@@ -31,6 +31,7 @@ _CONFIG = {
     "features.views": "Views of each image",
     "train.label_smoothing": "Label smoothing",
     "train.class_weights": "Class weights",
+    "train.flip_features": "Flips of the features",
     "train.mixup": "Mixup",
     "train.ema": "Moving average of the weights",
     "model.dropout": "Dropout",

@@ -34,6 +34,14 @@ from rtl.optimizer import (
 )
 from rtl.predictions import Predictions, gather
 from rtl.pretrained import Pretrained
+from rtl.regularization import (
+    draw_flips,
+    dropout_mask,
+    flip,
+    mixup_shares,
+    neighbours,
+    soft_targets,
+)
 from rtl.sections import Flips, TrainConfig
 
 T = TypeVar("T")
@@ -251,17 +259,24 @@ def training_step(
     """
     epoch, step = divmod(number, plan.steps)
     features = learner.features(batch.inputs)
+    settings = config.train
+    first = plan.rank * (plan.batch_size // plan.num_ranks)
+    own = slice(first, first + len(batch))  # of what is drawn for the whole batch
     dropout = learner.tail.get_submodule("dropout")
     if isinstance(dropout, inception.Dropout) and dropout.p:
-        mask = dropout_mask(plan.batch_size, dropout.p, config.train.seed, number)
-        first = plan.rank * (plan.batch_size // plan.num_ranks)
-        dropout.mask = devices.to_device(mask[first : first + len(batch)], learner.device)
-    smoothing = config.train.label_smoothing
-    targets = soft_targets(batch.labels, batch.confidence, learner.num_classes, smoothing)
+        mask = dropout_mask(plan.batch_size, dropout.p, settings.seed, number)
+        dropout.mask = devices.to_device(mask[own], learner.device)
+    targets = soft_targets(
+        batch.labels, batch.confidence, learner.num_classes, settings.label_smoothing
+    )
     targets = devices.to_device(targets * weights[batch.labels, None], learner.device)
-    if config.train.mixup:
-        share, other = _mix(len(batch), plan, config, number)
-        share = devices.to_device(share, learner.device)
+    if settings.flip_features != "none" and features.ndim == 4:
+        drawn = draw_flips(plan.batch_size, settings.flip_features, settings.seed, number)
+        features = flip(features, settings.flip_features, drawn[own])
+    if settings.mixup:
+        shares = mixup_shares(plan.batch_size, settings.mixup, settings.seed, number)[own]
+        share = devices.to_device(torch.from_numpy(shares), learner.device)
+        other = neighbours(len(batch))
         kept = share.view(-1, *[1] * (features.ndim - 1))
         features = features * kept + features[other] * (1 - kept)
         targets = targets * share[:, None] + targets[other] * (1 - share[:, None])
@@ -280,48 +295,6 @@ def training_step(
     nn.utils.clip_grad_norm_(learner.tail.parameters(), config.optimizer.max_grad_norm)
     optimizer.step()
     return value
-
-
-def soft_targets(
-    labels: torch.Tensor, confidence: torch.Tensor, num_classes: int, smoothing: float
-) -> torch.Tensor:
-    """Probabilities of the classes, fp32 (n, C): the label has `confidence`, the others the rest.
-
-    Then smoothed: a share `smoothing` of the whole goes to all classes alike (Szegedy et al. 2016,
-    section 7).
-    """
-    others = (1 - confidence) / (num_classes - 1)
-    targets = others[:, None].expand(-1, num_classes).clone()
-    targets[torch.arange(len(labels)), labels] = confidence
-    return targets * (1 - smoothing) + smoothing / num_classes
-
-
-def dropout_mask(rows: int, p: float, seed: int, step: int) -> torch.Tensor:
-    """Factors (rows, 2048) for a whole batch: 0 with probability p, else 1 / (1 - p)."""
-    generator = torch.Generator().manual_seed((seed << 32) + step)
-    return (torch.rand(rows, 2048, generator=generator) >= p).float() / (1 - p)
-
-
-def mixup_shares(rows: int, alpha: float, seed: int, step: int) -> np.ndarray:
-    """What each row of a whole batch keeps of itself, fp32 (rows,); neighbours keep the same."""
-    rng = np.random.default_rng((seed, step))
-    return np.repeat(rng.beta(alpha, alpha, -(-rows // 2)), 2)[:rows].astype(np.float32)
-
-
-def _mix(rows: int, plan: Plan, config: Config, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of this worker's rows what each keeps of itself, and the row that the rest comes from.
-
-    The order of rows is random already, so that neighbours are a random pair; with an even number
-    of rows a worker they lie in one worker, however many share the batch.
-    """
-    own = torch.arange(rows)
-    shares = mixup_shares(plan.batch_size, config.train.mixup, config.train.seed, step)
-    first = plan.rank * (plan.batch_size // plan.num_ranks)
-    other = own ^ 1
-    return (
-        torch.from_numpy(shares[first : first + rows]),
-        torch.where(other < rows, other, own),
-    )
 
 
 def best_epoch(history: tuple[Epoch, ...], metric: str) -> int:

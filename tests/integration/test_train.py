@@ -143,7 +143,8 @@ def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
 def test_two_workers_give_the_losses_of_one_process(tmp_path: Path, ray_cluster: None) -> None:
     manifest = make_dataset(str(tmp_path / "data"), train=28)
     settings = make_config(
-        str(tmp_path), train={"workers": 2, "epochs": 2, "mixup": 0.2, "ema": 0.5}
+        str(tmp_path),
+        train={"workers": 2, "epochs": 2, "mixup": 0.2, "flip_features": "both", "ema": 0.5},
     )
     epochs: list[Epoch] = []
     result = train.train(settings, watcher=Watcher(epoch=epochs.append))
@@ -161,7 +162,10 @@ def test_two_workers_give_the_losses_of_one_process(tmp_path: Path, ray_cluster:
 
 def test_cached_and_uncached_fits_see_the_same_numbers(tmp_path: Path, ray_cluster: None) -> None:
     manifest = make_dataset(str(tmp_path / "data"))
-    settings = make_config(str(tmp_path), model={"precision": "fp32"}, features={"views": 2})
+    settings = make_config(
+        str(tmp_path),
+        model={"precision": "fp32"}, features={"views": 2}, train={"flip_features": "both"},
+    )  # fmt: skip
     found = trunk_pass.build(settings, manifest, [1])[1]
     reader = FeatureReader(found, True, lambda *_: pytest.fail("nothing is damaged"))
     cached = fit_here(settings, manifest, Hooks(), reader)

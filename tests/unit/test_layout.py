@@ -33,11 +33,11 @@ LAYERS = {
         "trunk_pass", "prune",
     },
     "fit": {
-        "checkpoint", "run", "optimizer", "loop", "progress", "trainer", "answers", "judge",
-        "observe", "tensorboard", "tracking", "train",
+        "checkpoint", "run", "optimizer", "regularization", "loop", "progress", "trainer",
+        "answers", "judge", "observe", "tensorboard", "tracking", "train",
     },
     "judge": {
-        "budget", "group_trial", "trial_process", "sweep", "search", "lr_find", "evaluate",
+        "rates", "budget", "group_trial", "trial_process", "sweep", "search", "lr_find", "evaluate",
         "quantize", "report", "runs",
     },
     "serve": {"serve"},

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from rtl import inception
-from rtl.loop import mixup_shares, soft_targets
 from rtl.optimizer import lr_factor, make_average, make_optimizer, planned_epochs
 from rtl.sections import OptimizerConfig, TrainConfig
 from rtl.trials import TrialEpoch
@@ -77,27 +75,3 @@ def test_a_part_of_an_epoch_is_the_last() -> None:
     whole = TrialEpoch(0, 0.5, 0.5, 0.5, 30.0, 0.0)
     history = [whole, replace(whole, seconds=5.0, share=0.25)]
     assert planned_epochs(history, TrainConfig(epochs=8, minutes=2)) == 1.25
-
-
-def test_neighbours_mix_by_the_same_share_and_steps_differ() -> None:
-    shares = mixup_shares(7, 0.2, 0, 3)
-    assert shares.shape == (7,)
-    assert shares.dtype == np.float32
-    assert (shares[0:6:2] == shares[1:6:2]).all()
-    assert ((shares >= 0) & (shares <= 1)).all()
-    assert (shares == mixup_shares(7, 0.2, 0, 3)).all()
-    assert (shares != mixup_shares(7, 0.2, 0, 4)).any()
-
-
-def test_what_a_label_leaves_goes_to_the_other_classes() -> None:
-    labels, confidence = torch.tensor([0, 2]), torch.tensor([1.0, 0.7])
-    plain = soft_targets(labels, confidence, 3, 0.0)
-    assert torch.allclose(plain, torch.tensor([[1.0, 0.0, 0.0], [0.15, 0.15, 0.7]]))
-    smooth = soft_targets(labels, confidence, 3, 0.3)
-    assert torch.allclose(smooth, plain * 0.7 + 0.1)
-    logits = torch.randn(2, 3)
-    ours = -(soft_targets(labels, torch.ones(2), 3, 0.1) * logits.log_softmax(1)).sum(1)
-    torchs = torch.nn.functional.cross_entropy(
-        logits, labels, label_smoothing=0.1, reduction="none"
-    )
-    assert torch.allclose(ours, torchs)
