@@ -28,7 +28,7 @@ RECIPE: dict[str, Any] = {
     "pack": {"val_fraction": 0.1},
     "features": {"views": 4},
     "model": {"test_flips": "both"},
-    "train": {"epochs": 12, "metric": "auc", "cpus_per_worker": 2},
+    "train": {"epochs": 12, "metric": "auc", "cpus_per_worker": 2, "flip_features": "none"},
     "search": {"unfrozen_layers": [11], "lr": [1.2e-3], "scheduler": "none"},
 }
 RESULTS = HERE / "results" / "elpv.json"

@@ -41,11 +41,11 @@ RECIPE: dict[str, Any] = {
     "name": "elpv",
     "pack": {"val_fraction": 0.15, "test_fraction": 0.25, "confidence_column": "confidence"},
     "data": {"augment": {"min_scale": 1.0, "vertical_flip": True, "jitter": 0.0}},
-    "features": {"views": 3},
-    "model": {"weights": "packaged", "batch_norm": "train", "test_flips": "both"},
+    "features": {"views": 1},
+    "model": {"weights": "packaged", "batch_norm": "train"},
     "train": {
-        "epochs": 6, "batch_size": 32, "label_smoothing": 0.05, "ema": 0.98, "metric": "auc",
-        "cpus_per_worker": 2,
+        "epochs": 6, "batch_size": 32, "label_smoothing": 0.05, "flip_features": "both",
+        "ema": 0.98, "metric": "auc", "cpus_per_worker": 2,
     },
     "search": {
         "unfrozen_layers": [5, 3], "lr": [1e-3, 2e-3], "sampler": "grid", "grace_epochs": 1,
@@ -55,7 +55,6 @@ RECIPE: dict[str, Any] = {
 """The same as `jobs/recipes/elpv.yaml`."""
 
 QUICK: dict[str, Any] = {
-    "features": {"views": 1},
     "train": {"epochs": 3},
     "search": {"unfrozen_layers": [3, 0], "grace_epochs": 1},
 }
