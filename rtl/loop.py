@@ -270,7 +270,7 @@ def training_step(
         batch.labels, batch.confidence, learner.num_classes, settings.label_smoothing
     )
     targets = devices.to_device(targets * weights[batch.labels, None], learner.device)
-    if settings.flip_features != "none" and features.ndim == 4:
+    if settings.flip_features != "none" and epoch and features.ndim == 4:
         drawn = draw_flips(plan.batch_size, settings.flip_features, settings.seed, number)
         features = flip(features, settings.flip_features, drawn[own])
     if settings.mixup:

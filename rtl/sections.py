@@ -160,8 +160,8 @@ class TrainConfig(Section):
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced` weighs a row by the inverse of its class's share."""
     flip_features: Flips = "none"
-    """Turns the trunk's output of each row in each step, at random, in one of the ways that
-    `model.test_flips` names: views that cost no pass of the trunk."""
+    """From the second epoch on each step turns the trunk's output of each row at random, in one of
+    the ways that `model.test_flips` names: views that cost no pass of the trunk."""
     mixup: float = Field(default=0.0, ge=0)
     """Mixes neighbours in a batch, by shares from Beta(mixup, mixup) (Zhang et al. 2018); 0: no."""
     ema: float = Field(default=0.0, ge=0, lt=1)
