@@ -173,6 +173,10 @@ def test_cached_and_uncached_fits_see_the_same_numbers(tmp_path: Path, ray_clust
     assert [e.train_loss for e in cached.history] == pytest.approx(
         [e.train_loss for e in plain.history], rel=1e-3
     )
+    settings = settings.replace(train={"flip_features": "none"})
+    unturned = fit_here(settings, manifest, Hooks(), reader)
+    assert unturned.history[0].train_loss == cached.history[0].train_loss
+    assert unturned.history[1].train_loss != pytest.approx(cached.history[1].train_loss, rel=1e-3)
 
 
 @pytest.mark.parametrize(
