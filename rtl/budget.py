@@ -23,6 +23,7 @@ from rtl import features, inception
 from rtl.config import Config
 from rtl.errors import ConfigError
 from rtl.rates import PASS_RATE, START_SECONDS, Rates
+from rtl.sections import Flips
 from rtl.shards import Manifest
 
 SAFETY = 0.9
@@ -87,6 +88,9 @@ class BudgetPlan:
     given_up: tuple[str, ...]
     """What the config asks for and the time does not allow, a sentence each."""
 
+    flip_features: Flips = "none"
+    """Of the round that the winner comes from."""
+
     @property
     def epochs(self) -> int:
         """That the winner is planned to have."""
@@ -140,9 +144,14 @@ def make_plan(
             given_up.append(f"{views} instead of {config.features.views} views of an image")
     if dropped := sorted(set(config.search.unfrozen_layers) - set(plan.depths)):
         given_up.append(f"the depths {dropped}")
+    turned = config.train.flip_features
+    if turned != "none" and plan.epochs < costs.least:
+        turned = "none"
+        given_up.append("turned features, which few epochs learn less from")
     return dataclasses.replace(
-        plan, views=views, judging=judging, given_up=(*given_up, *plan.given_up)
-    )
+        plan, views=views, judging=judging, flip_features=turned,
+        given_up=(*given_up, *plan.given_up),
+    )  # fmt: skip
 
 
 def _rounds(config: Config, costs: _Costs, seconds: float, concurrent: int) -> BudgetPlan:

@@ -217,7 +217,7 @@ def _rounds(
         left = budget.SAFETY_PACE * (last - time.monotonic() - START_SECONDS)
         overrides = {
             "train.rows": final.rows, "train.epochs": config.train.epochs,
-            "train.minutes": max(left, 1.0) / 60,
+            "train.minutes": max(left, 1.0) / 60, "train.flip_features": plan.flip_features,
         }  # fmt: skip
         jobs = [
             Job(number + i, {**point, **overrides}, seed)

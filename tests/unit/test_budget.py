@@ -69,6 +69,15 @@ def test_a_slow_pass_slows_all_rates_down() -> None:
     assert RATES.after(0, 60.0) == RATES  # another process's pass was waited for
 
 
+@pytest.mark.parametrize(("seconds", "turned"), [(120, "none"), (300, "both")])
+def test_features_are_turned_where_epochs_are_many_enough(seconds: float, turned: str) -> None:
+    config = Config().replace(train={"flip_features": "both"}, search={"unfrozen_layers": [5]})
+    found = make_plan(config, manifest(1700), RATES, seconds, 2, built=True)
+    assert found.flip_features == turned
+    assert (found.epochs < MIN_EPOCHS) == (turned == "none")
+    assert any("turned" in line for line in found.given_up) == (turned == "none")
+
+
 def test_more_time_gives_up_less() -> None:
     tight, ample = plan(300), plan(36000)
     assert tight.given_up
