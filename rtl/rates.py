@@ -104,7 +104,8 @@ def _measure(tree: dict[str, Any], threads: int) -> Rates:
     where = device.pick(bool(config.train.gpus_per_worker))
     weights = pretrained.load(config.model.weights, config.storage)
     images = torch.zeros(8, 3, config.data.image_size, config.data.image_size, dtype=torch.uint8)
-    trunk, tails = 0.0, {}
+    trunk = 0.0
+    tails: dict[int, float] = {}
     for k in sorted(config.search.unfrozen_layers):
         learner = Learner(config.replace(model={"unfrozen_layers": k}), 2, weights, where)
         rows = learner.features(images)

@@ -199,6 +199,7 @@ def _rounds(
     last = deadline - plan.judging
     config = config.replace(search={"unfrozen_layers": plan.depths})
     seed = config.train.seed
+    overrides: dict[str, Any]
     if first.points:
         until = last - final.seconds
         overrides = {"train.rows": first.rows, "train.epochs": first.epochs}

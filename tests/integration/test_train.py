@@ -144,6 +144,7 @@ def test_two_workers_give_the_losses_of_one_process(tmp_path: Path, ray_cluster:
     manifest = make_dataset(str(tmp_path / "data"), train=28)
     settings = make_config(
         str(tmp_path),
+        model={"precision": "fp32", "unfrozen_layers": 4},  # features of 3 x 3 pixels
         train={"workers": 2, "epochs": 2, "mixup": 0.2, "flip_features": "both", "ema": 0.5},
     )
     epochs: list[Epoch] = []
@@ -164,9 +165,10 @@ def test_cached_and_uncached_fits_see_the_same_numbers(tmp_path: Path, ray_clust
     manifest = make_dataset(str(tmp_path / "data"))
     settings = make_config(
         str(tmp_path),
-        model={"precision": "fp32"}, features={"views": 2}, train={"flip_features": "both"},
+        model={"precision": "fp32", "unfrozen_layers": 4},  # features of 3 x 3 pixels
+        features={"views": 2}, train={"flip_features": "both"},
     )  # fmt: skip
-    found = trunk_pass.build(settings, manifest, [1])[1]
+    found = trunk_pass.build(settings, manifest, [4])[4]
     reader = FeatureReader(found, True, lambda *_: pytest.fail("nothing is damaged"))
     cached = fit_here(settings, manifest, Hooks(), reader)
     plain = fit_here(settings, manifest, Hooks())
