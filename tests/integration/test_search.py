@@ -124,7 +124,9 @@ def test_a_search_with_a_budget_runs_what_its_plan_says(
     assert len(said) == len(about["given_up"])
     found = trials.recorded(run.locate(settings))
     assert {t.rows for t in found} == {0.5, 1.0}
-    assert len([t for t in found if t.rows < 1]) == 6
+    # As many as the plan says: with two views the last round has all epochs, for a point less.
+    points = 5 if "5 instead of 6 points" in about["given_up"] else 6
+    assert len([t for t in found if t.rows < 1]) == points
     assert result.test is not None
     assert result.test.accuracy.value >= 0.75
     winner = choose(found).winner
