@@ -86,8 +86,9 @@ class BudgetPlan:
     judging: float
     """Predicted seconds in which the winner answers for `val` and `test`."""
     given_up: tuple[str, ...]
-    """What the config asks for and the time does not allow, a sentence each."""
-
+    """What the config asks for and the time does not allow in the rounds, a sentence each."""
+    narrowed: tuple[str, ...] = ()
+    """The same of what the trunk's pass leaves out: views and depths."""
     flip_features: Flips = "none"
     """Of the round that the winner comes from."""
 
@@ -115,7 +116,7 @@ def make_plan(
     judging = START_SECONDS + (val + test) * _judged(config, manifest, rates)
     left = safety * seconds - judging - START_SECONDS
     views = config.features.views
-    given_up: list[str] = []
+    narrowed: list[str] = []
     if built:  # what was begun is ended: the fastest fit there is, were it too long
         plan = _rounds(config, costs, max(left, 0.0), concurrent)
     else:
@@ -125,7 +126,7 @@ def make_plan(
             costs.alone(k, 1) for k in config.search.unfrozen_layers
         )
         if need > left:
-            needed = (safety * seconds - left + need) / safety
+            needed = (need + judging + START_SECONDS) / safety
             raise ConfigError(
                 f"search.budget_minutes is {seconds / 60:.1f} from here; one view of {train} "
                 f"images at {rate:.0f} a second and an epoch of one fit need {needed / 60:.1f}. "
@@ -141,16 +142,15 @@ def make_plan(
             views -= 1
             plan = after_pass(views)
         if views < config.features.views:
-            given_up.append(f"{views} instead of {config.features.views} views of an image")
+            narrowed.append(f"{views} instead of {config.features.views} views of an image")
     if dropped := sorted(set(config.search.unfrozen_layers) - set(plan.depths)):
-        given_up.append(f"the depths {dropped}")
-    turned = config.train.flip_features
+        narrowed.append(f"the depths {dropped}")
+    turned, given_up = config.train.flip_features, plan.given_up
     if turned != "none" and plan.epochs < costs.least:
-        turned = "none"
-        given_up.append("turned features, which few epochs learn less from")
+        turned, given_up = "none", (*given_up, "turned features, of which few epochs learn less")
     return dataclasses.replace(
-        plan, views=views, judging=judging, flip_features=turned,
-        given_up=(*given_up, *plan.given_up),
+        plan, views=views, judging=judging, flip_features=turned, given_up=given_up,
+        narrowed=tuple(narrowed),
     )  # fmt: skip
 
 

@@ -113,7 +113,8 @@ def search(
         else:
             left = deadline - time.monotonic()
             second = budget.make_plan(config, manifest, rates, left, concurrent, built=True)
-            given_up = list(dict.fromkeys([*plan.given_up, *second.given_up]))
+            # What the rounds leave out the second plan says alone: it may have more time, or less.
+            given_up = [*plan.narrowed, *second.narrowed, *second.given_up]
             for line in given_up:
                 say(f"For the time: {line}.")
             _rounds(config, board, concurrent, second, deadline)
