@@ -46,11 +46,11 @@ def measured(concurrent: int, **train: Any) -> Rates:
 
 
 def test_trials_side_by_side_are_in_proportion_to_a_node(asked: list[tuple[int, int]]) -> None:
-    found = measured(12, cpus_per_worker=1)
+    found = measured(6, cpus_per_worker=2)
     assert asked == [(1, 4)]
     assert (found.trunk, found.cpus) == (120.0, 4)  # three such nodes
     assert found.alone == {1: 60.0, 5: 10.0}
-    assert found.tail == pytest.approx({1: BESIDE * 15.0, 5: BESIDE * 2.5})
+    assert found.tail == pytest.approx({1: BESIDE * 30.0, 5: BESIDE * 5.0})
 
 
 def test_a_trial_that_has_a_node_to_itself_is_as_fast_as_one_alone(
