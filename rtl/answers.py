@@ -37,7 +37,7 @@ class Answers:
     probabilities: torch.Tensor
     """Of the rows that have `pooled`, float32 (N, C)."""
     pooled: torch.Tensor
-    """Of the split's first rows, float32 (N, 2048)."""
+    """Of the first rows of `val`, float32 (N, 2048); of another split none."""
 
 
 class Answering:
@@ -79,7 +79,7 @@ class Answering:
                 rows = cast(Batch, pixels or kept)
                 probabilities = torch.cat([output.probabilities for output in said]).cpu()
                 parts.append(Predictions(rows.ids, rows.labels.numpy(), probabilities.numpy()))
-                if sum(len(part) for part, _ in first) < _BASELINE_ROWS:
+                if split == "val" and sum(len(part) for part, _ in first) < _BASELINE_ROWS:
                     pooled = torch.cat([output.pooled for output in said]).cpu()
                     first.append((probabilities, pooled))
         probabilities, pooled = (torch.cat(column) for column in zip(*first, strict=True))
