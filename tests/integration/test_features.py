@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from rtl import (
+    baseline,
+    bundle,
     cli,
     features,
     inception,
@@ -198,6 +200,37 @@ def test_a_fit_is_judged_by_its_features_as_by_the_images(
         assert list(one) == list(other)
         for name, row in other.items():
             torch.testing.assert_close(one[name], row, atol=2e-3, rtol=0)
+
+
+def test_the_baseline_of_a_fit_is_of_val(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, manifest, _ = built
+    settings = settings.replace(
+        name="watched", model={"unfrozen_layers": 1}, train={"epochs": 1, "batch_size": 8}
+    )
+    weights = pretrained.load("packaged", settings.storage)
+    learner = Learner(settings, 3, weights, torch.device("cpu"))
+    plan, hooks = Plan.of(settings, manifest), Hooks()
+    checkpoints = Checkpoints(str(tmp_path / "checkpoints"))
+    monkeypatch.setattr(hooks, "save", lambda checkpoint, _: checkpoints.save(checkpoint))
+    monkeypatch.setattr(baseline, "MIN_ROWS", manifest.rows("val"))
+    source = InMemory(plan, ImageReader(manifest, settings.data))
+    state = fit(learner, source, plan, settings, hooks)
+    judge.judge(str(tmp_path), settings, learner, plan, checkpoints, state, hooks)
+    found = bundle.Classifier.load(str(tmp_path / "bundle"))
+    assert found.info.baseline is not None
+    mean = torch.tensor(found.info.baseline.feature_mean)
+    pixels = {
+        split: torch.cat([batch.inputs for batch in source.rows_of(split, None)])
+        for split in ("val", "test")
+    }
+    assert len(pixels["val"]) == manifest.rows("val")
+    near, far = (
+        float((found.output(pixels[split]).pooled.mean(0) - mean).abs().max())
+        for split in ("val", "test")
+    )
+    assert near < 0.1 * far
 
 
 @pytest.mark.parametrize("streamed", [False, True])
