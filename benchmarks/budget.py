@@ -4,10 +4,9 @@
 
 A search over k = 5 and 9 a split, with `search.budget_minutes` set and without test-time flips,
 whose passes would cost an epoch; the scores without a limit are those of `benchmarks/elpv.py`, read
-from `results/elpv.json`. The time counts from the call of the
-search to its registered bundle, the measuring of rates and the trunk's pass included. One fit of
-few epochs varies by more than what is asked, so that the mean over the splits counts. The last line
-is one JSON object.
+from `results/elpv.json`. The time counts from the call of the search to its registered bundle, the
+measuring of rates and the trunk's pass included. One fit of few epochs varies by more than what is
+asked, so that the mean over the splits counts. The last line is one JSON object.
 """
 
 from __future__ import annotations
