@@ -174,9 +174,15 @@ def _ingress_env() -> dict[str, str]:
 
 
 def _leave(folder: str) -> None:
+    import psutil
     import ray
 
     ray.shutdown()  # else what runs would write there again
+    # An actor that is killed while one HAProxy takes over from another leaves the new one behind.
+    for process in psutil.process_iter(["cmdline"]):
+        if any(word.startswith(f"{folder}/") for word in process.info["cmdline"] or ()):
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
     shutil.rmtree(folder, ignore_errors=True)
 
 
