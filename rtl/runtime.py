@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib.util
+import itertools
 import logging
 import os
 import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -23,7 +25,6 @@ from urllib.parse import urlsplit
 
 from rtl import errors
 from rtl.errors import ResourceError
-from rtl.local_s3 import free_port
 
 Progress = Callable[[int, int], None]
 """Told what is done and the total; called in the driver."""
@@ -155,6 +156,7 @@ def _ingress_env() -> dict[str, str]:
         "CONFIG_FILE_LOC": "haproxy.cfg", "SOCKET_PATH": "admin.sock", "SERVER_STATE_BASE": "",
         "SERVER_STATE_FILE": "server-state", "METRICS_SOCKET_PATH": "metrics.sock",
     }  # fmt: skip
+    metrics, stats = map(str, itertools.islice(_lasting_ports(), 2))
     program = Path(folder, "haproxy")
     bundled = shlex.quote(str(Path(found.origin).with_name("bin") / "haproxy"))
     program.write_text(f'#!/bin/sh\nexec {bundled} -dS "$@"\n')  # without splice(): it would spin
@@ -163,14 +165,25 @@ def _ingress_env() -> dict[str, str]:
         named["BINARY_PATH"] = program.name
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
+        "RAY_SERVE_HAPROXY_STATS_PORT": stats,
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "45",  # serve.timeout_s answers first
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # ten times a second stalls the replica
         **{f"RAY_SERVE_HAPROXY_{key}": str(Path(folder, name)) for key, name in named.items()},
     }
+
+
+def _lasting_ports() -> Iterator[int]:
+    """Free ports that nobody takes until they are listened on, minutes later.
+
+    Not those that systems give to connections, from 32768 on, of which Ray itself takes 52365.
+    """
+    for port in secrets.SystemRandom().sample(range(20_000, 32_768), 1000):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("", port))
+            yield port
 
 
 def _leave(folder: str) -> None:
