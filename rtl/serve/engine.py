@@ -135,13 +135,13 @@ class Engine:
         BundleError, and the model before stays, for a bundle that fails.
         """
         async with self._loading:
-            self._served = await asyncio.to_thread(self._prepare, uri)
+            self._served = await self._prepared(uri)
 
     async def try_out(self, uri: str, share: float, shadow: bool) -> None:
         """Puts a bundle on trial. Raises BundleError, and none is on trial, where it fails."""
         async with self._loading:
             self.on_trial = None
-            self.on_trial = OnTrial(await asyncio.to_thread(self._prepare, uri), share, shadow)
+            self.on_trial = OnTrial(await self._prepared(uri), share, shadow)
 
     async def classify(
         self, images: Sequence[bytes], explain: bool = False
@@ -174,6 +174,14 @@ class Engine:
     def _note_batch(self) -> None:
         self._answered = time.monotonic()
         self.counts["batches",] += 1
+
+    async def _prepared(self, uri: str) -> Served:
+        """In a thread of its own, which leaves the CPUs to a model that answers meanwhile."""
+        thread = ThreadPoolExecutor(1, "load", devices.stand_back if self.ready else None)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(thread, self._prepare, uri)
+        finally:
+            thread.shutdown(wait=False)
 
     def _prepare(self, uri: str) -> Served:
         devices.compute_with(1)  # a team is the batcher's alone

@@ -5,9 +5,11 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import secrets
 import socket
 import struct
+import sys
 import threading
 import time
 import warnings
@@ -551,6 +553,38 @@ def test_a_model_is_warmed_up_for_each_size_of_batch(
         assert set(engine._batcher.sizes) == set(sizes)
 
     with_engine(local, CONFIG.model_copy(update={"cpus_per_replica": cpus}), test)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere threads have no priority of their own"
+)
+def test_a_model_that_comes_leaves_the_cpus_to_the_one_that_answers(
+    local: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priorities: list[int] = []
+    own, load = os.getpriority(os.PRIO_PROCESS, 0), bundle.load
+
+    def record(uri: str) -> Any:
+        priorities.append(os.getpriority(os.PRIO_PROCESS, 0))  # of the calling thread
+        return load(uri)
+
+    monkeypatch.setattr(bundle, "load", record)
+    other = str(tmp_path / "bundle")
+    storage.commit(other, bundle.read_files(local))
+
+    async def test(engine: Engine, http: httpx.AsyncClient) -> None:
+        assert priorities == [own]
+        await engine.load(other)
+        assert engine.served.uri == other
+        assert priorities == [own, min(own + 10, 19)]
+        await engine.try_out(local, 0.5, shadow=False)
+        assert priorities[2:] == [min(own + 10, 19)]
+        answer = await http.post("/v1/predict", content=make_image("red", 0))
+        assert answer.status_code == 200
+        lanes = [lane.submit(os.getpriority, os.PRIO_PROCESS, 0) for lane in engine._batcher._lanes]
+        assert [lane.result(30) for lane in lanes] == [own] * len(lanes)
+
+    with_engine(local, CONFIG, test)
 
 
 def test_images_alone_have_all_threads_and_more_have_one_each(local: str) -> None:
