@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import socket
 from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayTaskError
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from ray.serve.context import _get_global_client
 
 import rtl
 from rtl import bundle, capacity, local_s3, registry, runtime, storage
 from rtl.capacity import Need
-from rtl.errors import BundleError, ConfigError
+from rtl.errors import BundleError, ConfigError, ResourceError
 from rtl.sections import ServeConfig
 from rtl.serve.clerk import Clerk
 from rtl.serve.replica import Endpoint, Target
@@ -76,7 +78,7 @@ def deploy(bundle_uri: str, config: ServeConfig, name: str = "rtl", token: str =
     Where `name` is served already, the new bundle replaces the old one under the same URL without a
     request lost. With a `token` the endpoint asks for it. Raises BundleError, and the old one
     stays, for a bundle that fails its checks; ResourceError for more than the cluster has;
-    ConfigError for a port that cannot be had.
+    ConfigError for a port that cannot be had. ResourceError as well where HAProxy does not start.
     """
     uri = storage.normalize(bundle_uri)
     bundle.verify(uri)
@@ -145,15 +147,17 @@ def _start(config: ServeConfig) -> str:
         port = config.port or local_s3.free_port()
         _check_host(config.host)
         _check_port(config.host, port)
-        serve.start(
-            http_options={
-                "host": config.host,
-                "port": port,
-                # Only for a replica that is gone: the application's own time-out comes first.
-                "request_timeout_s": config.timeout_s + 10,
-            },
-            logging_config=_LOGGING,
-        )
+        http = {
+            "host": config.host,
+            "port": port,
+            # Only for a replica that is gone: the application's own time-out comes first.
+            "request_timeout_s": config.timeout_s + 10,
+        }
+        try:
+            serve.start(http_options=http, logging_config=_LOGGING)
+        except RayTaskError as error:
+            shutdown()
+            raise ResourceError(_why_no_server(str(error.cause))) from None
         host = config.host
     else:
         host, port = client.http_config.host or config.host, client.http_config.port
@@ -163,6 +167,16 @@ def _start(config: ServeConfig) -> str:
                 f"and cannot move. Set serve.port={port} or 0, or end it with `serve shutdown`."
             )
     return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
+
+
+def _why_no_server(said: str) -> str:
+    # HAProxy's own errors, where it came as far as to have some.
+    alerts = re.findall(r"^\[ALERT\] +\(\d+\) : (.+)", said, re.MULTILINE)
+    return (
+        f"HAProxy does not start before the replicas: {' '.join(alerts) or said} "
+        "Mend that, or set RAY_SERVE_ENABLE_HA_PROXY=0 in the environment of a cluster that is "
+        "started anew, to serve without it: slower, all else is the same."
+    )
 
 
 def _check_host(host: str) -> None:

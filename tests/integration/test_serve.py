@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -294,6 +295,22 @@ def test_endpoints_of_two_clusters_here_share_no_port(monkeypatch: pytest.Monkey
     assert len(set(ports)) == 4
     assert max(ports) < 32768  # from there on a connection, or Ray's agent, may have one before
     assert min(ports) >= 20000
+
+
+def test_haproxy_that_does_not_start_is_said_with_its_reason(local: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        # Not of the session's cluster, whose HAProxy has its files and ports in the environment.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        env |= {"RAY_AUTH_MODE": "disabled", "RAY_SERVE_HAPROXY_METRICS_PORT": str(port)}
+        command = [sys.executable, "-m", "rtl.cli", "deploy", local, "--set", "serve.port=0"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert f"cannot bind socket (Address already in use) for [0.0.0.0:{port}]" in done.stderr
+    assert "RAY_SERVE_ENABLE_HA_PROXY=0" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_health_and_model(client: httpx.Client) -> None:
