@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rtl import verbs
+from rtl import runtime, verbs
 from rtl.errors import RtlError
 
 VERBS = ("pack", "features", "search", "train", "lr-find", "evaluate", "predict", "deploy")
@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; 0 when it did what was asked, 1 after an error, 130 after Ctrl-C."""
     parsed = parse(arguments)
     signal.signal(signal.SIGTERM, _end)
+    runtime.silence()
     action: Callable[[argparse.Namespace], None] = parsed.action
     try:
         action(parsed)

@@ -54,7 +54,8 @@ _QUIET_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_DEDUP_LOGS": "0",
+    # Serve that is ended makes Ray tell of its controller, as if that had been an accident.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": r"^Task ServeController\.",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # their files are thrown away; rtl has records
@@ -62,13 +63,18 @@ _QUIET_ENV = {
 }
 
 
+def silence() -> None:
+    """What Ray would say and no user needs: some of it has to be known before Ray is imported."""
+    for key, value in _QUIET_ENV.items():
+        os.environ.setdefault(key, value)
+
+
 def connect(num_cpus: int | None = None) -> None:
     """Joins the cluster that `RAY_ADDRESS` or a job's environment names, else starts one here.
 
     `num_cpus` counts for a new local cluster alone. Does nothing where Ray is running already.
     """
-    for key, value in _QUIET_ENV.items():
-        os.environ.setdefault(key, value)
+    silence()
     # Anything else on the same cores would preempt half of an OpenMP team and stall the other.
     os.environ.setdefault("RAY_worker_niceness", "0")
     import ray

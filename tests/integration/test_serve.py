@@ -311,6 +311,7 @@ def test_haproxy_that_does_not_start_is_said_with_its_reason(local: str) -> None
     assert f"cannot bind socket (Address already in use) for [0.0.0.0:{port}]" in done.stderr
     assert "RAY_SERVE_ENABLE_HA_PROXY=0" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "ServeController" not in done.stdout + done.stderr  # Serve was ended: Ray would tell
 
 
 def test_health_and_model(client: httpx.Client) -> None:
