@@ -77,8 +77,8 @@ def deploy(bundle_uri: str, config: ServeConfig, name: str = "rtl", token: str =
 
     Where `name` is served already, the new bundle replaces the old one under the same URL without a
     request lost. With a `token` the endpoint asks for it. Raises BundleError, and the old one
-    stays, for a bundle that fails its checks; ResourceError for more than the cluster has;
-    ConfigError for a port that cannot be had. ResourceError as well where HAProxy does not start.
+    stays, for a bundle that fails its checks; ResourceError for more than the cluster has, or where
+    the HTTP server does not start; ConfigError for a port that cannot be had.
     """
     uri = storage.normalize(bundle_uri)
     bundle.verify(uri)
@@ -173,9 +173,9 @@ def _why_no_server(said: str) -> str:
     # HAProxy's own errors, where it came as far as to have some.
     alerts = re.findall(r"^\[ALERT\] +\(\d+\) : (.+)", said, re.MULTILINE)
     return (
-        f"HAProxy does not start before the replicas: {' '.join(alerts) or said} "
-        "Mend that, or set RAY_SERVE_ENABLE_HA_PROXY=0 in the environment of a cluster that is "
-        "started anew, to serve without it: slower, all else is the same."
+        f"Serve's HTTP server does not start: {(' '.join(alerts) or said).rstrip('.')}. Mend that. "
+        "Without HAProxy, slower but else the same, a cluster serves that is started anew with "
+        "RAY_SERVE_ENABLE_HA_PROXY=0 in its environment."
     )
 
 
