@@ -14,6 +14,7 @@ in fp32, slowly.
 
 from __future__ import annotations
 
+import timeit
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
@@ -34,6 +35,9 @@ _EVENNESS = 0.3
 Its own makes its codes finer and the next unit's weights coarser."""
 _LEAST = 0.05
 """Of a unit's largest peak, that a channel's counts at least."""
+
+_SLOW = 3
+"""Times as long as in two steps, from which on codes are not computed in one."""
 
 
 class Convolution(Packing):
@@ -63,14 +67,18 @@ class Convolution(Packing):
             )
         )
         self.stride, self.padding, self.relu = stride, padding, relu
+        self._in_one: bool | None = None
+        """Whether the convolution itself gives codes; None until its first call."""
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """See the class."""
         if codes.device.type == "cpu" and device.fuses(torch.uint8):
-            return operator(_convolve)(
-                codes, self.packed(codes), self.scale, self.zero, self.bias,
-                self.stride, self.padding, self.relu,
-            )  # fmt: skip
+            packed = self.packed(codes)
+            if not self.relu:
+                return self._compute(codes, packed, False)
+            if self._in_one is None:
+                self._in_one = self._is_faster_in_one(codes, packed)
+            return self._codes(codes, packed, self._in_one)
         weight = cast(torch.Tensor, self.weight).float() * cast(torch.Tensor, self.scale).view(
             -1, 1, 1, 1
         )
@@ -83,6 +91,29 @@ class Convolution(Packing):
             list(codes.shape),
         )  # fmt: skip
         return packed
+
+    def _compute(self, codes: torch.Tensor, packed: torch.Tensor, relu: bool) -> torch.Tensor:
+        return operator(_convolve)(
+            codes, packed, self.scale, self.zero, self.bias, self.stride, self.padding, relu
+        )
+
+    def _codes(self, codes: torch.Tensor, packed: torch.Tensor, in_one: bool) -> torch.Tensor:
+        """Equal bits, in one step or in two."""
+        if in_one:
+            return self._compute(codes, packed, True)
+        return to_codes(self._compute(codes, packed, False))
+
+    def _is_faster_in_one(self, codes: torch.Tensor, packed: torch.Tensor) -> bool:
+        """Measured: oneDNN is not told, when it orders weights, that the result will be codes.
+
+        On some processors it wants another order then, for some shapes, and sorts them slowly at
+        every call: 36 ms in place of 0.6 (docs/decisions/0008).
+        """
+
+        def seconds(in_one: bool) -> float:
+            return min(timeit.repeat(lambda: self._codes(codes, packed, in_one), number=1))
+
+        return seconds(True) < _SLOW * seconds(False)
 
 
 def _convolve(
@@ -134,8 +165,8 @@ class Decode(nn.Module):
 
 
 def to_codes(values: torch.Tensor) -> torch.Tensor:
-    """fp32, in the scale of codes, to the nearest ones after a ReLU."""
-    return values.add_(0.5).clamp_(0, 255).to(torch.uint8)
+    """fp32, in the scale of codes, to the nearest ones after a ReLU; halves to even ones."""
+    return values.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def observe(part: nn.Sequential, pixels: Iterator[torch.Tensor]) -> dict[str, torch.Tensor]:

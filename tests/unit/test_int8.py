@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rtl import blocks, bundle, card, device, export, inception, pretrained, quantize
+from rtl import blocks, bundle, card, device, export, inception, int8, pretrained, quantize
 from rtl.bundle import BundleInfo, Classifier, Quantized
 from rtl.errors import BundleError, DataError
 from rtl.shards import Manifest
@@ -82,6 +82,26 @@ def test_a_processor_without_the_instructions_gives_the_same(
     slow = Classifier(INFO, smaller, CPU).output(IMAGES)
     assert (fast.pooled - slow.pooled).abs().max() < 0.05 * fast.pooled.abs().max()
     assert (fast.probabilities - slow.probabilities).abs().max() < 0.01
+
+
+@pytest.mark.parametrize(("size", "stride"), [(1, (1, 1)), (3, (1, 1)), (3, (2, 2))])
+def test_codes_in_one_step_or_two_are_the_same(size: int, stride: tuple[int, int]) -> None:
+    if not device.fuses(torch.uint8):
+        pytest.skip("there is one way without the instructions")
+    generator = torch.Generator().manual_seed(size)
+    weight = torch.randn(384, 288, size, size, generator=generator) / (17 * size)
+    convolution = int8.Convolution(weight, 100 * torch.randn(384, generator=generator), stride)
+    codes = torch.randint(0, 256, (2, 288, 35, 35), dtype=torch.uint8, generator=generator)
+    codes = codes.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        given = convolution(codes)
+        packed = convolution.packed(codes)
+        one, two = (convolution._codes(codes, packed, in_one) for in_one in (True, False))
+    assert given.dtype == one.dtype == two.dtype == torch.uint8
+    assert torch.equal(one, two)
+    assert torch.equal(given, one)
+    assert 0.2 < (one > 0).float().mean() < 0.9  # of the ReLU's two sides
+    assert one.float().std() > 20
 
 
 @pytest.mark.parametrize(("high", "wide"), [(3, 3), (4, 7), (8, 5), (17, 18)])
