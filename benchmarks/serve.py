@@ -331,6 +331,7 @@ def main() -> None:
     parser.add_argument("--memory-minutes", type=float, default=10.0)
     options = parser.parse_args()
     seconds = options.seconds
+    runtime.silence()
     os.environ.update(runtime.env_vars(CORES))  # the same for all three
     photos = [str(photo.path) for photo in demo.sample(demo.load_photos(), PHOTOS)]
     with tempfile.TemporaryDirectory() as folder:
