@@ -324,14 +324,16 @@ def same(found: list[float], expected: list[float]) -> None:
 
 def main() -> None:
     """Measures bare, rtl, LitServe, bare."""
-    from rtl import demo, registry, runtime
+    from rtl import runtime
+
+    runtime.silence()  # before Ray is imported, as by the next line
+    from rtl import demo, registry
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60.0, help="of one load")
     parser.add_argument("--memory-minutes", type=float, default=10.0)
     options = parser.parse_args()
     seconds = options.seconds
-    runtime.silence()
     os.environ.update(runtime.env_vars(CORES))  # the same for all three
     photos = [str(photo.path) for photo in demo.sample(demo.load_photos(), PHOTOS)]
     with tempfile.TemporaryDirectory() as folder:
