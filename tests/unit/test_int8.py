@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from rtl import blocks, bundle, card, device, export, inception, int8, pretrained, quantize
 from rtl.bundle import BundleInfo, Classifier, Quantized
@@ -102,6 +104,28 @@ def test_codes_in_one_step_or_two_are_the_same(size: int, stride: tuple[int, int
     assert torch.equal(given, one)
     assert 0.2 < (one > 0).float().mean() < 0.9  # of the ReLU's two sides
     assert one.float().std() > 20
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_the_slower_way_to_codes_is_left(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not device.fuses(torch.uint8):
+        pytest.skip("there is one way without the instructions")
+    compute, ways = int8.Convolution._codes, []
+
+    def sorting(self: int8.Convolution, codes: Tensor, packed: Tensor, in_one: bool) -> Tensor:
+        ways.append(in_one)
+        time.sleep(0.05 if in_one == slow else 0)
+        return compute(self, codes, packed, in_one)
+
+    monkeypatch.setattr(int8.Convolution, "_codes", sorting)
+    convolution = int8.Convolution(torch.ones(16, 8, 3, 3), torch.zeros(16))
+    codes = torch.ones(1, 8, 5, 5, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        convolution(codes)
+        assert set(ways) == {True, False}
+        ways.clear()
+        convolution(codes)
+    assert ways == [not slow]
 
 
 @pytest.mark.parametrize(("high", "wide"), [(3, 3), (4, 7), (8, 5), (17, 18)])
