@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; 0 when it did what was asked, 1 after an error, 130 after Ctrl-C."""
     parsed = parse(arguments)
     signal.signal(signal.SIGTERM, _end)
+    atexit.register(gc.freeze)  # Python would look through all objects as it ends: a second
     runtime.silence()
     action: Callable[[argparse.Namespace], None] = parsed.action
     try:

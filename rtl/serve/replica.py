@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections import Counter
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+import rtl
 from rtl import registry
 from rtl.registry import Canary
 from rtl.sections import ServeConfig
@@ -35,6 +37,7 @@ class Endpoint:
     """What Ray Serve runs: see the module."""
 
     def __init__(self, config: ServeConfig, clerk: Any, token_sha256: str | None) -> None:
+        gc.set_threshold(*rtl.GC_THRESHOLD)  # what a request leaves may be large
         self.rejected: dict[str, str] = {}
         self._config = config
         self._engine = Engine(config)
