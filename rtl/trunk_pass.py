@@ -126,6 +126,8 @@ def _run(
         list(views)
         for _, views in itertools.groupby(reads_left, lambda r: (r.shard.path, int(r.rows[0])))
     ]
+    # The most images first: at the end an actor waits for another one's last item.
+    items.sort(key=lambda item: -sum(len(read.rows) for read in item))
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Trunk,
         fn_constructor_args=(config, manifest, uris),
@@ -141,7 +143,7 @@ def _run(
 
 
 def _reads(manifest: Manifest, views: int) -> list[Read]:
-    """Some rows of a shard in one view, the views of the same rows in turn; `train` comes first."""
+    """Some rows of a shard in one view, the views of the same rows in turn."""
     return [
         Read(0, split, shard, np.arange(start, min(start + ROWS_PER_FILE, shard.rows)), view)
         for split in shards.SPLITS
