@@ -8,7 +8,8 @@ V3 at 299 pixels. The limit, `bare`, decodes 16 photos with all cores, then has 
 network; its latency is that of one photo; it is measured before and after everything else. At
 saturation 48 clients ask in turns. At half of its own saturation each server gets Poisson arrivals,
 a latency counting from the time due, LitServe also as many as rtl; what a server with no cost of
-its own would take there is simulated from the bare network's times (`p99_half_ideal_ratio`).
+its own would take there is simulated from the bare network's times (`p99_half_ideal_ratio`). Then
+as many come evenly spaced, as most load generators send them (`p99_half_evenly_ratio`).
 Overload is four times the saturation. For the swap a version is promoted and rolled back in the
 registry that the endpoint follows. `int8` is the same endpoint with a version in 8 bits (`rtl
 quantize`), its ratios to the same bare network in bf16.
@@ -146,22 +147,26 @@ def in_own_process(uri: str, photos: Sequence[str], seconds: float) -> dict[str,
 
 
 def figures(url: str, photos: Sequence[str], seconds: float) -> dict[str, Any]:
-    """Saturation, one request at a time, half load; after a warm-up."""
+    """Saturation, one request at a time, half load in both ways; after a warm-up."""
     load.run(url, photos, seconds / 6, concurrency=BATCH)
     full = load.run(url, photos, seconds, concurrency=CLIENTS)
     rate = full.throughput(skip=seconds / 6)
     alone = load.run(url, photos, seconds)
     half = load.run(url, photos, 2 * seconds, rate / 2)
-    print(url, full.summary(), alone.summary(), half.summary(), sep="\n", flush=True)
-    assert full.failed == alone.failed == half.failed == 0, (full, alone, half)
+    evenly = load.run(url, photos, seconds, rate / 2, evenly=True)
+    loads = (full, alone, half, evenly)
+    print(url, *(found.summary() for found in loads), sep="\n", flush=True)
+    assert all(found.failed == 0 for found in loads), loads
     return {
         "images_per_s": rate,
         "p50_s": alone.latency(50),
         "p99_s": alone.latency(99),
         "half_p99_s": half.latency(99),
+        "evenly_p99_s": evenly.latency(99),
         "saturated": full.summary(),
         "alone": alone.summary(),
         "half": {"rate": round(rate / 2, 2), **half.summary()},
+        "half_evenly": evenly.summary(),
     }
 
 
@@ -361,9 +366,11 @@ def main() -> None:
         "p50_ratio_to_bare": round(rtl["p50_s"] / limit["p50_s"], 3),
         "p99_half_load_ratio": round(rtl["half_p99_s"] / rtl["p50_s"], 2),
         "p99_half_ideal_ratio": round(ideal_s / batch_s[1], 2),
+        "p99_half_evenly_ratio": round(rtl["evenly_p99_s"] / rtl["p50_s"], 2),
         "litserve_throughput_ratio": round(rtl["images_per_s"] / other["images_per_s"], 3),
         "litserve_p50_ratio": round(rtl["p50_s"] / other["p50_s"], 3),
         "litserve_p99_half_ratio": round(rtl["half_p99_s"] / other["half_p99_s"], 3),
+        "litserve_p99_half_evenly_ratio": round(rtl["evenly_p99_s"] / other["evenly_p99_s"], 3),
         "litserve_p99_same_rate_ratio": round(rtl["half_p99_s"] / same_rate.latency(99), 3),
         "int8_throughput_ratio_to_bare": round(
             rtl["int8"]["images_per_s"] / limit["images_per_s"], 3

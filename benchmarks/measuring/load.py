@@ -1,8 +1,10 @@
 """Load on an HTTP server, from a process of its own: photos posted at due times, or in turns.
 
-With a `rate` the load is open: Poisson arrivals that wait for no answer, and a latency counts from
-the time at which its request was due, so that a slow server cannot slow its own test down (what is
-called coordinated omission). Without one `concurrency` clients each send when the last answer came.
+With a `rate` the load is open: requests wait for no answer, and a latency counts from the time at
+which its request was due, so that a slow server cannot slow its own test down (what is called
+coordinated omission). They come at random, as from many clients (Poisson arrivals), or `evenly`
+spaced, as most load generators send them. Without a rate `concurrency` clients each send when the
+last answer came.
 
 The generator is one thread of asyncio over raw streams: bodies are read and headers written before
 the start, connections are kept alive. `own_cost` measures it against a server that does nothing.
@@ -98,13 +100,15 @@ def running(
     seconds: float,
     rate: float | None = None,
     concurrency: int = 1,
+    evenly: bool = False,
 ) -> Iterator[subprocess.Popen[str]]:
     """A load that goes on while the block does other things, which calls `finish` at its end.
 
     SIGTERM ends it early: what was sent is answered.
     """
     asked = {"url": url, "photos": list(photos), "seconds": seconds, "rate": rate}
-    arguments = [sys.executable, __file__, json.dumps({**asked, "concurrency": concurrency})]
+    how = {**asked, "concurrency": concurrency, "evenly": evenly}
+    arguments = [sys.executable, __file__, json.dumps(how)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -126,9 +130,10 @@ def run(
     seconds: float,
     rate: float | None = None,
     concurrency: int = 1,
+    evenly: bool = False,
 ) -> Result:
     """One load, from start to end."""
-    with running(url, photos, seconds, rate, concurrency) as process:
+    with running(url, photos, seconds, rate, concurrency, evenly) as process:
         return finish(process)
 
 
@@ -211,7 +216,12 @@ class _Client:
 
 
 async def _generate(
-    url: str, photos: Sequence[str], seconds: float, rate: float | None, concurrency: int
+    url: str,
+    photos: Sequence[str],
+    seconds: float,
+    rate: float | None,
+    concurrency: int,
+    evenly: bool,
 ) -> dict[str, Any]:
     client = _Client(url, photos, time.monotonic())
     stop = asyncio.Event()
@@ -228,11 +238,11 @@ async def _generate(
                 tasks.create_task(in_turns())
         else:
             random.seed(0)
-            due = random.expovariate(rate)
+            due = 0.0
             while due < seconds and not stop.is_set():
                 await asyncio.sleep(due - client.now)
                 tasks.create_task(client.post(due))
-                due += random.expovariate(rate)
+                due += 1 / rate if evenly else random.expovariate(rate)
     share = (time.process_time() - cpu) / client.now
     return {"records": client.records, "cpu_share": share}
 
