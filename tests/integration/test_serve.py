@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import io
 import json
 import os
@@ -34,6 +35,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+import rtl
 from rtl import (
     bundle,
     evaluate,
@@ -511,6 +513,15 @@ def with_engine(uri: str, config: ServeConfig, test: Callable[..., Awaitable[Non
             await test(engine, http)
 
     asyncio.run(main())
+
+
+def test_a_replica_looks_for_garbage_as_often_as_python_does() -> None:
+    before = gc.get_threshold()
+    try:
+        replica.Endpoint(ServeConfig(), None, None)
+        assert before > gc.get_threshold() == rtl.GC_THRESHOLD
+    finally:
+        gc.set_threshold(*before)
 
 
 @pytest.fixture(scope="module")

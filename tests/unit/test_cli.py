@@ -42,6 +42,19 @@ def test_help_starts_nothing() -> None:
     assert "search" in done.stdout
 
 
+def test_start_and_end_do_not_look_for_garbage_among_what_stays() -> None:
+    code = (
+        "import atexit, gc\n"
+        "from rtl import cli, train\n"
+        "print(gc.get_stats()[2]['collections'])\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 100_000))\n"
+        "cli.main(['runs', '--storage', '/nowhere'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said = done.stdout.split("\n")
+    assert (said[0], said[-2]) == ("0", "True")
+
+
 @pytest.mark.parametrize("recipe", sorted((ROOT / "jobs" / "recipes").glob("*.yaml")))
 def test_recipes_are_valid(recipe: Path) -> None:
     assert recipes.load(recipe).name
