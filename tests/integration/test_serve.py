@@ -58,7 +58,7 @@ from tests.conftest import COLOURS, make_dataset, make_image
 with warnings.catch_warnings():
     # Ray Serve's own config classes use a form of `Field` that pydantic 2 deprecates.
     warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field`")
-    from rtl.serve import app, body, deployment, traffic
+    from rtl.serve import app, body, deployment, replica, traffic
     from rtl.serve.engine import Engine
     from rtl.serve.pace import Pace
 
