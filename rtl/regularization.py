@@ -43,7 +43,7 @@ def flip(features: torch.Tensor, flips: Flips, drawn: torch.Tensor) -> torch.Ten
     """A copy of features (n, C, H, W), each row turned as `drawn` (n,) says.
 
     The trunk's output for a turned image is another one, since its kernels are not symmetric; a
-    tail learns from both (docs/decisions/0007).
+    tail learns from both (docs/decisions/0011).
     """
     turned = features.clone(memory_format=torch.preserve_format)
     for number, dimensions in enumerate(FLIPS[flips]):
