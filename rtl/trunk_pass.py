@@ -122,12 +122,7 @@ def _run(
     if not reads_left:
         return result
     use_gpu = bool(config.train.gpus_per_worker and capacity.total("GPU"))
-    items = [
-        list(views)
-        for _, views in itertools.groupby(reads_left, lambda r: (r.shard.path, int(r.rows[0])))
-    ]
-    # The most images first: at the end an actor waits for another one's last item.
-    items.sort(key=lambda item: -sum(len(read.rows) for read in item))
+    items = _items(reads_left)
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Trunk,
         fn_constructor_args=(config, manifest, uris),
@@ -151,6 +146,16 @@ def _reads(manifest: Manifest, views: int) -> list[Read]:
         for start in range(0, shard.rows, ROWS_PER_FILE)
         for view in range(views if split == "train" else 1)
     ]
+
+
+def _items(reads: Sequence[Read]) -> list[list[Read]]:
+    """The reads of the same rows together, for an actor at a time; those of most images first.
+
+    At the end an actor waits for another one's last item.
+    """
+    together = itertools.groupby(reads, lambda r: (r.shard.path, int(r.rows[0])))
+    items = [list(views) for _, views in together]
+    return sorted(items, key=lambda item: -sum(len(read.rows) for read in item))
 
 
 def _taken_up(uris: dict[int, str], reads: Sequence[Read]) -> tuple[dict[int, _Files], list[Read]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from rtl import data
+from rtl import data, trunk_pass
 from rtl.data import Batch, Plan
 from rtl.errors import DataError
 from rtl.shards import Manifest, Shard
@@ -82,3 +82,11 @@ def test_cut_batches_keeps_every_row_in_order(parts: tuple[int, ...]) -> None:
 def test_missing_rows_are_an_error() -> None:
     with pytest.raises(DataError, match="2 rows early"):
         list(data.cut_batches(rows(3, 5), [4, 4, 2]))
+
+
+def test_the_trunks_pass_ends_with_its_smallest_items() -> None:
+    reads = trunk_pass._reads(manifest(train=(130, 5), val=(128, 9)), views=2)
+    items = trunk_pass._items(reads)
+    assert [sum(len(read.rows) for read in item) for item in items] == [256, 128, 10, 9, 4]
+    assert all(len({(read.shard.path, int(read.rows[0])) for read in i}) == 1 for i in items)
+    assert sorted(read.view for item in items for read in item) == [0, 0, 0, 0, 0, 1, 1, 1]
