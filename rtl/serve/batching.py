@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +22,10 @@ import torch
 from rtl.bundle import Classifier
 from rtl.device import compute_with
 
-_CALM = 8
-"""Images that came alone, one after the other, before the next has all threads."""
+_CALM = 16
+"""Images in a row that came calmly before the next has all threads."""
+_NEARLY = 0.25
+"""How long one may have to wait for that, of the time that all threads take for an image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +65,14 @@ class Batcher:
         self._free = list(reversed(self._lanes))
         self._running: set[asyncio.Task[None]] = set()
         self._queue: deque[_Waiting] = deque()
-        self._alone = 0
-        """Images in a row that found all lanes free."""
+        self._calm = 0
+        """Images in a row that came calmly: see `_note_arrival`."""
+        self._image_s = 0.0
+        """What all threads take for an image; little is made of slow moments."""
+        self._came_s = 0.0
+        """When the last image came."""
+        self._behind_s = 0.0
+        """What all threads would have had to do still, had they had every image for themselves."""
 
     @property
     def waiting(self) -> int:
@@ -74,25 +83,42 @@ class Batcher:
         """The row of an image, uint8 (3, S, S). Raises what the model raises."""
         entry = _Waiting(classifier, pixels, explain, asyncio.get_running_loop().create_future())
         self._queue.append(entry)
-        idle = len(self._free) == len(self._lanes) and len(self._queue) == 1
-        self._alone = self._alone + 1 if idle else 0
+        self._note_arrival()
         self._start()
         return await entry.row
 
+    def _note_arrival(self) -> None:
+        """An image comes calmly to free lanes, or if all threads for each would have been in time.
+
+        (Of images that come evenly none may find the lanes free, which take longer for each.)
+        """
+        now = time.monotonic()
+        self._behind_s = max(0.0, self._behind_s + self._image_s - (now - self._came_s))
+        self._came_s = now
+        free = len(self._free) == len(self._lanes) and len(self._queue) == 1
+        calm = free or self._behind_s <= _NEARLY * self._image_s
+        self._calm = self._calm + 1 if calm else 0
+
     def _start(self) -> None:
         """Gives what waits to the lanes that are free."""
+        if self._calm > _CALM:
+            if len(self._free) == len(self._lanes) and (batch := self._take(self._largest)):
+                self._begin(self._lanes[0], batch, self._threads)
+            return
         # A lane's share, were the others busy or not: those take theirs when they are free, sooner
         # than this one would be done with all.
         share = math.ceil(len(self._queue) / len(self._lanes))
         while self._free and (batch := self._take(share)):
-            team = self._alone > _CALM
-            lane = self._lanes[0] if team else self._free[-1]
-            self._free.remove(lane)
-            task = asyncio.create_task(self._run(lane, batch, self._threads if team else 1))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._begin(self._free[-1], batch, 1)
+
+    def _begin(self, lane: ThreadPoolExecutor, batch: list[_Waiting], threads: int) -> None:
+        self._free.remove(lane)
+        task = asyncio.create_task(self._run(lane, batch, threads))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def _run(self, lane: ThreadPoolExecutor, batch: list[_Waiting], threads: int) -> None:
+        started = time.monotonic()
         try:
             loop = asyncio.get_running_loop()
             rows = await loop.run_in_executor(lane, _forward, batch, threads)
@@ -101,6 +127,9 @@ class Batcher:
                 if not entry.row.done():
                     entry.row.set_exception(error)
         else:
+            if threads == self._threads:
+                took = (time.monotonic() - started) / len(batch)
+                self._image_s = min(took, 1.1 * self._image_s or took)
             self._answered()
             for entry, row in zip(batch, rows, strict=True):
                 if not entry.row.done():

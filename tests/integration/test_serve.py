@@ -58,7 +58,7 @@ from tests.conftest import COLOURS, make_dataset, make_image
 with warnings.catch_warnings():
     # Ray Serve's own config classes use a form of `Field` that pydantic 2 deprecates.
     warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field`")
-    from rtl.serve import app, body, deployment, replica, traffic
+    from rtl.serve import app, batching, body, deployment, replica, traffic
     from rtl.serve.engine import Engine
     from rtl.serve.pace import Pace
 
@@ -627,15 +627,16 @@ def test_images_alone_have_all_threads_and_more_have_one_each(local: str) -> Non
             seen.append((len(batch), threads))
             if threads > 1:
                 teams.add(threading.current_thread().name)
+                time.sleep(0.5)  # so that two images at once are too many for a team
             free.wait(60)
             return output(batch)
 
         engine.served.classifier.output = record  # type: ignore[method-assign]
         images = [make_image("red", i) for i in range(7)]
         free.set()
-        for _ in range(11):  # one after the other
+        for _ in range(18):  # one after the other
             await http.post("/v1/predict", content=images[0])
-        assert seen == [(1, 1)] * 8 + [(1, 2)] * 3
+        assert seen == [(1, 1)] * 16 + [(1, 2)] * 2
         seen.clear()
         free.clear()
         asked = []
@@ -657,6 +658,42 @@ def test_images_alone_have_all_threads_and_more_have_one_each(local: str) -> Non
         for data, answer in zip(images, answers, strict=True):
             (said,) = classifier.predict(classifier.preprocess(data)[None])
             assert answer[0]["probability"] == pytest.approx(float(said.max()), abs=0.01)
+
+    with_engine(local, CONFIG.model_copy(update={"cpus_per_replica": 2}), test)
+
+
+def test_images_that_come_evenly_get_out_of_the_lanes(
+    local: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where their gaps are more than all threads take for one, and less than one thread does."""
+    monkeypatch.setattr(batching, "_CALM", 2)
+    seconds = {1: 0.6, 2: 0.1}
+
+    async def test(engine: Engine, http: httpx.AsyncClient) -> None:
+        seen: list[int] = []
+        output = engine.served.classifier.output
+
+        def record(batch: torch.Tensor) -> Output:
+            seen.append(torch.get_num_threads())
+            time.sleep(seconds[seen[-1]])
+            return output(batch)
+
+        engine.served.classifier.output = record  # type: ignore[method-assign]
+
+        async def post() -> int:
+            return (await http.post("/v1/predict", content=make_image("red", 0))).status_code
+
+        for _ in range(4):  # one after the other: all threads are measured
+            assert await post() == 200
+        assert seen == [1, 1, 2, 2]
+        # Too many at once go to the lanes, and so does what finds them busy.
+        asked = [asyncio.create_task(post()) for _ in range(4)]
+        for _ in range(9):
+            await asyncio.sleep(0.3)
+            asked.append(asyncio.create_task(post()))
+        assert [await task for task in asked] == [200] * 13
+        assert 1 in seen[4:]
+        assert seen[-3:] == [2, 2, 2]
 
     with_engine(local, CONFIG.model_copy(update={"cpus_per_replica": 2}), test)
 
