@@ -68,7 +68,7 @@ class Batcher:
         self._calm = 0
         """Images in a row that came calmly: see `_note_arrival`."""
         self._image_s = 0.0
-        """What all threads take for an image; little is made of slow moments."""
+        """What all threads take for an image; slow moments and batches of more count little."""
         self._came_s = 0.0
         """When the last image came."""
         self._behind_s = 0.0
@@ -128,7 +128,7 @@ class Batcher:
                     entry.row.set_exception(error)
         else:
             if threads == self._threads:
-                took = (time.monotonic() - started) / len(batch)
+                took = time.monotonic() - started
                 self._image_s = min(took, 1.1 * self._image_s or took)
             self._answered()
             for entry, row in zip(batch, rows, strict=True):
