@@ -96,7 +96,8 @@ class Batcher:
         self._behind_s = max(0.0, self._behind_s + self._image_s - (now - self._came_s))
         self._came_s = now
         free = len(self._free) == len(self._lanes) and len(self._queue) == 1
-        calm = free or self._behind_s <= _NEARLY * self._image_s
+        in_time = self._image_s > 0 and self._behind_s <= _NEARLY * self._image_s  # once measured
+        calm = free or in_time
         self._calm = self._calm + 1 if calm else 0
 
     def _start(self) -> None:
