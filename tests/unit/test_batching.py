@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from rtl.serve import batching
 from rtl.serve.batching import Batcher
 
 
@@ -64,3 +65,47 @@ def test_a_lane_that_is_free_takes_its_share(
     seen, answers = asyncio.run(ask())
     assert seen == sizes
     assert answers == [float(n) for n in range(len(answers))]
+
+
+def test_an_images_time_is_not_a_batchs_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images a little closer than all threads can take one at a time must not count as calm."""
+    now = 100.0
+    monkeypatch.setattr(batching, "_CALM", 0)
+    monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=lambda: now))
+
+    async def ask() -> tuple[list[int], float]:
+        nonlocal now
+        model: Any = Held()
+        batcher = Batcher(2, 16, True, lambda: None)
+
+        async def come() -> asyncio.Task[batching.Row]:
+            image = torch.zeros((3, 2, 2), dtype=torch.uint8)
+            task = asyncio.create_task(batcher.compute(model, image, explain=False))
+            await asyncio.sleep(0)
+            return task
+
+        async def begun() -> None:
+            assert await asyncio.to_thread(model.begun.acquire, timeout=30)
+
+        first = await come()
+        await begun()
+        now += 0.020
+        model.go.release()
+        await first
+        held = await come()
+        await begun()
+        waiting = []
+        for _ in range(2):  # calm, so that both wait for all threads
+            now += 0.025
+            waiting.append(await come())
+        model.go.release()
+        await held
+        await begun()
+        now += 0.030
+        model.go.release()
+        await asyncio.gather(*waiting)
+        return model.sizes, batcher._image_s
+
+    sizes, image_s = asyncio.run(ask())
+    assert sizes == [1, 1, 2]
+    assert 0.020 <= image_s < 0.025
