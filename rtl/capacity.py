@@ -47,8 +47,7 @@ def actors(parts: int, images: int, use_gpu: bool) -> dict[str, Any]:
     """
     import ray.data
 
-    size = min(parts, total("GPU" if use_gpu else "CPU"), math.ceil(images / IMAGES_AN_ACTOR))
-    size = max(1, size)
+    size = _processes(parts, images, use_gpu)
     return {
         "batch_size": 1,
         "compute": ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
@@ -56,6 +55,26 @@ def actors(parts: int, images: int, use_gpu: bool) -> dict[str, Any]:
         "num_gpus": 1 if use_gpu else 0,
         "runtime_env": runtime.runtime_env(1),
     }
+
+
+def tasks(parts: int, images: int) -> dict[str, Any]:
+    """The same by tasks, on CPUs: those that wait since an earlier task need not start.
+
+    Ray starts a new process for each actor, once a task has run in the one that waits.
+    """
+    import ray.data
+
+    return {
+        "batch_size": 1,
+        "compute": ray.data.TaskPoolStrategy(size=_processes(parts, images, use_gpu=False)),
+        "num_cpus": 1,
+        "runtime_env": runtime.runtime_env(1),
+    }
+
+
+def _processes(parts: int, images: int, use_gpu: bool) -> int:
+    size = min(parts, total("GPU" if use_gpu else "CPU"), math.ceil(images / IMAGES_AN_ACTOR))
+    return max(1, size)
 
 
 @dataclass(frozen=True)

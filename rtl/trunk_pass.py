@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -123,11 +124,15 @@ def _run(
         return result
     use_gpu = bool(config.train.gpus_per_worker and capacity.total("GPU"))
     items = _items(reads_left)
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _Trunk,
-        fn_constructor_args=(config, manifest, uris),
-        **capacity.actors(len(items), total - done, use_gpu),
-    )
+    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    arguments = (config, manifest, uris)
+    if use_gpu:  # an actor gives the device's memory back as it ends
+        how = capacity.actors(len(items), total - done, use_gpu)
+        dataset = dataset.map_batches(_Trunk, fn_constructor_args=arguments, **how)
+    else:
+        how = capacity.tasks(len(items), total - done)
+        name = secrets.token_hex(8)
+        dataset = dataset.map_batches(_task, fn_args=(name, *arguments), **how)
     with runtime.own_errors():
         for row in dataset.iter_rows():
             result[row["depth"]][row["path"]] = {"sha256": row["sha256"], "bytes": row["bytes"]}
@@ -284,6 +289,21 @@ class _Trunk:
         path = path_of(read.shard, read.view, int(read.rows[0]))
         storage.write_bytes(storage.join(self._uris[k], path), data)
         return storage.describe(data)
+
+
+_kept: dict[str, _Trunk] = {}
+"""In a process that tasks run in: the trunk of their pass, by its name."""
+
+
+def _task(
+    batch: dict[str, Any], name: str, config: Config, manifest: Manifest, uris: dict[int, str]
+) -> dict[str, Any]:
+    """What an actor does, as a task of the pass of that name."""
+    torch.set_num_threads(1)  # of an earlier task there may be more
+    if name not in _kept:
+        _kept.clear()
+        _kept[name] = _Trunk(config, manifest, uris)
+    return _kept[name](batch)
 
 
 @dataclass
