@@ -132,13 +132,21 @@ def taps(network: nn.Sequential, depths: Collection[int]) -> dict[int, nn.Sequen
     return parts
 
 
-@functools.cache
 def feature_shape(unfrozen_layers: int, image_size: int) -> tuple[int, ...]:
     """Of one row of the trunk's output: (C, H, W), or (2048,) for k = 0."""
+    return _feature_shapes(image_size)[unfrozen_layers]
+
+
+@functools.cache
+def _feature_shapes(image_size: int) -> dict[int, tuple[int, ...]]:
+    """By k, from one walk through the network."""
+    shapes = {}
     with torch.device("meta"):
-        trunk, _ = split(build(1), unfrozen_layers)
-        output = trunk.eval()(torch.empty(1, 3, image_size, image_size))
-    return tuple(output.shape[1:])
+        output = torch.empty(1, 3, image_size, image_size)
+        for k, part in taps(build(1).eval(), range(len(BLOCKS) + 1)).items():
+            output = part(output)
+            shapes[k] = tuple(output.shape[1:])
+    return shapes
 
 
 def init_head(network: nn.Sequential, seed: int) -> None:

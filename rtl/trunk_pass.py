@@ -124,15 +124,16 @@ def _run(
         return result
     use_gpu = bool(config.train.gpus_per_worker and capacity.total("GPU"))
     items = _items(reads_left)
-    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    parts = ray.data.from_items(items, override_num_blocks=len(items))
     arguments = (config, manifest, uris)
     if use_gpu:  # an actor gives the device's memory back as it ends
         how = capacity.actors(len(items), total - done, use_gpu)
-        dataset = dataset.map_batches(_Trunk, fn_constructor_args=arguments, **how)
+        dataset = parts.map_batches(_Trunk, fn_constructor_args=arguments, **how)
     else:
         how = capacity.tasks(len(items), total - done)
+        task: Callable[..., dict[str, Any]] = _task
         name = secrets.token_hex(8)
-        dataset = dataset.map_batches(_task, fn_args=(name, *arguments), **how)
+        dataset = parts.map_batches(task, fn_args=(name, *arguments), **how)
     with runtime.own_errors():
         for row in dataset.iter_rows():
             result[row["depth"]][row["path"]] = {"sha256": row["sha256"], "bytes": row["bytes"]}
@@ -224,7 +225,7 @@ class Repair:
 
 
 class _Trunk:
-    """An actor of the pass: the trunk of the deepest tail, tapped at every cut."""
+    """What a process of the pass has: the trunk of the deepest tail, tapped at every cut."""
 
     def __init__(self, config: Config, manifest: Manifest, uris: dict[int, str]) -> None:
         use_gpu = bool(config.train.gpus_per_worker) and torch.cuda.is_available()

@@ -65,8 +65,9 @@ def test_what_is_no_number_of_seconds_is_refused(
 @pytest.mark.parametrize(
     ("parts", "images", "size"), [(7, 60, 1), (7, 129, 2), (2, 5000, 2), (9, 5000, 4), (1, 0, 1)]
 )
-def test_no_actor_is_started_for_less_than_its_start_costs(
+def test_no_process_is_started_for_less_than_its_start_costs(
     ray_cluster: None, parts: int, images: int, size: int
 ) -> None:
     pool = capacity.actors(parts, images, use_gpu=False)["compute"]
     assert (pool.min_size, pool.max_size) == (size, size)
+    assert capacity.tasks(parts, images)["compute"].size == size

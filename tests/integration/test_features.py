@@ -70,6 +70,35 @@ def built(
 Built = tuple[Config, Manifest, dict[int, Features]]
 
 
+def test_a_process_keeps_the_trunk_for_the_tasks_of_one_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    class Trunk:
+        def __init__(self, *arguments: Any) -> None:
+            made.append(arguments)
+            self.number = len(made)
+
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            return {"from": [self.number] * len(batch["item"]), "threads": torch.get_num_threads()}
+
+    monkeypatch.setattr(trunk_pass, "_Trunk", Trunk)
+    monkeypatch.setattr(trunk_pass, "_kept", {})
+    task: Any = trunk_pass._task
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        answers = [task({"item": [0]}, name, name, None, {}) for name in ("a", "a", "b", "a")]
+        torch.set_num_threads(2)
+        again = task({"item": [0]}, "a", "a", None, {})
+    finally:
+        torch.set_num_threads(before)
+    assert [answer["from"] for answer in [*answers, again]] == [[1], [1], [2], [3], [3]]
+    assert made == [("a", None, {}), ("b", None, {}), ("a", None, {})]
+    assert answers[0]["threads"] == again["threads"] == 1
+
+
 def test_one_pass_gives_every_cut_and_is_not_run_again(built: Built) -> None:
     settings, manifest, found = built
     assert {k: f.shape for k, f in found.items()} == {
