@@ -22,8 +22,8 @@ from rtl.errors import ConfigError, ResourceError
 SCALE_UP = "RTL_SCALE_UP_S"
 DRIVER = {"CPU": "RTL_DRIVER_CPUS", "GPU": "RTL_DRIVER_GPUS"}
 """Where a job's own process is told what it reserves on its node: nothing else gets that."""
-IMAGES_AN_ACTOR = 128
-"""The trunk takes one core about so long for them as an actor takes it to start."""
+IMAGES_A_PROCESS = 128
+"""The trunk takes one core about so long for them as a process takes it to start."""
 _LOOK_EVERY_S = 1.0
 
 _log = logging.getLogger("rtl")
@@ -43,7 +43,7 @@ def actors(parts: int, images: int, use_gpu: bool) -> dict[str, Any]:
     """How Ray Data's `map_batches` has actors of one thread work on so many parts, a part a call.
 
     One a GPU, or one a CPU: there they beat one actor of many threads, since no part waits. None
-    is started for fewer than `IMAGES_AN_ACTOR`.
+    is started for fewer than `IMAGES_A_PROCESS`.
     """
     import ray.data
 
@@ -58,10 +58,7 @@ def actors(parts: int, images: int, use_gpu: bool) -> dict[str, Any]:
 
 
 def tasks(parts: int, images: int) -> dict[str, Any]:
-    """The same by tasks, on CPUs: those that wait since an earlier task need not start.
-
-    Ray starts a new process for each actor, once a task has run in the one that waits.
-    """
+    """The same by tasks, on CPUs: in processes that wait since an earlier task, where there are."""
     import ray.data
 
     return {
@@ -73,7 +70,7 @@ def tasks(parts: int, images: int) -> dict[str, Any]:
 
 
 def _processes(parts: int, images: int, use_gpu: bool) -> int:
-    size = min(parts, total("GPU" if use_gpu else "CPU"), math.ceil(images / IMAGES_AN_ACTOR))
+    size = min(parts, total("GPU" if use_gpu else "CPU"), math.ceil(images / IMAGES_A_PROCESS))
     return max(1, size)
 
 

@@ -155,9 +155,9 @@ def _reads(manifest: Manifest, views: int) -> list[Read]:
 
 
 def _items(reads: Sequence[Read]) -> list[list[Read]]:
-    """The reads of the same rows together, for an actor at a time; those of most images first.
+    """The reads of the same rows together, for a process at a time; those of most images first.
 
-    At the end an actor waits for another one's last item.
+    At the end a process waits for another one's last item.
     """
     together = itertools.groupby(reads, lambda r: (r.shard.path, int(r.rows[0])))
     items = [list(views) for _, views in together]
@@ -299,7 +299,10 @@ _kept: dict[str, _Trunk] = {}
 def _task(
     batch: dict[str, Any], name: str, config: Config, manifest: Manifest, uris: dict[int, str]
 ) -> dict[str, Any]:
-    """What an actor does, as a task of the pass of that name."""
+    """What an actor does, as a task of the pass of that name.
+
+    Ray starts a new process for each actor, also where one waits that has run a task.
+    """
     torch.set_num_threads(1)  # of an earlier task there may be more
     if name not in _kept:
         _kept.clear()
