@@ -28,6 +28,14 @@ def network() -> torch.nn.Sequential:
 
 
 @pytest.mark.parametrize("k", range(17))
+def test_a_cuts_shape_is_that_of_the_trunks_output(network: torch.nn.Sequential, k: int) -> None:
+    trunk, _ = inception.split(network, k)
+    with torch.inference_mode():
+        output = trunk(torch.zeros(1, 3, 80, 80))
+    assert inception.feature_shape(k, 80) == tuple(output.shape[1:])
+
+
+@pytest.mark.parametrize("k", range(17))
 def test_trunk_then_tail_is_the_whole_network(network: torch.nn.Sequential, k: int) -> None:
     trunk, tail = inception.split(network, k)
     pixels = IMAGES / 255.0
