@@ -133,17 +133,21 @@ def _scores(info: BundleInfo) -> list[str]:
         f"`{split}`, {scores['rows']} rows" if "rows" in scores else f"`{split}`"
         for split, scores in judged.items()
     ]
+    scored = "the fit: temperature 1, no test-time flips"
+    opened = "once, for the finished model"
+    if info.quantized:
+        scored = "the model in 8 bits, as it is served"
+        opened = "once for the model that this one was made from, and once for this one"
     parts = ["## Scores"]
     if judged:
         parts += ["With 95 % intervals.", _table(("", *heads), lines)]
     if found["val"]:
         parts.append(
             "`val` chose the epoch, and after a search the depth and the learning rate too, so "
-            "that its scores are optimistic. They are of the fit: temperature 1, no test-time "
-            "flips."
+            f"that its scores are optimistic. They are of {scored}."
         )
     if found["test"]:
-        parts.append("`test` was opened once, for the finished model, as it is served.")
+        parts.append(f"`test` was opened {opened}, as it is served.")
     else:
         parts.append(
             "**There are no scores on `test`**: how good it is on images that had no part in "
@@ -219,14 +223,14 @@ def _quantized(info: BundleInfo) -> list[str]:
 
 def _serving(info: BundleInfo) -> list[str]:
     name = info.name
+    export = f"rtl export {name} OUT --format onnx --storage ROOT    # for a runtime without rtl\n"
     return [
         "## How to serve it",
         "```\n"
         f"rtl promote {name} VERSION --storage ROOT    # a number from ROOT/registry/{name}/\n"
         f"rtl serve {name} --storage ROOT\n"
         "curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/predict\n"
-        f"rtl export {name} OUT --format onnx --storage ROOT    # for a runtime without rtl\n"
-        "```",
+        f"{'' if info.quantized else export}```",
     ]
 
 

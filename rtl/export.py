@@ -62,7 +62,8 @@ def export(uri: str, out: str, target: Format, samples: Sequence[bytes] = ()) ->
     The file takes `images`, uint8 (N, 3, S, S), N free, and gives `probabilities`, float32 (N, C).
     It was asked `images.golden`, variants of it and the encoded `samples` before. Raises
     ConfigError where a package is missing, BundleError for a bad bundle or an export that answers
-    otherwise, ImageError for a bad sample, StorageError; then `out` is as it was.
+    otherwise, ImageError for a bad sample, and StorageError where the model cannot be written; then
+    `out` is as it was.
     """
     if target == "onnx":
         _require(_PACKAGES)
@@ -83,9 +84,9 @@ def export(uri: str, out: str, target: Format, samples: Sequence[bytes] = ()) ->
         asked, difference = check(path, classifier, samples)
         data = path.read_bytes()
     place = storage.join(out, FILES[target])
+    storage.write_bytes(place, data)  # first: a full disk ends here
     storage.write_json(f"{place}.json", about)
     storage.write_bytes(storage.join(out, CARD), card(info).encode())
-    storage.write_bytes(place, data)
     return Exported(place, asked, difference)
 
 

@@ -28,6 +28,9 @@ from rtl.sections import AugmentConfig
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is accepted, told by content; every other decoder that Pillow knows stays closed."""
 
+_ROWS = 64
+"""That are scaled at once to 8 bits: in float64 a whole image would be 8 times as large."""
+
 # What Pillow and torchvision raise on damaged bytes; the second line comes from damaged EXIF.
 _BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, RuntimeError,
@@ -207,10 +210,14 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> torch.Tensor:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
-        # Integer modes hold 16-bit samples, whatever their container; floats are taken as 0..1.
-        scaled = values * 255.0 if image.mode == "F" else values / 257.0
-        return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image)
+        grey = np.empty(values.shape, np.uint8)
+        for start in range(0, len(values), _ROWS):
+            part = values[start : start + _ROWS].astype(np.float64)
+            # Integer modes hold 16-bit samples, whatever their container; floats are 0..1.
+            scaled = part * 255.0 if image.mode == "F" else part / 257.0
+            grey[start : start + _ROWS] = scaled.round().clip(0, 255)
+        return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

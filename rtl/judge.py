@@ -8,10 +8,8 @@ temperature, the confidence below which it is uncertain and the baseline of its 
 from __future__ import annotations
 
 import datetime
-import platform
 from typing import Any
 
-import ray
 import torch
 
 from rtl import baseline, bundle, calibration, metrics, pretrained, registry, run, storage
@@ -93,10 +91,7 @@ def _write_outcome(
         metrics={"val": best.val.to_dict(), "test": test.to_dict() if test else None},
         manifest_digest=manifest.digest,
         config=config.to_dict(),
-        versions={
-            "python": platform.python_version(), "torch": torch.__version__,
-            "ray": ray.__version__,
-        },
+        versions=bundle.software_versions(),
         cost={"train_seconds": sum(epoch.seconds for epoch in state.history)},
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )  # fmt: skip

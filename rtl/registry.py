@@ -78,10 +78,14 @@ class Pointer:
 def promote(storage_root: str, name: str, version: int) -> None:
     """Makes a version the current one, after all of its checks, and ends a canary.
 
-    Raises BundleError, and the pointer stays, where it is not there or fails them.
+    A damaged pointer is replaced; what was served before it is not known then. Raises BundleError,
+    and the pointer stays, where the version is not there or fails its checks.
     """
     _prove(storage_root, name, version)
-    before = pointer(storage_root, name)
+    try:
+        before = pointer(storage_root, name)
+    except BundleError:  # damaged: what it said is lost, and this mends it
+        before = None
     previous = None
     if before is not None:
         previous = before.previous if before.version == version else before.version
@@ -108,15 +112,12 @@ def set_canary(storage_root: str, name: str, canary: Canary | None) -> None:
 
     Raises BundleError where there is no current version or the canary fails its checks.
     """
-    before = pointer(storage_root, name)
-    if before is None:
-        raise BundleError(f"{name} has no current version to compare with; promote one first.")
+    if canary is not None and not 0 < canary.share <= 1:
+        raise BundleError(f"The canary's share is {canary.share:g}; give one above 0, up to 1.")
+    before = _comparable(storage_root, name, canary)
     if canary is not None:
-        if not 0 < canary.share <= 1:
-            raise BundleError(f"The canary's share is {canary.share:g}; give one above 0, up to 1.")
-        if canary.version == before.version:
-            raise BundleError(f"{name}@{canary.version} is the current version; try another one.")
         _prove(storage_root, name, canary.version)
+        before = _comparable(storage_root, name, canary)  # others promote while it is loaded
     _point(storage_root, name, replace(before, canary=canary))
 
 
@@ -132,8 +133,8 @@ def pointer(storage_root: str, name: str) -> Pointer | None:
         return None
     except (DataError, pydantic.ValidationError):
         raise BundleError(
-            f'{uri} is not {{"version": NUMBER}}; promote a version of {name} again: '
-            f"{versions(storage_root, name)}."
+            f'{uri} is not {{"version": NUMBER}}; promote a version of {name} again: one of '
+            f"{_listing(versions(storage_root, name))}."
         ) from None
 
 
@@ -146,9 +147,9 @@ def current(storage_root: str, name: str) -> int | None:
     return found.version if found else None
 
 
-def locate(storage_root: str, name: str, version: int) -> str:
-    """The URI of a version's bundle. Raises BundleError where there is none."""
-    return _find(storage_root, name, version)
+def place(storage_root: str, name: str, version: int) -> str:
+    """The URI that a version's bundle has, whether it is there or not."""
+    return _at(storage_root, name, version)
 
 
 def resolve(storage_root: str, name_or_uri: str) -> str:
@@ -175,7 +176,7 @@ def resolve(storage_root: str, name_or_uri: str) -> str:
     if found:
         raise BundleError(
             f"{name} has no current version, only {_listing(found)}. Promote one (`rtl promote "
-            f"{name}@{found[-1]}`), or name it: {name}@{found[-1]}."
+            f"{name} {found[-1]}`), or name it: {name}@{found[-1]}."
         )
     raise BundleError(
         f"{name!r} is neither a bundle (a folder with a {storage.COMMIT}) nor in the registry of "
@@ -203,6 +204,16 @@ _ADAPTER = pydantic.TypeAdapter(Pointer)
 def _prove(storage_root: str, name: str, version: int) -> None:
     """Loads a version and asks for its golden image. Raises BundleError."""
     Classifier.load(_find(storage_root, name, version)).check()
+
+
+def _comparable(storage_root: str, name: str, canary: Canary | None) -> Pointer:
+    """The pointer that a canary is to be added to."""
+    found = pointer(storage_root, name)
+    if found is None:
+        raise BundleError(f"{name} has no current version to compare with; promote one first.")
+    if canary is not None and canary.version == found.version:
+        raise BundleError(f"{name}@{canary.version} is the current version; try another one.")
+    return found
 
 
 def _point(storage_root: str, name: str, target: Pointer) -> None:
@@ -251,13 +262,14 @@ def _numbers(storage_root: str, name: str) -> list[int]:
 
 
 def _find(storage_root: str, name: str, version: int) -> str:
-    found = versions(storage_root, name)
-    if version not in found:
+    _check_name(name)
+    uri = _at(storage_root, name, version)
+    if not storage.is_committed(uri):
         raise BundleError(
             f"{name} has no version {version} in the registry of {storage_root}; it has: "
-            f"{_listing(found)}."
+            f"{_listing(versions(storage_root, name))}."
         )
-    return _at(storage_root, name, version)
+    return uri
 
 
 def _listing(items: list[int] | list[str]) -> str:

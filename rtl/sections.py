@@ -210,7 +210,8 @@ class SearchConfig(Section):
     unfrozen_layers: tuple[int, ...] = (0, 1, 2, 3)
     """The depths that are tried, each from 0 to 16."""
     lr: Values = Range(min=3e-4, max=3e-3)
-    """Peak learning rates of the head: `{min, max}` or a list."""
+    """Peak learning rates of the head: `{min, max}` or a list, the likeliest first: a grid tries it
+    at all depths before the next, and ASHA compares what follows with it."""
     space: dict[str, Values] = {}
     """Further keys of the config, a range or a list each: `optimizer.weight_decay: [0, 0.01]`."""
     sampler: Literal["optuna", "grid"] = "optuna"

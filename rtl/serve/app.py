@@ -34,12 +34,15 @@ from rtl.errors import (
     UnsupportedImageError,
 )
 from rtl.serve import openapi, static
-from rtl.serve.body import RequestError, parse, read
+from rtl.serve.body import RETRY_AFTER_S, Asked, Bodies, RequestError, parse, read
 from rtl.serve.engine import Answer, Engine, OverloadedError, Served
 from rtl.serve.pace import Pace
 from rtl.serve.traffic import Ledger, observe_request, prometheus
 
-_RETRY_AFTER_S = "1"
+_BODIES = 32
+"""Of the largest size, that a replica holds at once."""
+_CLIENT_LEFT = 499
+"""Counted where a client closes before it has an answer: no fault of the endpoint's."""
 _WAITED = "rtl.waited_s"
 """Where a request's scope says how long its refusal waited: that is no time it took to answer."""
 _IMAGE_ERRORS: dict[type[ImageError], tuple[int, str]] = {
@@ -87,6 +90,7 @@ def build(engine: Engine, books: Books, status: Status, token_sha256: str | None
     app.router.redirect_slashes = False
     app.state.engine, app.state.books, app.state.status = engine, books, status
     app.state.token_sha256 = token_sha256
+    app.state.bodies = Bodies(int(_BODIES * engine.config.max_body_mb * 1e6))
     app.state.pace = Pace(engine.config.refusals_per_s)
     return _Observed(app, engine)
 
@@ -110,6 +114,9 @@ class _Observed:
 
         try:
             await self._app(scope, receive, note)
+        except asyncio.CancelledError:
+            status = _CLIENT_LEFT if status == 500 else status
+            raise
         finally:
             if scope["type"] == "http":
                 route = scope["path"] if scope["path"] in self._routes else "other"
@@ -123,11 +130,22 @@ async def _predict(request: Request) -> Response:
     deadline = asyncio.get_running_loop().time() + engine.config.timeout_s
     if engine.full:
         raise _overloaded("Too many images wait already; try again in a second.")
-    body = await read(request, int(engine.config.max_body_mb * 1e6), deadline)
-    asked = await parse(request, body)
+    with request.app.state.bodies.one() as add:
+        body = await read(request, int(engine.config.max_body_mb * 1e6), deadline, add)
+        asked = await parse(request, body)
+        answers = await _answers(engine, asked, deadline)
+    if asked.alone and isinstance(answers[0], ImageError):
+        raise RequestError(*_explain(answers[0]), str(answers[0]))
+    top_k = asked.top_k or engine.config.top_k
+    results = [_result(n, a, top_k) for n, a in zip(asked.names, answers, strict=True)]
+    said = next((a.served for a in answers if isinstance(a, Answer)), engine.served)
+    return JSONResponse({"model": _describe(said), "results": results})
+
+
+async def _answers(engine: Engine, asked: Asked, deadline: float) -> list[Answer | ImageError]:
     try:
         async with asyncio.timeout_at(deadline):
-            answers = await engine.classify(asked.images, asked.explain)
+            return await engine.classify(asked.images, asked.explain)
     except OverloadedError as error:
         raise _overloaded(str(error)) from None
     except TimeoutError:
@@ -137,12 +155,6 @@ async def _predict(request: Request) -> Response:
             f"No answer within serve.timeout_s = {engine.config.timeout_s:g} s; try again, or send "
             "fewer images at once.",
         ) from None
-    if asked.alone and isinstance(answers[0], ImageError):
-        raise RequestError(*_explain(answers[0]), str(answers[0]))
-    top_k = asked.top_k or engine.config.top_k
-    results = [_result(n, a, top_k) for n, a in zip(asked.names, answers, strict=True)]
-    said = next((a.served for a in answers if isinstance(a, Answer)), engine.served)
-    return JSONResponse({"model": _describe(said), "results": results})
 
 
 async def _model(request: Request) -> Response:
@@ -254,7 +266,7 @@ def _explain(error: ImageError) -> tuple[int, str]:
 
 
 def _overloaded(message: str) -> RequestError:
-    return RequestError(503, "overloaded", message, Retry_After=_RETRY_AFTER_S)
+    return RequestError(503, "overloaded", message, Retry_After=RETRY_AFTER_S)
 
 
 def _error(status: int, type_: str, message: str, headers: Any = None) -> Response:

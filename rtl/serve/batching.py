@@ -38,6 +38,8 @@ class Row:
     """How unusual the pooled features are; None for a bundle without a baseline."""
     heat: torch.Tensor | None
     """float32 (H, W), where it was asked for: see `Predictor.heatmap`."""
+    seconds: float
+    """Of the forward pass that it was part of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +155,11 @@ class Batcher:
 
 def _forward(batch: list[_Waiting], threads: int) -> list[Row]:
     compute_with(threads)
+    started = time.monotonic()
     classifier = batch[0].classifier
     said = classifier.output(torch.stack([entry.pixels for entry in batch]))
     probabilities = said.probabilities.cpu()
+    seconds = time.monotonic() - started
     live = classifier.info.baseline
     distances = live.distances(said.pooled).tolist() if live else [None] * len(batch)
     return [
@@ -165,6 +169,7 @@ def _forward(batch: list[_Waiting], threads: int) -> list[Row]:
             classifier.heatmap(said.maps[i], int(probabilities[i].argmax()))
             if entry.explain
             else None,
+            seconds,
         )
         for i, entry in enumerate(batch)
     ]

@@ -7,7 +7,8 @@ import base64
 import binascii
 import json
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+RETRY_AFTER_S = "1"
 MAX_IMAGES = 64
 """That one body may hold."""
 
@@ -29,6 +31,37 @@ class RequestError(Exception):
         self.status = status
         self.type = type_
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+class Bodies:
+    """How many bytes of bodies are held at once, those still to be answered included."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+
+    @contextmanager
+    def one(self) -> Iterator[Callable[[int], None]]:
+        """To be told of each part of a body. That raises RequestError 503 for more than may be."""
+        own = 0
+
+        def add(size: int) -> None:
+            nonlocal own
+            if self._held + size > self._limit:
+                raise RequestError(
+                    503,
+                    "overloaded",
+                    f"{self._held / 1e6:.0f} MB of other requests wait already; try again in a "
+                    "second.",
+                    Retry_After=RETRY_AFTER_S,
+                )
+            self._held += size
+            own += size
+
+        try:
+            yield add
+        finally:
+            self._held -= own
 
 
 @dataclass(frozen=True)
@@ -67,10 +100,10 @@ class JsonBody(pydantic.BaseModel):
     explain: bool | None = None
 
 
-async def read(request: Request, limit: int, deadline: float) -> bytes:
-    """The body, refused as soon as it is known to be over `limit` bytes.
+async def read(request: Request, limit: int, deadline: float, add: Callable[[int], None]) -> bytes:
+    """The body, refused as soon as it is known to be over `limit` bytes; `add` hears of each part.
 
-    Raises RequestError 413, or 408 at the deadline, a time of the event loop.
+    Raises RequestError 413, 408 at the deadline, a time of the event loop, and what `add` raises.
     """
     declared = request.headers.get("content-length", "")
     body = bytearray()
@@ -81,6 +114,7 @@ async def read(request: Request, limit: int, deadline: float) -> bytes:
             async for chunk in request.stream():
                 if len(body) + len(chunk) > limit:
                     raise _too_large(limit)
+                add(len(chunk))
                 body += chunk
     except TimeoutError:
         raise RequestError(
@@ -103,17 +137,22 @@ async def parse(request: Request, body: bytes) -> Asked:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "multipart/form-data":
         names, images = await _multipart(request, body)
-        return Asked(names, images, top_k, explain, len(images) == 1)
+        return Asked(_sayable(names), images, top_k, explain, len(images) == 1)
     if kind == "application/json":
         content = _json(body)
         return Asked(
-            [image.name for image in content.images],
+            _sayable([image.name for image in content.images]),
             [_decode(image, number) for number, image in enumerate(content.images)],
             content.top_k or top_k,
             explain if content.explain is None else content.explain,
             len(content.images) == 1,
         )
     return Asked([None], [body], top_k, explain, alone=True)
+
+
+def _sayable(names: list[str | None]) -> list[str | None]:
+    """With half a surrogate pair, which JSON may escape and UTF-8 cannot hold, as `?`."""
+    return [name and name.encode("utf-8", "replace").decode() for name in names]
 
 
 def _top_k(request: Request) -> int | None:

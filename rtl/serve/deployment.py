@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import re
 import socket
 from typing import Any
 
 import ray
 from ray import serve
+from ray._private.state import available_resources_per_node
 from ray.exceptions import RayTaskError
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from ray.serve.context import _get_global_client
@@ -30,13 +32,17 @@ from rtl.serve.replica import Endpoint, Target
 _LOGGING = {"log_level": "ERROR", "enable_access_log": False}
 _ONGOING = 1000  # requests in a replica, slow bodies included; the engine refuses far earlier
 _STATE_TIMEOUT_S = 60
+_log = logging.getLogger("rtl")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def build(
-    target: Target, config: ServeConfig, token_sha256: str | None = None
+    target: Target, config: ServeConfig, token_sha256: str | None = None, spare: bool = False
 ) -> serve.Application:
-    """The Serve application of what is to be served."""
+    """The Serve application of what is to be served.
+
+    Where replicas are to be replaced, a `spare` one comes before one goes.
+    """
     clerk: Any = serve.deployment(Clerk)
     clerk = clerk.options(
         name="Clerk", version=rtl.__version__, ray_actor_options={"num_cpus": 0}, _internal=True
@@ -61,6 +67,7 @@ def build(
         user_config=dataclasses.asdict(target),
         max_ongoing_requests=_ONGOING,
         graceful_shutdown_timeout_s=config.timeout_s + 5,
+        max_surge_percent=1 if spare else 0,  # rounded up to a whole replica
         ray_actor_options={
             "num_cpus": config.cpus_per_replica,
             "num_gpus": config.gpus_per_replica,
@@ -76,9 +83,11 @@ def deploy(bundle_uri: str, config: ServeConfig, name: str = "rtl", token: str =
     """Serves a bundle and gives the URL, once it answers; Ray is connected.
 
     Where `name` is served already, the new bundle replaces the old one under the same URL without a
-    request lost. With a `token` the endpoint asks for it. Raises BundleError, and the old one
-    stays, for a bundle that fails its checks; ResourceError for more than the cluster has, or where
-    the HTTP server does not start; ConfigError for a port that cannot be had.
+    request lost; another config or token asks for new replicas, which come before the old ones go
+    where there is room for one more, else one goes first, which is logged. With a `token` the
+    endpoint asks for it. Raises BundleError, and what was deployed before stays or comes back, for
+    a bundle that fails its checks; ResourceError for more than the cluster has, or where the HTTP
+    server does not start; ConfigError for a port that cannot be had.
     """
     uri = storage.normalize(bundle_uri)
     bundle.verify(uri)
@@ -107,20 +116,26 @@ def _deploy(target: Target, uri: str, config: ServeConfig, name: str, token: str
     url = _start(config)
     before = _served(name)
     digest = hashlib.sha256(token.encode()).hexdigest() if token else None
-    application = build(target, config, digest)
+    spare = before is not None and _room_for_one(config)
+    if before and (before["config"], before["token_sha256"]) != (config, digest) and not spare:
+        _log.warning(
+            "The cluster has no room for a replica beside those that are replaced: one goes before "
+            "the next comes, and of a single one requests wait meanwhile."
+        )
     try:
-        serve.run(application, name=name, route_prefix="/", logging_config=_LOGGING)
+        _run(build(target, config, digest, spare), name)
     except RuntimeError as error:
         if before is None:
             serve.delete(name)
-        raise BundleError(f"The replicas for {uri} do not start: {error}") from None
-    state = _state(name)
-    if state["bundle"] != uri:
-        good = build(Target(bundle=str(state["bundle"])), config, digest)
-        serve.run(good, name=name, route_prefix="/", logging_config=_LOGGING)
+            raise BundleError(f"The replicas for {uri} do not start: {error}") from None
+        _bring_back(before, name, spare)
         raise BundleError(
-            f"{uri} was refused, {state['bundle']} stays in service. {state['rejected'].get(uri)}"
-        )
+            f"The replicas for {uri} do not start, {before['bundle']} stays in service: {error}"
+        ) from None
+    rejected = _state(name)["rejected"].get(uri)
+    if before is not None and rejected is not None:
+        _bring_back(before, name, spare)
+        raise BundleError(f"{uri} was refused, {before['bundle']} stays in service. {rejected}")
     return url
 
 
@@ -129,15 +144,34 @@ def shutdown() -> None:
     serve.shutdown()  # type: ignore[no-untyped-call]
 
 
+def _run(application: serve.Application, name: str) -> None:
+    serve.run(application, name=name, route_prefix="/", logging_config=_LOGGING)
+
+
+def _bring_back(before: dict[str, Any], name: str, spare: bool) -> None:
+    """What an endpoint's state was before a deployment that failed."""
+    _run(build(before["target"], before["config"], before["token_sha256"], spare), name)
+
+
+def _room_for_one(config: ServeConfig) -> bool:
+    """Whether a node has as much free as a replica takes."""
+    free = available_resources_per_node().values()  # type: ignore[no-untyped-call]
+    return any(
+        node.get("CPU", 0) >= config.cpus_per_replica
+        and node.get("GPU", 0) >= config.gpus_per_replica
+        for node in free
+    )
+
+
 def _state(name: str) -> dict[str, Any]:
     handle = serve.get_app_handle(name)
     state: dict[str, Any] = handle.state.remote().result(timeout_s=_STATE_TIMEOUT_S)
     return state
 
 
-def _served(name: str) -> str | None:
+def _served(name: str) -> dict[str, Any] | None:
     found = serve.status().applications.get(name)
-    return str(_state(name)["bundle"]) if found and found.status == "RUNNING" else None
+    return _state(name) if found and found.status == "RUNNING" else None
 
 
 def _start(config: ServeConfig) -> str:

@@ -70,7 +70,7 @@ class Answer:
     probabilities: torch.Tensor
     """float32, (C,)."""
     seconds: float
-    """In the queue and in the model."""
+    """Of the forward pass that it came from."""
     heatmap: bytes | None = None
     """A PNG of what spoke for the most probable class, where it was asked for."""
 
@@ -148,15 +148,18 @@ class Engine:
     ) -> list[Answer | ImageError]:
         """An answer for each encoded image, or the reason why it has none.
 
-        Raises OverloadedError where they would wait too long.
+        No more of them are decoded at once than there are threads to, so that other requests'
+        images come between those of a long one. Raises OverloadedError where they would wait too
+        long.
         """
         if self._inside and self._inside + len(images) > self._limit:
             raise OverloadedError(
                 f"{self._inside} images wait already, {self._limit} may; try again in a second."
             )
         self._inside += len(images)
+        turn = asyncio.Semaphore(self.config.cpus_per_replica)
         try:
-            return await asyncio.gather(*(self._classify(data, explain) for data in images))
+            return await asyncio.gather(*(self._classify(data, explain, turn) for data in images))
         finally:
             self._inside -= len(images)
 
@@ -198,10 +201,13 @@ class Engine:
         name, version = registry.entry_of(uri) or (classifier.info.name, None)
         return Served(storage.normalize(uri), name, version, classifier)
 
-    async def _classify(self, data: bytes, explain: bool) -> Answer | ImageError:
+    async def _classify(
+        self, data: bytes, explain: bool, turn: asyncio.Semaphore
+    ) -> Answer | ImageError:
         served, trial = self.served, self.on_trial
         try:
-            pixels = await self._decode(served, data)
+            async with turn:
+                pixels = await self._decode(served, data)
         except ImageError as error:
             self.counts["images", type(error).__name__, served.label] += 1
             return error
@@ -227,15 +233,13 @@ class Engine:
         )
 
     async def _answer(self, served: Served, pixels: torch.Tensor, explain: bool) -> Answer:
-        started = time.monotonic()
         row = await self._batcher.compute(served.classifier, pixels, explain)
-        seconds = time.monotonic() - started
         heatmap = None
         if row.heat is not None:
             loop = asyncio.get_running_loop()
             size = served.info.image_size
             heatmap = await loop.run_in_executor(self._decoders, heatmap_png, row.heat, size)
-        answer = Answer(served, row.probabilities, seconds, heatmap)
+        answer = Answer(served, row.probabilities, row.seconds, heatmap)
         self.counts["images", "ok", served.label] += 1
         live = served.info.baseline
         if live is not None and row.distance is not None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
+import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +16,7 @@ from starlette.types import ASGIApp
 
 import rtl
 from rtl import registry
+from rtl.errors import BundleError
 from rtl.registry import Canary
 from rtl.sections import ServeConfig
 from rtl.serve import app
@@ -20,6 +24,8 @@ from rtl.serve.engine import Engine
 from rtl.serve.traffic import Ledger
 
 _HAND_ON_S = 1.0
+_AGAIN_S = 15.0
+"""Before a bundle is loaded again that failed for what may pass, such as a storage that is away."""
 
 _log = logging.getLogger("ray.serve")
 
@@ -45,6 +51,10 @@ class Endpoint:
         self._token_sha256 = token_sha256
         self._target = Target()
         self._canary: Canary | None = None
+        """On trial."""
+        self._not_before: dict[str, float] = {}
+        """When those that failed may be loaded again; never, where a check of the bundle failed."""
+        self._looking = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -56,8 +66,9 @@ class Endpoint:
 
         Raises BundleError where there is none before: the replica does not start.
         """
-        self._target = Target(**user_config)
-        self.rejected = {}
+        async with self._looking:  # a look that began before would bring the old target back
+            self._target = Target(**user_config)
+            self.rejected, self._not_before = {}, {}
         await self._follow()
         if not self._tasks:
             self._tasks = [
@@ -70,8 +81,14 @@ class Endpoint:
         await self._engine.check()
 
     async def state(self) -> dict[str, Any]:
-        """The bundle in service, and why others were refused."""
-        return {"bundle": self._engine.served.uri, "rejected": self.rejected}
+        """The bundle in service, why others were refused, and what it was deployed with."""
+        return {
+            "bundle": self._engine.served.uri,
+            "rejected": self.rejected,
+            "target": self._target,
+            "config": self._config,
+            "token_sha256": self._token_sha256,
+        }
 
     async def ledger(self) -> Ledger:
         """See `app.Books`."""
@@ -99,36 +116,46 @@ class Endpoint:
 
     async def _follow(self) -> None:
         """Serves what the target means now."""
-        target = self._target
-        if target.bundle is not None:
-            await self._swap(target.bundle)
-            return
-        root, name = str(target.root), str(target.name)
-        uri = await asyncio.to_thread(registry.resolve, root, name)
-        await self._swap(uri)
-        pointer = await asyncio.to_thread(registry.pointer, root, name)
-        canary = pointer.canary if pointer else None
-        if canary == self._canary:
-            return
-        self._canary = canary
-        self._engine.on_trial = None
-        if canary is not None:
-            uri = registry.locate(root, name, canary.version)
-            await self._guarded(uri, self._engine.try_out(uri, canary.share, canary.shadow))
+        async with self._looking:
+            target = self._target
+            if target.bundle is not None:
+                await self._swap(target.bundle)
+                return
+            root, name = str(target.root), str(target.name)
+            await self._swap(await asyncio.to_thread(registry.resolve, root, name))
+            pointer = await asyncio.to_thread(registry.pointer, root, name)
+            canary = pointer.canary if pointer else None
+            if canary != self._canary:
+                await self._try_out(root, name, canary)
 
     async def _swap(self, uri: str) -> None:
         engine = self._engine
-        if engine.ready and (engine.served.uri == uri or uri in self.rejected):
-            return
         if not engine.ready:
             await engine.load(uri)
-        else:
-            await self._guarded(uri, engine.load(uri))
+        elif engine.served.uri != uri:
+            await self._guarded(uri, lambda: engine.load(uri))
 
-    async def _guarded(self, uri: str, loading: Any) -> None:
-        """Loads; what fails is noted, and not tried again."""
+    async def _try_out(self, root: str, name: str, canary: Canary | None) -> None:
+        """Puts another version on trial, or none."""
+        engine = self._engine
+        engine.on_trial = self._canary = None
+        if canary is None:
+            return
+        uri = registry.place(root, name, canary.version)
+        if await self._guarded(uri, lambda: engine.try_out(uri, canary.share, canary.shadow)):
+            self._canary = canary
+
+    async def _guarded(self, uri: str, load: Callable[[], Awaitable[None]]) -> bool:
+        """Loads, and says whether that went well; what fails leaves all as it is, and is noted."""
+        if time.monotonic() < self._not_before.get(uri, 0.0):
+            return False
         try:
-            await loading
+            await load()
         except Exception as error:  # noqa: BLE001 -- whatever it is, the model before stays
+            final = isinstance(error, BundleError)
+            self._not_before[uri] = math.inf if final else time.monotonic() + _AGAIN_S
             self.rejected[uri] = f"{type(error).__name__}: {error}"
             _log.error("%s was refused, the model before stays: %s", uri, error)
+            return False
+        self.rejected.pop(uri, None)
+        return True

@@ -204,6 +204,7 @@ def test_an_image_gets_the_classifiers_probabilities(
     assert found == pytest.approx(dict(zip(COLOURS, expected.tolist(), strict=True)), abs=1e-4)
     assert list(found.values()) == sorted(found.values(), reverse=True)
     assert max(found.values()) > 0.34
+    assert reply.json()["results"][0]["uncertain"] is False  # of a bundle that is never so
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -476,6 +477,92 @@ def test_a_replica_comes_while_requests_wait(client: httpx.Client, url: str, fir
     finally:
         deployment.deploy(first, CONFIG)
     assert set(statuses) == {200}
+
+
+@pytest.mark.slow
+def test_another_config_comes_without_a_lost_request(
+    client: httpx.Client, url: str, first: str, tmp_path: Path
+) -> None:
+    statuses: Counter[int] = Counter()
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=url, timeout=60) as own:
+            while not stop.is_set():
+                statuses[own.post("/v1/predict", content=JPEG).status_code] += 1
+
+    def answers() -> int:
+        return len(said(client.post("/v1/predict", content=JPEG)))
+
+    # One that loads and answers the golden image otherwise: only a replica finds out.
+    info, network = bundle.load(first)
+    wrong = str(tmp_path / "wrong")
+    bundle.save(wrong, info, network)
+    files = bundle.read_files(wrong)
+    document = {**json.loads(files[bundle.INFO]), "mean": [0.6] * 3, "std": [0.1] * 3}
+    files[bundle.INFO] = json.dumps(document).encode()
+    storage.delete(storage.join(wrong, storage.COMMIT))
+    storage.commit(wrong, files)
+    one = CONFIG.model_copy(update={"top_k": 1})
+    assert answers() == 2
+    try:
+        with running(ask, 2, stop):
+            assert deployment.deploy(first, one) == url
+            assert answers() == 1
+            with pytest.raises(BundleError, match=r"do not start, .*/1 stays in service"):
+                deployment.deploy(wrong, CONFIG)
+            assert answers() == 1
+            deployment.deploy(first, CONFIG)
+            assert answers() == 2
+    finally:
+        deployment.deploy(first, CONFIG)
+    assert set(statuses) == {200}
+    assert statuses[200] > 20
+
+
+@pytest.mark.slow
+def test_a_killed_replica_costs_no_request_that_is_sent_twice(
+    client: httpx.Client, url: str, first: str
+) -> None:
+    outcome: Counter[str] = Counter()
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            for attempt in ("first", "second", "failed"):
+                if attempt == "failed":
+                    outcome[attempt] += 1
+                    break
+                with contextlib.suppress(httpx.TransportError):
+                    if client.post("/v1/predict", content=JPEG).status_code == 200:
+                        outcome[attempt] += 1
+                        break
+                time.sleep(1)
+
+    def processes() -> set[int]:
+        found = set()
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                if "Endpoint" in "".join(process.cmdline()[:1]):
+                    found.add(process.pid)
+        return found
+
+    try:
+        assert deployment.deploy(first, CONFIG.model_copy(update={"replicas": 2})) == url
+        before = processes()
+        assert len(before) == 2
+        with running(ask, 4, stop):
+            time.sleep(2)
+            psutil.Process(min(before)).kill()
+            deadline = time.monotonic() + 120
+            while len(processes() - {min(before)}) < 2:  # another one comes
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+            time.sleep(2)
+    finally:
+        deployment.deploy(first, CONFIG)
+    assert outcome["failed"] == 0
+    assert outcome["first"] > 20
 
 
 def test_what_cannot_start_is_refused_at_once(url: str, local: str) -> None:

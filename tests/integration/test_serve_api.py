@@ -104,7 +104,7 @@ def test_a_heatmap_shows_what_spoke_for_the_class(client: httpx.Client, root: st
     (result,) = checked(reply, "Answer")["results"]
     heatmap = Image.open(io.BytesIO(base64.b64decode(result["heatmap"])))
     assert (heatmap.format, heatmap.mode, heatmap.size) == ("PNG", "RGBA", (139, 139))
-    classifier = Classifier.load(registry.locate(root, "colours", 1))
+    classifier = Classifier.load(registry.place(root, "colours", 1))
     said = classifier.output(classifier.preprocess(JPEG)[None])
     heat = classifier.heatmap(said.maps[0], int(said.probabilities[0].argmax()))
     assert heat.max() == pytest.approx(1)
@@ -292,19 +292,37 @@ def test_a_canary_answers_beside_the_current_model(
     until(lambda: trial() is None)
 
 
+def test_a_refused_deployment_leaves_the_name_followed(
+    client: httpx.Client, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = bundle.read_files(registry.place(root, "colours", 3))
+    broken = f"{root}/broken"
+    storage.write_bytes(f"{broken}/{bundle.MODEL}", files[bundle.MODEL][:-1])
+    storage.write_bytes(f"{broken}/{bundle.INFO}", files[bundle.INFO])
+    storage.seal(broken, {name: storage.describe(data) for name, data in files.items()})
+    monkeypatch.setattr(bundle, "verify", lambda _: None)  # as if a replica alone could see it
+    with pytest.raises(BundleError, match=r"was refused, .*/1 stays in service"):
+        deployment.deploy(broken, CONFIG, token=TOKEN)
+    assert version(client) == 1
+    registry.promote(root, "colours", 2)
+    until(lambda: version(client) == 2)
+    registry.promote(root, "colours", 1)
+    until(lambda: version(client) == 1)
+
+
 def test_a_bundle_that_answers_the_golden_image_otherwise_takes_no_traffic(
     client: httpx.Client, root: str, tmp_path: Path
 ) -> None:
-    first = registry.locate(root, "colours", 1)
+    first = registry.place(root, "colours", 1)
     info, network = bundle.load(first)
     bundle.save(str(tmp_path / "b"), info, network)
     version_4 = registry.register(root, "colours", str(tmp_path / "b"))
     # As if this machine decoded otherwise than the one that made the bundle.
     wrong = dataclasses.replace(info, mean=(0.6,) * 3, std=(0.1,) * 3)
-    files = bundle.read_files(registry.locate(root, "colours", version_4))
+    files = bundle.read_files(registry.place(root, "colours", version_4))
     document = {**json.loads(files[bundle.INFO]), "mean": list(wrong.mean), "std": list(wrong.std)}
     files[bundle.INFO] = json.dumps(document).encode()
-    place = registry.locate(root, "colours", version_4)
+    place = registry.place(root, "colours", version_4)
     storage.delete(storage.join(place, storage.COMMIT))
     storage.commit(place, files)
     with pytest.raises(BundleError, match="golden image"):

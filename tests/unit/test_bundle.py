@@ -243,7 +243,7 @@ def test_resolve(tmp_path: Any, solar: str) -> None:
     with pytest.raises(BundleError, match=r"'solar' is neither .* has: none yet"):
         registry.resolve(root, "solar")
     registry.register(root, "solar", solar)
-    with pytest.raises(BundleError, match=r"no current version, only 1. Promote"):
+    with pytest.raises(BundleError, match=r"no current version, only 1.*`rtl promote solar 1`"):
         registry.resolve(root, "solar")
     registry.register(root, "solar", solar)
     registry.promote(root, "solar", 2)

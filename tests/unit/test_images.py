@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -157,12 +158,33 @@ def test_a_cmyk_jpeg_has_its_colours() -> None:
     assert _difference(decoded, _pixels(Image.new("RGB", (16, 16), (255, 0, 0)))) <= 3
 
 
+def test_a_ycck_jpeg_has_its_colours() -> None:
+    # Pillow writes CMYK, each value as 255 less itself. These are luma and chroma of cyan, the
+    # opposite of red, and no black; the marker then says so.
+    data = bytearray(_encode(Image.new("CMYK", (16, 16), (76, 84, 254, 0)), "JPEG"))
+    transform = data.index(b"Adobe") + 11
+    assert data[transform] == 0
+    data[transform] = 2
+    decoded = images.decode(bytes(data))
+    assert _difference(decoded, _pixels(Image.new("RGB", (16, 16), (255, 0, 0)))) <= 3
+
+
 @pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
 def test_16_bits_are_scaled_to_8(fmt: str) -> None:
-    values = np.linspace(0, 65535, 300).astype(np.uint16).reshape(10, 30)
+    values = np.linspace(0, 65535, 9000).astype(np.uint16).reshape(300, 30)
     decoded = images.decode(_encode(Image.fromarray(values), fmt))
-    expected = torch.from_numpy((values / 257.0).round().astype(np.uint8)).expand(3, 10, 30)
+    expected = torch.from_numpy((values / 257.0).round().astype(np.uint8)).expand(3, 300, 30)
     assert torch.equal(decoded, expected)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_many_bits_a_pixel_take_little_more_memory_than_few(mode: str) -> None:
+    data = _encode(Image.new(mode, (1500, 1000)), "TIFF")
+    tracemalloc.start()
+    images.decode(data)
+    _, most = tracemalloc.get_traced_memory()  # of NumPy; Pillow's own is not seen
+    tracemalloc.stop()
+    assert most < 10 * 1500 * 1000
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

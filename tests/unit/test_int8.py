@@ -150,7 +150,10 @@ def test_a_bundle_keeps_it(
     classifier.check()
     assert classifier.info.quantized == PROOF
     assert torch.equal(classifier.predict(IMAGES), Classifier(INFO, smaller, CPU).predict(IMAGES))
-    assert "computes in 8 bits" in card.card(classifier.info)
+    said = card.card(classifier.info)
+    assert "computes in 8 bits" in said
+    assert "rtl export" not in said  # which refuses 8 bits
+    assert "temperature 1" not in said  # its `val` scores are as it is served
     assert "computes in 8 bits" not in card.card(INFO)
     with pytest.raises(BundleError, match="8 bits"):
         export.export(uri, str(tmp_path / "out"), "torch")
