@@ -183,9 +183,7 @@ def with_engine(
         engine = Engine(CONFIG.model_copy(update=changes))
         await engine.load(uri)
         books: Any = SimpleNamespace(rejected={}, ledger=traffic.Ledger)
-        transport = httpx.ASGITransport(
-            app.build(engine, books, books), raise_app_exceptions=False
-        )
+        transport = httpx.ASGITransport(app.build(engine, books, books), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://rtl") as http:
             await test(engine, http)
 
