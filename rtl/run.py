@@ -5,15 +5,23 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import secrets
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from rtl import storage
+from rtl import lease, storage
 from rtl.config import Config
-from rtl.errors import ConfigError, NotFoundError, RunExistsError, StorageError
+from rtl.errors import (
+    ConfigError,
+    DataError,
+    NotFoundError,
+    ResourceError,
+    RunExistsError,
+    StorageError,
+)
+from rtl.lease import Lease
 from rtl.metrics import Scores
 
 Kind = Literal["train", "search"]
@@ -22,12 +30,20 @@ _FREE_KEYS = ("train.workers", "train.cpus_per_worker", "train.max_failures", "s
               "features.memory_gb", "storage")  # fmt: skip
 """Keys that change how fast a run goes, not what it gives: a resumed run may set them anew."""
 
+_log = logging.getLogger("rtl")
+
 _FREE_SECTIONS = {"serve", "track"}
 """Nothing in them decides what a run gives."""
 
 ATTEMPT = "attempt.json"
 """The last sign of life of a run: see `attempt`."""
 
+_RECORD = "run.json"
+
+OWNER = "OWNER"
+"""The lease of the process that works at the run."""
+
+_LOOK_SECONDS = 0.5
 _BEAT_SECONDS = 5.0
 """Between two signs of life at least, so that short epochs do not wait for storage."""
 
@@ -84,9 +100,8 @@ def claim(config: Config, kind: Kind, manifest_digest: str, resume: bool) -> str
         "config": config.to_dict(),
         "manifest_digest": manifest_digest,
         "started": _now(),
-        "owner": secrets.token_hex(8),
     }
-    path = storage.join(uri, "run.json")
+    path = storage.join(uri, _RECORD)
     if storage.create(path, json.dumps(record, indent=1, sort_keys=True).encode()):
         return uri
     if not resume:
@@ -146,16 +161,61 @@ class Beat(Protocol):
 
 @contextlib.contextmanager
 def attempt(uri: str) -> Iterator[Beat]:
-    """Keeps `attempt.json` while the block runs: when there was life, and why it ended before time.
+    """Holds the run while the block runs, and keeps `attempt.json`.
 
-    It is a help for `rtl runs`, no part of the result: where storage refuses it, it is left out.
+    That says when there was life, how long it was worked at in all attempts, and why the last one
+    ended before time. It is no part of the result: where storage refuses it, it is left out. Raises
+    RunExistsError where another process works at the run. A run that is refused by a ConfigError or
+    ResourceError before anything is made leaves its name free.
     """
+    try:
+        with _alone(uri), _watched(uri) as beat:
+            yield beat
+    except (ConfigError, ResourceError):
+        if {entry.path for entry in storage.list_files(uri)} <= {_RECORD, ATTEMPT}:
+            storage.delete(uri)
+        raise
+
+
+def worked_seconds(uri: str) -> float:
+    """How long a run was worked at, by its last sign of life."""
+    try:
+        return float(storage.read_json(storage.join(uri, ATTEMPT)).get("seconds", 0.0))
+    except (NotFoundError, DataError, AttributeError, TypeError, ValueError):
+        return 0.0
+
+
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    with Lease(storage.join(uri, OWNER)) as held:
+        seen = None
+        while not held.take():
+            if seen is None:
+                seen = held.holder()
+                _log.warning(
+                    "A process holds this run; looking for up to %g s whether it is alive.",
+                    lease.STALE_SECONDS,
+                )
+            elif held.holder() not in (seen, None):
+                raise RunExistsError(
+                    f"Another process works at {uri} and is alive. Wait until it has ended, or end "
+                    "it, then resume."
+                )
+            time.sleep(_LOOK_SECONDS)
+        if result(uri) is not None:
+            raise RunExistsError(f"{uri} was finished meanwhile; `rtl runs` shows it.")
+        yield
+
+
+@contextlib.contextmanager
+def _watched(uri: str) -> Iterator[Beat]:
     known: dict[str, Any] = {"state": "running"}
+    began = time.monotonic() - worked_seconds(uri)
     written = -_BEAT_SECONDS
 
     def beat(**facts: Any) -> None:
         nonlocal written
-        known.update(facts, at=_now())
+        known.update(facts, at=_now(), seconds=time.monotonic() - began)
         if "state" in facts or time.monotonic() - written >= _BEAT_SECONDS:
             with contextlib.suppress(StorageError):
                 storage.write_json(storage.join(uri, ATTEMPT), known)

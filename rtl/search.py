@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,15 +38,17 @@ from rtl.budget import BudgetPlan
 from rtl.capacity import Need
 from rtl.checkpoint import Checkpoints
 from rtl.config import Config, from_dict
-from rtl.errors import ConfigError, TrainingError
+from rtl.errors import NotFoundError, TrainingError
 from rtl.judge import conclude, judge
 from rtl.loop import Hooks
-from rtl.rates import START_SECONDS, measure
+from rtl.rates import START_SECONDS, Rates, measure
 from rtl.sections import Range
 from rtl.sweep import Board, Watch
 from rtl.train import prepare
 from rtl.trial_process import Job
 from rtl.trials import Trial
+
+_PLAN = "plan.json"
 
 
 def search(
@@ -60,8 +62,8 @@ def search(
 
     `progress` is told the images whose features are computed, `watch` all trials after each change.
     `say` what a budget made it give up. `resume` goes on with a search of that name: what ended is
-    not run again. Raises the errors of `rtl.train.train`; a trial that fails does not end the
-    search.
+    not run again, and a budget's time counts on from where it was. Raises the errors of
+    `rtl.train.train`; a trial that fails does not end the search.
     """
     started = time.monotonic()
     config, manifest = prepare(config)
@@ -75,46 +77,50 @@ def search(
     if done is not None:
         tracking.log(config, uri, done)
         return done
-    if config.search.budget_minutes and resume:
-        raise ConfigError(
-            "search.budget_minutes is set; a search with a budget is planned for its own time "
-            "and is not resumed. Run it again under another --name."
-        )
     earlier = trials.recorded(uri)
+    planned = _planned(uri)
+    if planned:
+        started -= run.worked_seconds(uri)  # the budget's time is that of all attempts
     with run.attempt(uri) as beat, observe.Meter(config, manifest, earlier) as meter:
         curves = tensorboard.Board(config, manifest, uri)
         watch = observe.each(watch, meter.trials, curves.trials, lambda _: beat())
-        plan: BudgetPlan | None = None
-        deadline: float | None = None
+        rates: Rates | None = None
+        deadline = math.inf
         if config.search.budget_minutes:
             deadline = started + 60 * config.search.budget_minutes
-            rates = measure(config, concurrent)
-            plan = budget.make_plan(
-                config, manifest, rates, deadline - time.monotonic(), concurrent, built=not cached
-            )
+            if not any(_is_last(trial) for trial in earlier):
+                rates = measure(config, concurrent)
+            if rates is not None and planned is None:
+                left = deadline - time.monotonic()
+                plan = budget.make_plan(config, manifest, rates, left, concurrent, built=not cached)
+                planned = {
+                    "views": plan.views, "depths": plan.depths, "narrowed": plan.narrowed,
+                }  # fmt: skip
+                storage.write_json(storage.join(uri, _PLAN), planned)
+        if planned is not None:
             config = config.replace(
-                features={"views": plan.views}, search={"unfrozen_layers": plan.depths}
+                features={"views": planned["views"]},
+                search={"unfrozen_layers": planned["depths"]},
             )
-            depths = plan.depths
-            cached = [k for k in cached if k in depths]
+            cached = [k for k in cached if k in planned["depths"]]
         if cached:
             began, seen = time.monotonic(), [0]
             told = observe.each(progress, meter.features, lambda images, _: seen.append(images))
             trunk_pass.build(config, manifest, cached, told)
             meter.built(config)
-            if plan is not None:  # the first that is told is what an earlier pass had done
+            if rates is not None:  # the first that is told is what an earlier pass had done
                 rates = rates.after(seen[-1] - seen[:2][-1], time.monotonic() - began)
         features_seconds = time.monotonic() - started
         board = Board(config, uri, earlier, watch)
         given_up: list[str] = []
-        if plan is None or deadline is None:
+        if planned is None:
             _sweep(config, board, concurrent)
             _repeat(config, board, concurrent)
-        else:
+        elif rates is not None:
             left = deadline - time.monotonic()
             second = budget.make_plan(config, manifest, rates, left, concurrent, built=True)
             # What the rounds leave out the second plan says alone: it may have more time, or less.
-            given_up = [*plan.narrowed, *second.narrowed, *second.given_up]
+            given_up = [*planned["narrowed"], *second.narrowed, *second.given_up]
             for line in given_up:
                 say(f"For the time: {line}.")
             _rounds(config, board, concurrent, second, deadline)
@@ -133,6 +139,20 @@ def search(
         done = conclude(config, "search", uri, outcome, time.monotonic() - started)
     tracking.log(config, uri, done)
     return done
+
+
+def _planned(uri: str) -> dict[str, Any] | None:
+    """Views and depths that a budget's first plan took, and what it gave up for them."""
+    try:
+        found: dict[str, Any] = storage.read_json(storage.join(uri, _PLAN))
+    except NotFoundError:
+        return None
+    return found
+
+
+def _is_last(trial: Trial) -> bool:
+    """Whether it is of a budget's last round and came to its end."""
+    return "train.minutes" in trial.point and trial.state in ("finished", "stopped")
 
 
 def grid(config: Config) -> list[dict[str, Any]]:
@@ -209,25 +229,30 @@ def _rounds(
             points = grid(settings)
             spread = np.linspace(0, len(points) - 1, first.points)
             chosen = [points[round(at)] for at in spread]  # of all depths, and of all of the rest
-            jobs = [Job(i, {**p, **overrides}, seed) for i, p in enumerate(chosen)]
+            jobs = _jobs(board, [{**point, **overrides} for point in chosen], seed)
             sweep.run(settings, board, concurrent, jobs, 0, (), until)
         else:
-            sweep.run(settings, board, concurrent, [], first.points, (), until, overrides)
+            more = first.points - sum(overrides.items() <= t.point.items() for t in board.ended)
+            sweep.run(settings, board, concurrent, [], more, (), until, overrides)
     if final.points:
         best = [trial.point for trial in trials.finalists(board.trials, final.points)]
-        number = board.next_number
         left = budget.SAFETY_PACE * (last - time.monotonic() - START_SECONDS)
         overrides = {
             "train.rows": final.rows, "train.epochs": config.train.epochs,
             "train.minutes": max(left, 1.0) / 60, "train.flip_features": plan.flip_features,
         }  # fmt: skip
-        jobs = [
-            Job(number + i, {**point, **overrides}, seed)
-            for i, point in enumerate(best or [_first_point(config)])
-        ]
+        points = [{**point, **overrides} for point in best or [_first_point(config)]]
+        jobs = _jobs(board, points, seed)
         if final.cpus:
             config = config.replace(train={"cpus_per_worker": final.cpus})
         sweep.run(config, board, len(jobs), jobs, 0, None, last)
+
+
+def _jobs(board: Board, points: Sequence[Mapping[str, Any]], seed: int) -> list[Job]:
+    """Fits of the points of which none has ended."""
+    ended = [dict(trial.point) for trial in board.ended]
+    fresh = [point for point in points if point not in ended]
+    return [Job(board.next_number + i, point, seed) for i, point in enumerate(fresh)]
 
 
 def _first_point(config: Config) -> dict[str, Any]:

@@ -207,6 +207,11 @@ class Board:
         return [self._trials[number] for number in sorted(self._trials)]
 
     @property
+    def ended(self) -> list[Trial]:
+        """That have an epoch and no more to come."""
+        return [t for t in self.trials if t.state in ("finished", "stopped") and t.history]
+
+    @property
     def next_number(self) -> int:
         """The first that no trial has."""
         return max([*self._trials, *self._numbers.values()], default=-1) + 1

@@ -118,7 +118,7 @@ def test_a_search_with_a_budget_runs_what_its_plan_says(
     slow = {0: 8.0, 1: 8.0}
     monkeypatch.setattr(search, "measure", lambda *_: Rates(50.0, slow, slow, 2))
     said: list[str] = []
-    result = search.search(settings, say=said.append)
+    result = search.search(settings, say=said.append, resume=True)  # of a name that is new
     about = storage.read_json(storage.join(run.locate(settings), "search.json"))
     assert "the points are compared on 50% of the rows" in about["given_up"]
     assert len(said) == len(about["given_up"])
@@ -134,8 +134,43 @@ def test_a_search_with_a_budget_runs_what_its_plan_says(
     assert (winner.state, winner.epochs) == ("finished", 8)  # the pace allowed more than planned
     assert 0 < winner.point["train.minutes"] < 10
     assert (winner.unfrozen_layers, winner.lr) == (result.unfrozen_layers, result.lr)
-    with pytest.raises(ConfigError, match="another --name"):
-        search.search(settings.replace(name="other"), resume=True)
+    # As if it had been killed in the judgement: nothing is measured or fitted again.
+    uri = run.locate(settings)
+    for name in ("result.json", "outcome.json", "trials.json", "search.json"):
+        storage.delete(storage.join(uri, name))
+    monkeypatch.setattr(search, "measure", lambda *_: pytest.fail("it measures"))
+    again = search.search(settings, resume=True)
+    assert (again.val, again.test) == (result.val, result.test)
+    assert trials.recorded(uri) == found
+    # And in the last round: that alone is run again, in the time that is left.
+    storage.delete(storage.join(uri, "result.json"))
+    for each in found:
+        if "train.minutes" in each.point:
+            trials.record(uri, replace(each, state="running", history=()))
+    monkeypatch.setattr(search, "measure", lambda *_: Rates(50.0, slow, slow, 2))
+    last = search.search(settings, resume=True)
+    assert last.test is not None
+    later = trials.recorded(uri)
+    assert [t for t in later if t.rows < 1] == [t for t in found if t.rows < 1]
+    assert choose(later).winner.number >= len(found)
+
+
+def test_a_budget_that_is_too_small_leaves_the_name_free(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dataset(f"{tmp_path}/data", train=40)
+    settings = recipes.load().replace(
+        name="small",
+        storage=f"{tmp_path}/root",
+        data={"uri": f"{tmp_path}/data", "image_size": 80},
+        search={"unfrozen_layers": [0], "budget_minutes": 0.2},
+    )
+    monkeypatch.setattr(search, "measure", lambda *_: Rates(0.1, {0: 8.0}, {0: 8.0}, 2))
+    for resume in (False, True):  # the job of a cluster always asks to resume
+        with pytest.raises(ConfigError, match="Give more"):
+            search.search(settings, resume=resume)
+        assert run.claim(settings, "search", "d" * 64, resume=False)
+        storage.delete(run.locate(settings))
 
 
 @pytest.mark.slow  # the cluster's test runs such trials; this compares

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rtl import cli, config, console, metrics, recipes, run, runs, storage, trials
-from rtl.errors import ConfigError, TrainingError
+from rtl import cli, config, console, lease, metrics, recipes, run, runs, storage, trials
+from rtl.errors import ConfigError, RunExistsError, TrainingError
 from rtl.metrics import Scores
 from rtl.runs import Row
 from rtl.trials import State, Trial, TrialEpoch
@@ -127,6 +127,40 @@ def test_a_run_that_failed_says_why(tmp_path: Path) -> None:
         trials.record(uri, trial(0, 0.5))
         row = rows_of(str(tmp_path))["all"]
         assert (row.state, row.reason, row.val) == ("unfinished", "", 0.5)
+
+
+def test_of_two_processes_at_one_run_one_gets_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+    uri = begin(str(tmp_path), "twice", "search")
+    with run.attempt(uri) as beat:
+        beat(epochs=1, score=0.5, state="running")
+        with pytest.raises(RunExistsError, match="is alive"), run.attempt(uri):
+            pytest.fail("both work at it")
+        assert rows_of(str(tmp_path))["twice"].epochs == 1  # as the first one says
+    with run.attempt(uri):
+        pass
+    assert not (Path(uri) / "OWNER").exists()
+    end(uri, "search", 8)
+    with pytest.raises(RunExistsError, match="finished meanwhile"), run.attempt(uri):
+        pytest.fail("it would be registered twice")
+
+
+def test_a_run_whose_process_died_here_is_taken_up_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = begin(str(tmp_path), "killed", "search")
+    code = (
+        "import os, sys; from rtl import run\n"
+        "with run.attempt(sys.argv[1]): print('held', flush=True); os._exit(1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True)
+    assert done.stdout == "held\n", done.stderr
+    assert (Path(uri) / "OWNER").exists()
+    monkeypatch.setattr(run.time, "sleep", lambda _: pytest.fail("it waits"))
+    with run.attempt(uri):
+        assert run.worked_seconds(uri) > 0
 
 
 @pytest.mark.parametrize(
