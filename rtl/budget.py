@@ -25,6 +25,7 @@ from rtl.errors import ConfigError
 from rtl.rates import PASS_RATE, START_SECONDS, Rates
 from rtl.sections import Flips
 from rtl.shards import Manifest
+from rtl.trials import Trial
 
 SAFETY = 0.9
 """Share of the time that is planned before the trunk's pass; the rest is for the unforeseen."""
@@ -148,6 +149,8 @@ def make_plan(
     turned, given_up = config.train.flip_features, plan.given_up
     if turned != "none" and plan.epochs < costs.least:
         turned, given_up = "none", (*given_up, "turned features, of which few epochs learn less")
+    if config.search.seeds > 1:
+        given_up = (*given_up, f"the finalists' further seeds: 1 instead of {config.search.seeds}")
     return dataclasses.replace(
         plan, views=views, judging=judging, flip_features=turned, given_up=given_up,
         narrowed=tuple(narrowed),
@@ -270,6 +273,23 @@ def _one_fit(config: Config, costs: _Costs, k: int, rounds: float) -> BudgetPlan
         given_up.append(_fewer(epochs, config))
     final = Round(1.0, epochs, 1, costs.alone(k, epochs), costs.rates.cpus)
     return BudgetPlan(0, (k,), _NO_ROUND, final, 0.0, tuple(given_up))
+
+
+def unrun(plan: BudgetPlan, trials: Sequence[Trial]) -> list[str]:
+    """Points of the rounds that the deadline came before, a sentence each round.
+
+    A trial that failed was run; the last round's have `train.minutes`.
+    """
+    ran = [trial for trial in trials if trial.best or trial.state == "failed"]
+    last = sum("train.minutes" in trial.point for trial in ran)
+    left = []
+    for name, planned, done in (
+        ("compared", plan.sweep.points, len(ran) - last),
+        ("fitted in the end", plan.final.points, last),
+    ):  # fmt: skip
+        if done < planned:
+            left.append(f"{done} of {planned} points were {name} before the time was over")
+    return left
 
 
 def _fewer(epochs: int, config: Config) -> str:

@@ -29,6 +29,20 @@ from rtl.sections import (
     TrainConfig,
 )
 
+_NOT_SEARCHED = {
+    "model.precision": "the frozen trunk's features are computed in one precision for all trials",
+    "train.gpus_per_worker": "the frozen trunk's features are those of one device for all trials",
+    "train.workers": "all trials hold the same workers",
+    "train.cpus_per_worker": "all trials hold the same CPUs",
+    "train.max_failures": "a trial's lost worker ends the trial",
+    "train.seed": "search.seeds fits the finalists with further seeds",
+    "train.metric": "scores of different kinds cannot be compared",
+}
+"""Keys of a fit that all trials share, and why."""
+
+_OF_A_BUDGET = ("train.epochs", "train.rows", "train.minutes", "train.flip_features")
+"""Keys of a fit that a time budget sets."""
+
 
 class Config(Section):
     """Everything that decides a result."""
@@ -71,6 +85,14 @@ class Config(Section):
                 )
             if key not in _keys(Config) or key.startswith(fixed):
                 raise ValueError(f"search.space holds {key}, which is no key of a fit")
+            if key in _NOT_SEARCHED:
+                raise ValueError(
+                    f"search.space holds {key}, but {_NOT_SEARCHED[key]}; set {key} alone"
+                )
+            if key in _OF_A_BUDGET and self.search.budget_minutes:
+                raise ValueError(
+                    f"search.space holds {key}, which search.budget_minutes sets; leave one out"
+                )
             section, name = key.split(".")
             ends: Any = (values.min, values.max) if isinstance(values, Range) else values
             whole = isinstance(values, Range) and isinstance(self.get(key), int)

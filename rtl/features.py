@@ -146,13 +146,21 @@ def locate(config: Config, manifest: Manifest, weights_sha256: str, unfrozen_lay
 
 
 def load(uri: str) -> Features | None:
-    """Committed features; None where there are none yet."""
-    if not storage.is_committed(uri):
+    """Committed features; None where there are none yet, or their records are damaged.
+
+    A pass then takes up what is whole of them.
+    """
+    try:
+        listed = storage.read_json(storage.join(uri, storage.COMMIT))["files"]
+        files = {
+            name: {"sha256": str(entry["sha256"]), "bytes": int(entry["bytes"])}
+            for name, entry in listed.items()
+            if name != ABOUT
+        }
+        about = json.loads(storage.read_verified(storage.join(uri, ABOUT), listed[ABOUT]))
+        return Features(uri, tuple(about["shape"]), files)
+    except (NotFoundError, DataError, KeyError, TypeError, ValueError, AttributeError):
         return None
-    listed = storage.read_json(storage.join(uri, storage.COMMIT))["files"]
-    files = {name: entry for name, entry in listed.items() if name != ABOUT}
-    about = json.loads(storage.read_verified(storage.join(uri, ABOUT), listed[ABOUT]))
-    return Features(uri, tuple(about["shape"]), files)
 
 
 def find(config: Config, manifest: Manifest) -> Features | None:

@@ -86,8 +86,8 @@ class Group:
     def _run(self, about: dict[str, Any], config: Config) -> None:
         try:
             launch(_worker, about, config, max_failures=0)  # a trial is not resumed in mid-fit
-        except TrainingError as error:
-            ray.get(self._turns.put.remote(error))  # behind what a worker said itself
+        except TrainingError as error:  # of a lost worker: no fault of the fit
+            ray.get(self._turns.put.remote(RtlError(str(error))))  # behind what one said itself
 
 
 def _worker(about: dict[str, Any]) -> None:

@@ -46,6 +46,7 @@ class Lease:
             return True
         if not storage.create(self.uri, self._content(0)) and not self._take_over():
             return False
+        self._ended.clear()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
         return True

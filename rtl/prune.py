@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rtl import lease, storage
-from rtl.errors import NotFoundError, RtlError
-from rtl.features import ABOUT, BUILDER
+from rtl.errors import DataError, NotFoundError, RtlError
+from rtl.features import ABOUT, BUILDER, load
 from rtl.lease import Lease
 from rtl.shards import load_manifest
 
@@ -21,7 +21,8 @@ class Cache:
 
     uri: str
     state: State
-    """`outdated` where the data set is gone or is another one now."""
+    """`outdated` where the data set is gone or is another one now; `abandoned` where a pass died or
+    what it recorded is damaged: another one takes up what is whole."""
     data_uri: str
     """The data set; empty where it is not recorded."""
     unfrozen_layers: int | None
@@ -31,27 +32,44 @@ class Cache:
 
 def listing(root: str) -> list[Cache]:
     """Every cache below a storage root. Watches for `lease.STALE_SECONDS` where one is in work."""
-    base = storage.join(root, "features")
-    found = {name: storage.join(base, name) for name in storage.list_names(base)}
-    leases = {
-        name: Lease(storage.join(uri, BUILDER))
-        for name, uri in found.items()
-        if not storage.is_committed(uri) and storage.exists(storage.join(uri, BUILDER))
-    }
-    abandoned = _watch(leases)
-    return [_read(uri, name in leases, name in abandoned) for name, uri in found.items()]
+    return [cache for cache, _ in _look(root)]
 
 
 def prune(root: str, everything: bool = False) -> list[Cache]:
-    """Deletes caches that are outdated or abandoned, or all that are not in work; returns them."""
-    doomed = [
-        cache
-        for cache in listing(root)
-        if cache.state in ("outdated", "abandoned") or (everything and cache.state == "ready")
-    ]
-    for cache in doomed:
-        storage.delete(cache.uri)
-    return doomed
+    """Deletes caches that are outdated or abandoned, or all that are not in work; returns them.
+
+    On a local disk their empty folders stay: a builder may begin in one at any moment.
+    """
+    doomed = ("outdated", "abandoned", *(("ready",) if everything else ()))
+    gone = []
+    for cache, holder in _look(root):
+        if cache.state not in doomed:
+            continue
+        with holder:
+            # A builder may have begun since, or be done: who deletes must hold the lease, and look
+            # again. The lease goes last.
+            if not holder.take() or _read(cache.uri, in_work=False).state not in doomed:
+                continue
+            for entry in storage.list_files(cache.uri):
+                if entry.path != BUILDER:
+                    storage.delete(entry.uri)
+            gone.append(cache)
+    return gone
+
+
+def _look(root: str) -> list[tuple[Cache, Lease]]:
+    """Every cache with its lease, as this process saw it."""
+    base = storage.join(root, "features")
+    uris = [storage.join(base, name) for name in storage.list_names(base)]
+    leases = {uri: Lease(storage.join(uri, BUILDER)) for uri in uris}
+    watched = {
+        uri: holder
+        for uri, holder in leases.items()
+        if not storage.is_committed(uri) and storage.exists(holder.uri)
+    }
+    in_work = watched.keys() - _watch(watched)
+    found = [(_read(uri, uri in in_work), holder) for uri, holder in leases.items()]
+    return [(cache, holder) for cache, holder in found if cache.bytes]  # not what was pruned
 
 
 def _watch(leases: dict[str, Lease]) -> set[str]:
@@ -61,20 +79,20 @@ def _watch(leases: dict[str, Lease]) -> set[str]:
         holder.is_stale()
     while leases and time.monotonic() - started <= lease.STALE_SECONDS:
         time.sleep(min(1.0, lease.STALE_SECONDS / 10))
-    return {name for name, holder in leases.items() if holder.is_stale()}
+    return {uri for uri, holder in leases.items() if holder.is_stale()}
 
 
-def _read(uri: str, held: bool, stale: bool) -> Cache:
+def _read(uri: str, in_work: bool) -> Cache:
     size = sum(entry.size for entry in storage.list_files(uri))
     try:
-        about = storage.read_json(storage.join(uri, ABOUT))
-    except NotFoundError:
+        about = dict(storage.read_json(storage.join(uri, ABOUT)))
+    except (NotFoundError, DataError, TypeError, ValueError):
         about = {}
     data_uri = str(about.get("data_uri", ""))
     state: State = "ready"
-    if held and not stale:
+    if in_work:
         state = "building"
-    elif not storage.is_committed(uri):
+    elif load(uri) is None:
         state = "abandoned"
     elif not _is_current(data_uri, str(about.get("manifest", ""))):
         state = "outdated"

@@ -2,8 +2,8 @@
 
 Each trial is a fit on cached features, of one process or of the workers of a TorchTrainer. Optuna
 proposes the points or all of a grid are tried, ASHA ends those that fall behind, and the finalists
-are fitted with further seeds. Each trial is recorded as it ends, so that `--resume` runs none
-again. `test` is opened once, for the winner.
+are fitted with further seeds. Each trial is recorded as it ends, so that `--resume` runs none again
+but what failed by no fault of its own. `test` is opened once, for the winner.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ def search(
 
     `progress` is told the images whose features are computed, `watch` all trials after each change.
     `say` what a budget made it give up. `resume` goes on with a search of that name: what ended is
-    not run again, and a budget's time counts on from where it was. Raises the errors of
-    `rtl.train.train`; a trial that fails does not end the search.
+    not run again, but what failed by no fault of its own, of a lost process or of storage; a
+    budget's time counts on from where it was. Raises the errors of `rtl.train.train`; a trial that
+    fails does not end the search.
     """
     started = time.monotonic()
     config, manifest = prepare(config)
@@ -77,7 +78,7 @@ def search(
     if done is not None:
         tracking.log(config, uri, done)
         return done
-    earlier = trials.recorded(uri)
+    earlier = trials.taken_up(trials.recorded(uri))
     planned = _planned(uri)
     if planned:
         started -= run.worked_seconds(uri)  # the budget's time is that of all attempts
@@ -124,6 +125,10 @@ def search(
             for line in given_up:
                 say(f"For the time: {line}.")
             _rounds(config, board, concurrent, second, deadline)
+            late = budget.unrun(second, board.trials)
+            for line in late:
+                say(f"For the time: {line}.")
+            given_up += late
         choice = trials.choose(board.trials)
         spent = trials.spent(board.trials, config.search)
         about = {
@@ -232,8 +237,9 @@ def _rounds(
             jobs = _jobs(board, [{**point, **overrides} for point in chosen], seed)
             sweep.run(settings, board, concurrent, jobs, 0, (), until)
         else:
-            more = first.points - sum(overrides.items() <= t.point.items() for t in board.ended)
-            sweep.run(settings, board, concurrent, [], more, (), until, overrides)
+            done = [t for t in board.ended if overrides.items() <= t.point.items()]
+            more = first.points - len(done)
+            sweep.run(settings, board, concurrent, [], more, done, until, overrides)
     if final.points:
         best = [trial.point for trial in trials.finalists(board.trials, final.points)]
         left = budget.SAFETY_PACE * (last - time.monotonic() - START_SECONDS)

@@ -227,7 +227,8 @@ class SearchConfig(Section):
     finalists: int = Field(default=2, ge=1)
     """Points that are run again with other seeds; the best mean over seeds wins."""
     seeds: int = Field(default=1, ge=1)
-    """Seeds of each finalist, its first fit's included; 1 runs none again."""
+    """Seeds of each finalist, its first fit's included; 1 runs none again. With a budget none
+    is run again."""
     budget_minutes: float | None = Field(default=None, gt=0)
     """The search ends in this time, with less tried where it must; null takes what it takes."""
     concurrent: int | None = Field(default=None, ge=1)

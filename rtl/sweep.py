@@ -17,6 +17,7 @@ from typing import Any
 
 from rtl import runtime, storage, trials
 from rtl.config import Config
+from rtl.errors import TrainingError
 from rtl.optimizer import planned_epochs
 from rtl.sections import Range
 from rtl.trial_process import Job, group_of_workers, number_of, one_process
@@ -95,7 +96,7 @@ def run(
             # Tune's own state serves this call alone: what must last is written by the trials.
             run_config=tune.RunConfig(
                 name=f"search-{secrets.token_hex(4)}", storage_path=folder, verbose=0,
-                callbacks=[board.callback()], stop=_stopper(deadline),
+                callbacks=[board.callback()], stop=_stopper(deadline, alone),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )  # fmt: skip
@@ -126,14 +127,15 @@ def _optuna(config: Config, jobs: Sequence[Job], ended: Sequence[Trial]) -> Any:
             space[key] = IntDistribution(int(values.min), int(values.max), log=values.log)
         else:
             space[key] = FloatDistribution(values.min, values.max, log=values.log)
-    seed = config.search.seed + len(ended)  # a resumed search draws other points
+    known = len(ended) + len(jobs)
+    seed = config.search.seed + known  # a resumed search draws other points
     algorithm = OptunaSearch(
         space, metric="score", mode="max", seed=seed,
         points_to_evaluate=[dict(job.point) for job in jobs] or None,
     )  # fmt: skip
     for trial in ended:
         if trial.best is not None:
-            algorithm.add_evaluated_point(dict(trial.point), trial.score)
+            algorithm.add_evaluated_point({k: trial.point[k] for k in space}, trial.score)
     return algorithm
 
 
@@ -141,7 +143,7 @@ def _asha(config: Config, ended: Sequence[Trial]) -> Any:
     """ASHA that knows how far the ended trials came."""
     from ray.tune.schedulers import ASHAScheduler
 
-    settings, epochs = config.search, config.train.epochs
+    settings, epochs = config.search, _longest(config)
     if settings.scheduler == "none":
         return None
     scheduler = ASHAScheduler(
@@ -160,8 +162,20 @@ def _asha(config: Config, ended: Sequence[Trial]) -> Any:
     return scheduler
 
 
-def _stopper(deadline: float | None) -> Any:
-    """Ends all trials at the deadline, but not before one of them has ended an epoch."""
+def _longest(config: Config) -> int:
+    """Epochs of the longest fit that the search may propose."""
+    values = config.search.space.get("train.epochs", (config.train.epochs,))
+    if isinstance(values, Range):
+        return int(values.max)
+    return max(value for value in values if isinstance(value, int))
+
+
+def _stopper(deadline: float | None, at_once: bool) -> Any:
+    """Ends all trials at the deadline, but not before one of them has ended an epoch.
+
+    Not `at_once` but each after its epoch where trials have workers: Tune ends an actor by force
+    that is in an epoch, and the workers would keep what they hold.
+    """
     from ray.tune import Stopper
 
     if deadline is None:
@@ -173,10 +187,10 @@ def _stopper(deadline: float | None) -> Any:
 
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
             self.reported = True
-            return False
+            return not at_once and time.monotonic() > ends
 
         def stop_all(self) -> bool:
-            return self.reported and time.monotonic() > ends
+            return at_once and self.reported and time.monotonic() > ends
 
     return Deadline()
 
@@ -261,8 +275,11 @@ class Board:
         self._put(replace(trial, history=(*trial.history, epoch)))
 
     def end(self, tune_trial: Any, failed: bool) -> None:
-        """A trial ended."""
-        self._end(self._trials[number_of(self.name(tune_trial))], failed)
+        """A trial ended; Tune tells no start of one whose process died in it."""
+        number = number_of(self.name(tune_trial))
+        if number not in self._starts:
+            self.start(tune_trial)
+        self._end(self._trials[number], failed)
 
     def stop_running(self) -> None:
         """Ends the trials of which no end was told."""
@@ -282,7 +299,8 @@ class Board:
         """Adds to a failed trial what rtl said, else the last line of what Ray did."""
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = lines[-1].removeprefix("rtl.errors.")
-        trial = replace(self._trials[number_of(name)], reason=reason)
+        fault = isinstance(error, TrainingError)
+        trial = replace(self._trials[number_of(name)], reason=reason, own_fault=fault)
         trials.record(self.uri, trial)
         self._put(trial)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rtl import storage
@@ -55,6 +55,8 @@ class Trial:
     history: tuple[TrialEpoch, ...] = ()
     reason: str = ""
     """Why it failed."""
+    own_fault: bool = False
+    """It failed by what its point asks for, and would again: its loss was no number."""
     wall_seconds: float = 0.0
     """From its start to its end, what is not an epoch included."""
     cpus: int = 1
@@ -168,8 +170,13 @@ def choose(trials: Sequence[Trial]) -> Choice:
     groups = [group for group in groups if group.first.rows == largest]
     if not groups:
         reasons = sorted({trial.reason for trial in trials if trial.reason})
+        again = sum(trial.state == "failed" and not trial.own_fault for trial in trials)
+        remedy = "Search otherwise under another --name."
+        if again:
+            remedy = f"--resume runs the {again} again that failed by no fault of their own."
         raise TrainingError(
-            f"None of {len(trials)} trials finished an epoch: {' '.join(reasons) or 'no reason.'}"
+            f"None of {len(trials)} trials finished an epoch: {' '.join(reasons) or 'no reason.'} "
+            f"{remedy}"
         )
     most = max(len(group.fits) for group in groups)
     group = max((g for g in groups if len(g.fits) == most), key=_Group.key)
@@ -177,6 +184,15 @@ def choose(trials: Sequence[Trial]) -> Choice:
     winner = max(group.fits, key=lambda t: (t.score, -t.best.log_loss if t.best else 0.0))
     spread = statistics.stdev(scores) if len(scores) > 1 else None
     return Choice(winner, group.first.number, statistics.fmean(scores), spread, len(scores))
+
+
+def taken_up(trials: Sequence[Trial]) -> list[Trial]:
+    """As a resumed search takes them: what failed by no fault of its own is to be run again."""
+    fresh: dict[str, Any] = {"state": "running", "history": (), "reason": "", "wall_seconds": 0.0}
+    return [
+        replace(trial, **fresh) if trial.state == "failed" and not trial.own_fault else trial
+        for trial in trials
+    ]
 
 
 def finalists(trials: Sequence[Trial], count: int) -> list[Trial]:

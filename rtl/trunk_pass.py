@@ -65,7 +65,7 @@ def build(
                 return {k: there for k, there in found.items() if there is not None}
             mine = {k: uris[k] for k in missing if leases[k].take()}
             # Another builder may have ended between the look and the taking.
-            mine = {k: uri for k, uri in mine.items() if not storage.is_committed(uri)}
+            mine = {k: uri for k, uri in mine.items() if features.load(uri) is None}
             if mine:
                 _build(config, manifest, weights.sha256, mine, progress)
             for lease in leases.values():
@@ -77,9 +77,10 @@ def build(
 def _build(
     config: Config, manifest: Manifest, weights: str, uris: dict[int, str], progress: Progress
 ) -> None:
-    _check_disk(config, manifest, list(uris))
+    _check_disk(config, manifest, uris)
     abouts: dict[int, bytes] = {}
     for k, uri in uris.items():
+        storage.delete(storage.join(uri, storage.COMMIT))  # where there is one it is damaged
         content = {
             **features.describe(config, manifest, weights, k),
             "data_uri": manifest.uri,
@@ -92,21 +93,30 @@ def _build(
         storage.seal(uri, {**files[k], ABOUT: storage.describe(abouts[k])})
 
 
-def _check_disk(config: Config, manifest: Manifest, depths: Sequence[int]) -> None:
-    """Raises ResourceError where a local disk has no room for all the features."""
+def _check_disk(config: Config, manifest: Manifest, uris: dict[int, str]) -> None:
+    """Raises ResourceError where a local disk has no room for the features that are missing."""
     if not storage.is_local(config.storage):
         return
     folder = Path(storage.normalize(config.storage))
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    needs = {k: features.cost(config, manifest, k).bytes for k in depths}
+    done = {
+        k: sum(e.size for e in storage.list_files(uri) if e.path.endswith(".parquet"))
+        for k, uri in uris.items()
+    }
+    needs = {k: max(0, features.cost(config, manifest, k).bytes - done[k]) for k in uris}
     if sum(needs.values()) > free:
         parts = " + ".join(f"{size / 1e9:.2f} GB for k = {k}" for k, size in needs.items())
+        freeing = "Free some (`rtl features --prune`), take fewer features.views or depths,"
+        if any(done.values()):
+            freeing = (
+                "Free some, but not by `rtl features --prune`: it would remove the "
+                f"{sum(done.values()) / 1e9:.2f} GB that an earlier pass left. Or take fewer depths"
+            )
         raise ResourceError(
             f"The features need about {parts} = {sum(needs.values()) / 1e9:.2f} GB, {folder} has "
-            f"{free / 1e9:.2f} GB free. Free some (`rtl features --prune`), take fewer "
-            "features.views or depths, or set features.cache=off."
+            f"{free / 1e9:.2f} GB free. {freeing} or set features.cache=off."
         )
 
 

@@ -90,8 +90,14 @@ class Facts:
 
     @property
     def points(self) -> list[Trial]:
-        """The first fit of each point."""
-        return [trial for trial in self.trials if trial.finalist_of is None]
+        """The first fit of each point; where a budget had it fitted on more rows, that one."""
+        keys = tuple(self.config.search.points)
+        first = [trial for trial in self.trials if trial.finalist_of is None]
+        return [
+            trial
+            for trial in first
+            if not any(o.rows > trial.rows and o.best and _same(trial, o, keys) for o in first)
+        ]
 
 
 def gather(run_uri: str) -> Facts:
@@ -139,7 +145,7 @@ def gather(run_uri: str) -> Facts:
         split=split,
         bins=bins,
         calibration_error=calibration_error(bins),
-        lead=_lead(run_uri, found, search),
+        lead=_lead(run_uri, found, search, tuple(config.search.points)),
         mistakes=[
             Mistake(row, classes[true], classes[called], p, photos.get(row))
             for row, true, called, p in wrong
@@ -177,13 +183,19 @@ def compare(mine: Predictions, others: Predictions) -> tuple[int, int, float, fl
     return wins, losses, difference, float(middle - half), float(middle + half), float(p)
 
 
-def _lead(run_uri: str, found: Sequence[Trial], search: dict[str, Any]) -> Lead | None:
-    """The winner against the best fit of another point; None where there is none."""
+def _same(one: Trial, other: Trial, keys: Sequence[str]) -> bool:
+    """Whether they stand at one point of the keys that are searched: a budget sets others too."""
+    return all(one.point.get(key) == other.point.get(key) for key in keys)
+
+
+def _lead(
+    run_uri: str, found: Sequence[Trial], search: dict[str, Any], keys: Sequence[str]
+) -> Lead | None:
+    """The winner against the best fit of another point on as many rows; None without one."""
     winner = next((trial for trial in found if trial.number == search.get("winner")), None)
     if winner is None:
         return None
-    own = winner.number if winner.finalist_of is None else winner.finalist_of
-    others = [t for t in found if t.number != own and t.finalist_of != own]
+    others = [t for t in found if t.rows == winner.rows and not _same(t, winner, keys)]
     try:
         second = trials.choose(others).winner
         mine = _predictions(trials.val_predictions(run_uri, winner.number))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,6 +151,26 @@ def test_a_build_that_died_is_taken_up(built: Built) -> None:
     assert 0 < seen[0][0] < total
     assert seen[-1] == (total, total)
     assert torch.equal(rows(again[1], manifest, never), before)
+
+
+@pytest.mark.parametrize("name", [features.ABOUT, storage.COMMIT])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_damaged_records_of_a_cache_are_written_anew(built: Built, name: str, damage: str) -> None:
+    settings, manifest, found = built
+    uri = storage.join(found[1].uri, name)
+    data = storage.read_bytes(uri)
+    if damage == "gone":
+        storage.delete(uri)
+    else:  # flipped: of a key, so that it is JSON as before
+        bad = data.replace(b'"', b'"x', 1) if damage == "flipped" else data[: len(data) // 2]
+        storage.write_bytes(uri, bad)
+    assert features.load(found[1].uri) is None
+    assert found[1].uri in {cache.uri for cache in prune.listing(settings.storage)}
+    seen: list[tuple[int, int]] = []
+    again = trunk_pass.build(settings, manifest, [0, 1], lambda *done: seen.append(done))
+    assert again == found
+    assert storage.read_bytes(uri) == data
+    assert [done for done, total in seen if done < total] == []  # nothing is computed again
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
@@ -358,6 +380,11 @@ def test_a_lease_whose_holder_died_is_taken_over(
     assert heir.take()
     heir.release()
     assert not storage.exists(uri)
+    assert heir.take()
+    first = storage.read_bytes(uri)
+    beats = (storage.read_bytes(uri) != first or threading.Event().wait(0.1) for _ in range(100))
+    assert any(beats)  # as the first time
+    heir.release()
 
 
 @pytest.mark.slow  # a fit from a damaged shard is in tests/integration/test_train.py
@@ -376,8 +403,31 @@ def test_a_full_disk_is_said_before_the_pass(built: Built, monkeypatch: pytest.M
     usage = trunk_pass.shutil.disk_usage(settings.storage)
     monkeypatch.setattr(trunk_pass.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     fresh = settings.replace(data={"seed": 5})
-    with pytest.raises(ResourceError, match=r"k = 0 \+ .* for k = 1 = .* GB free"):
+    with pytest.raises(ResourceError, match=r"k = 0 \+ .* for k = 1 = .* GB free.*--prune`\),"):
         trunk_pass.build(fresh, manifest, [0, 1])
+
+
+def test_a_pass_that_is_taken_up_needs_room_for_what_is_missing(
+    tmp_path: Path, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, manifest, found = built
+    shutil.copytree(Path(found[1].uri).parent, tmp_path / "features")
+    settings = settings.replace(storage=str(tmp_path))
+    uri = storage.join(tmp_path, "features", found[1].uri.rsplit("/", 1)[-1])
+    storage.delete(storage.join(uri, storage.COMMIT))
+    names = sorted(found[1].files)
+    storage.delete(storage.join(uri, names[0]))
+    expected = features.cost(settings, manifest, 1).bytes
+    left = max(0, expected - sum(found[1].files[name]["bytes"] for name in names[1:]))
+    usage = trunk_pass.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(trunk_pass.shutil, "disk_usage", lambda _: usage._replace(free=left))
+    assert left < expected / 2
+    assert set(trunk_pass.build(settings, manifest, [1])[1].files) == set(names)
+    storage.delete(storage.join(uri, storage.COMMIT))
+    for name in names[1:]:
+        storage.delete(storage.join(uri, name))
+    with pytest.raises(ResourceError, match="not by `rtl features --prune`: it would remove the"):
+        trunk_pass.build(settings, manifest, [1])
 
 
 @pytest.mark.parametrize(
@@ -427,9 +477,9 @@ def test_what_nobody_can_use_is_pruned(
     found = trunk_pass.build(settings, manifest, [0, 1])
     kept, outdated = found[0].uri, found[1].uri
     about = storage.read_json(storage.join(outdated, features.ABOUT))
-    storage.write_json(
-        storage.join(outdated, features.ABOUT), {**about, "data_uri": f"{root}/no-longer-there"}
-    )
+    gone = json.dumps({**about, "data_uri": f"{root}/no-longer-there"}).encode()
+    storage.write_bytes(storage.join(outdated, features.ABOUT), gone)
+    storage.seal(outdated, {**found[1].files, features.ABOUT: storage.describe(gone)})
     dead = storage.join(root, "features", "dead")
     storage.write_bytes(storage.join(dead, features.BUILDER), b"of a dead process")
     storage.write_bytes(storage.join(dead, "x.parquet"), bytes(1000))
@@ -444,3 +494,45 @@ def test_what_nobody_can_use_is_pruned(
         assert cli.main(["features", "--prune", "--all", "--storage", root]) == 0
         assert [cache.uri for cache in prune.listing(root)] == [working]
     assert "Removed 1 caches" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_a_builder_took_up_in_the_meantime_is_not_pruned(
+    place: str, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    monkeypatch.setattr(lease, "STALE_SECONDS", 0.3)
+    manifest = make_dataset(f"{place}/data")
+    uri = storage.join(place, "features", "taken-up")
+    lone = storage.join(place, "features", "dead")
+    about = json.dumps(
+        {"data_uri": f"{place}/data", "manifest": manifest.digest, "shape": [2048]}
+    ).encode()
+    files = {"x.parquet": bytes(1000), features.ABOUT: about}
+    for name, data in files.items():
+        storage.write_bytes(storage.join(uri, name), data)
+    storage.write_bytes(storage.join(lone, features.BUILDER), b"of a dead process")
+    storage.write_bytes(storage.join(lone, "x.parquet"), bytes(1000))
+    builder = Lease(storage.join(uri, features.BUILDER))
+    watch = prune._watch
+
+    def meanwhile(leases: dict[str, Lease]) -> set[str]:
+        stale = watch(leases)
+        assert builder.take()
+        return stale
+
+    read = prune._read
+
+    def look(at: str, in_work: bool) -> prune.Cache:
+        cache = read(at, in_work)
+        if ended and at == uri and cache.state == "abandoned":
+            storage.commit(uri, files)
+            builder.release()
+        return cache
+
+    monkeypatch.setattr(prune, "_watch", meanwhile)
+    monkeypatch.setattr(prune, "_read", look)
+    with builder:
+        assert [cache.uri for cache in prune.prune(place)] == [lone]
+        assert storage.read_bytes(storage.join(uri, "x.parquet")) == bytes(1000)
+    assert storage.list_files(lone) == []
+    assert storage.is_committed(uri) == ended

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page
 
-from rtl import cli, recipes, run, storage, train
+from rtl import cli, recipes, run, storage, train, trials
 from rtl.errors import NotFoundError
-from rtl.predictions import Predictions
+from rtl.predictions import Predictions, encode
 from rtl.report import facts, report
+from rtl.report.facts import Facts
+from rtl.trials import Trial, TrialEpoch
 from tests.conftest import Searched, make_dataset
 
 
@@ -144,6 +146,28 @@ def test_a_lead_is_judged_on_the_same_rows() -> None:
     assert 0.1 < ahead[3] < 0.2 < ahead[4] < 0.3
     assert ahead[5] == pytest.approx(2 * 0.5**20)
     assert facts.compare(mine, mine)[5] == 1.0
+
+
+@pytest.mark.parametrize("finals", [1, 2])
+def test_a_point_that_a_budget_fitted_twice_is_one_point(tmp_path: Path, finals: int) -> None:
+    def fit(number: int, lr: float, score: float, **more: Any) -> Trial:
+        point = {"model.unfrozen_layers": 1, "optimizer.lr": lr}
+        point |= {f"train.{key}": value for key, value in more.items()}
+        answers = encode(predictions(*[n < number for n in range(8)]))
+        storage.write_bytes(trials.val_predictions(str(tmp_path), number), answers)
+        epoch = TrialEpoch(0, 1.0, score, 0.5, 2.0, float(number))
+        return Trial(number, point, 0, "finished", (epoch,))
+
+    few, all_rows = {"rows": 0.5, "epochs": 2}, {"rows": 1.0, "epochs": 8, "minutes": 3.0}
+    first = [fit(0, 1e-3, 0.9, **few), fit(1, 2e-3, 0.95, **few), fit(2, 3e-3, 0.7, **few)]
+    last = [fit(3, 2e-3, 0.8, **all_rows), fit(4, 1e-3, 0.6, **all_rows)][:finals]
+    found = [*first, *last]
+    fields: dict[str, Any] = dict.fromkeys(Facts.__dataclass_fields__)
+    points = Facts(**{**fields, "config": recipes.load(), "trials": found}).points
+    assert [trial.number for trial in points] == ([0, 2, 3] if finals == 1 else [2, 3, 4])
+    keys = ("model.unfrozen_layers", "optimizer.lr")
+    lead = facts._lead(str(tmp_path), found, {"winner": 3}, keys)
+    assert (lead and lead.other.number) == (None if finals == 1 else 4)
 
 
 def test_the_worst_mistakes_come_first() -> None:

@@ -10,10 +10,10 @@ import psutil
 import pytest
 import ray
 
-from rtl import predictions, recipes, registry, run, search, storage, trials
+from rtl import budget, predictions, recipes, registry, run, search, storage, trials
 from rtl.errors import ConfigError, RunExistsError, TrainingError
 from rtl.rates import Rates, measure
-from rtl.trials import Trial, choose
+from rtl.trials import State, Trial, choose
 from tests.conftest import Searched, make_dataset
 
 
@@ -65,11 +65,25 @@ def test_a_failing_trial_does_not_end_the_search(s3: str, ray_cluster: None) -> 
     seen: list[list[Trial]] = []
     with pytest.raises(TrainingError, match=r"None of 2 trials .*optimizer\.lr"):
         search.search(settings, watch=lambda t: seen.append(list(t)))
-    assert [t.state for t in seen[-1]] == ["failed", "failed"]
+    assert [(t.state, t.own_fault) for t in seen[-1]] == [("failed", True)] * 2
+    # Resumed, none is run again: each would end alike. Had one been lost, it alone would be.
+    seen.clear()
+    with pytest.raises(TrainingError, match=r"None of 2 trials .*under another --name"):
+        search.search(settings, watch=lambda t: seen.append(list(t)), resume=True)
+    assert seen == []
+    uri = run.locate(settings)
+    trials.record(uri, replace(trials.recorded(uri)[1], own_fault=False))
+    with pytest.raises(TrainingError, match=r"None of 2 trials .*optimizer\.lr"):
+        search.search(settings, watch=lambda t: seen.append(list(t)), resume=True)
+    assert {tuple((t.number, t.state) for t in now) for now in seen} == {
+        ((0, "failed"), (1, "running")), ((0, "failed"), (1, "failed")),
+    }  # fmt: skip
+    assert [t.own_fault for t in seen[-1]] == [True, True]
 
 
+@pytest.mark.parametrize("state", ["running", "failed"])
 def test_finalists_run_with_more_seeds_and_a_killed_search_goes_on(
-    searched: Searched, tmp_path: Path
+    searched: Searched, tmp_path: Path, state: State
 ) -> None:
     first = trials.recorded(searched.uri)
     assert [t.unfrozen_layers for t in first[:2]] == [0, 1]
@@ -80,15 +94,17 @@ def test_finalists_run_with_more_seeds_and_a_killed_search_goes_on(
     assert about["mean"] == pytest.approx(choose(first).mean)
     with pytest.raises(RunExistsError, match="--resume"):
         search.search(searched.settings)
-    # Another, killed while trial 1 ran and before the finalist's second seed.
+    # Another, killed while trial 1 ran, or had lost its process, and before the second seed ended.
     shutil.copytree(searched.settings.storage, tmp_path / "root")
     settings = searched.settings.replace(storage=f"{tmp_path}/root")
     uri = run.locate(settings)
     storage.delete(storage.join(uri, "result.json"))
     storage.delete(storage.join(uri, "outcome.json"))
     storage.delete(storage.join(uri, "bundle"))
-    trials.record(uri, replace(first[1], state="running", history=()))
+    trials.record(uri, replace(first[1], state=state, history=(), reason="The actor died."))
     storage.delete(trials.locate(uri, 2))
+    if state == "failed":
+        trials.record(uri, replace(first[2], state=state))
     seen: list[Trial] = []
     again = search.search(settings, watch=lambda t: seen.extend(t), resume=True)
     assert {t.number for t in seen if t.state == "running" and not t.history} == {1, 2}
@@ -173,6 +189,35 @@ def test_a_budget_that_is_too_small_leaves_the_name_free(
         storage.delete(run.locate(settings))
 
 
+@pytest.mark.slow  # what it says is a table in tests/unit/test_budget.py
+def test_points_that_the_deadline_leaves_are_said(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dataset(f"{tmp_path}/data")
+    settings = recipes.load().replace(
+        name="late",
+        storage=f"{tmp_path}/root",
+        data={"uri": f"{tmp_path}/data", "image_size": 80},
+        features={"cache": "off"},
+        train={"epochs": 8, "batch_size": 8},
+        search={"unfrozen_layers": [0], "trials": 12, "budget_minutes": 0.1, "concurrent": 1,
+                "seeds": 2},
+    )  # fmt: skip
+    # Twelve trials are planned for six seconds, in which no more than a few end.
+    monkeypatch.setattr(budget, "START_SECONDS", 0.0)
+    monkeypatch.setattr(search, "measure", lambda *_: Rates(1e9, {0: 1e9}, {0: 1e9}, 2))
+    said: list[str] = []
+    search.search(settings, say=said.append)
+    uri = run.locate(settings)
+    ran = [trial for trial in trials.recorded(uri) if trial.history]
+    given_up = storage.read_json(storage.join(uri, "search.json"))["given_up"]
+    assert given_up == [
+        "the finalists' further seeds: 1 instead of 2",
+        f"{len(ran)} of 12 points were compared before the time was over",
+    ]
+    assert said == [f"For the time: {line}." for line in given_up]
+
+
 @pytest.mark.slow  # the cluster's test runs such trials; this compares
 def test_trials_of_two_workers_give_the_scores_of_one_and_free_what_they_held(
     tmp_path: Path, ray_cluster: None
@@ -232,6 +277,7 @@ def test_a_lost_worker_fails_its_trial_and_the_search_goes_on(
     result = search.search(settings, watch=kill_one)
     assert killed
     assert [trial.state for trial in seen[-1]] == ["failed", "finished"]
+    assert not seen[-1][0].own_fault
     assert result.lr == 2e-2
     assert storage.is_committed(result.bundle)
     assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from rtl import recipes
-from rtl.budget import EPOCHS_PER_VIEW, MIN_EPOCHS, SAFETY, BudgetPlan, make_plan
+from rtl.budget import EPOCHS_PER_VIEW, MIN_EPOCHS, SAFETY, BudgetPlan, Round, make_plan, unrun
 from rtl.config import Config
 from rtl.errors import ConfigError
 from rtl.rates import PASS_RATE, START_SECONDS, Rates
 from rtl.shards import Manifest, Shard
+from rtl.trials import Trial, TrialEpoch
 
 BESIDE = {0: 3000.0, 1: 150.0, 2: 80.0, 3: 49.0, 5: 32.0}
 ALONE = {k: 1.8 * rate for k, rate in BESIDE.items()}
@@ -74,6 +75,32 @@ def test_more_time_gives_up_less() -> None:
     assert (ample.narrowed, ample.given_up) == ((), ())
     assert (ample.sweep.rows, ample.sweep.points, ample.final.points) == (1.0, 9, 0)
     assert ample.sweep.epochs == Config().train.epochs
+
+
+@pytest.mark.parametrize("seconds", [300, 36000])
+def test_seeds_that_no_finalist_is_fitted_with_are_said(seconds: float) -> None:
+    alone = plan(seconds)
+    assert plan(seconds, seeds=3).given_up == (
+        *alone.given_up, "the finalists' further seeds: 1 instead of 3",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("compared", "final", "said"),
+    [
+        (6, 2, []),
+        (4, 2, ["4 of 6 points were compared before the time was over"]),
+        (6, 1, ["1 of 2 points were fitted in the end before the time was over"]),
+    ],
+)
+def test_points_that_the_deadline_left_are_said(compared: int, final: int, said: list[str]) -> None:
+    planned = BudgetPlan(1, (0,), Round(0.5, 2, 6, 1.0), Round(1.0, 8, 2, 1.0), 0.0, ())
+    epoch = TrialEpoch(0, 1.0, 0.5, 0.5, 2.0, 0.0)
+    first = [Trial(i, {"train.rows": 0.5}, history=(epoch,)) for i in range(compared - 1)]
+    failed = Trial(9, {"train.rows": 0.5}, state="failed")
+    last = [Trial(20 + i, {"train.minutes": 1.0}, history=(epoch,)) for i in range(final)]
+    ended_at_once = Trial(30, {"train.minutes": 1.0}, state="stopped")
+    assert unrun(planned, [*first, failed, *last, ended_at_once]) == said
 
 
 def test_depths_whose_epoch_is_too_long_are_left_out() -> None:

@@ -130,6 +130,38 @@ def test_an_ill_typed_value_is_refused_with_key_value_and_rule(override: str, me
         (["search.space={optimizer.lr: [1]}"], "search.space holds optimizer.lr; set search.lr"),
         (["search.space={train.no: [1]}"], "search.space holds train.no, which is no key of a"),
         (
+            ["search.space={model.precision: [fp32, bf16]}"],
+            "search.space holds model.precision, but the frozen trunk's features are computed in",
+        ),
+        (
+            ["search.space={train.gpus_per_worker: [0, 1]}"],
+            "search.space holds train.gpus_per_worker, but the frozen trunk's features are those",
+        ),
+        (
+            ["search.space={train.workers: [1, 2]}"],
+            "search.space holds train.workers, but all trials hold the same workers; set train.",
+        ),
+        (
+            ["search.space={train.cpus_per_worker: [1, 2]}"],
+            "search.space holds train.cpus_per_worker, but all trials hold the same CPUs",
+        ),
+        (
+            ["search.space={train.max_failures: [0, 1]}"],
+            "search.space holds train.max_failures, but a trial's lost worker ends the trial",
+        ),
+        (
+            ["search.space={train.seed: [0, 1]}"],
+            "search.space holds train.seed, but search.seeds fits the finalists with further",
+        ),
+        (
+            ["search.space={train.metric: [accuracy, auc]}"],
+            "search.space holds train.metric, but scores of different kinds cannot be compared",
+        ),
+        (
+            ["search.space={train.epochs: [4, 8]}", "search.budget_minutes=30"],
+            "search.space holds train.epochs, which search.budget_minutes sets; leave one out",
+        ),
+        (
             ["search.space={train.epochs: [0]}"],
             "train.epochs is 0: input should be greater than",
         ),

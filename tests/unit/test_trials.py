@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from rtl import search
+from rtl import search, sweep, trials
 from rtl.config import Config
 from rtl.errors import TrainingError
 from rtl.sections import SearchConfig
-from rtl.trials import State, Trial, TrialEpoch, choose, finalists, share_after, spent
+from rtl.trial_process import Job
+from rtl.trials import State, Trial, TrialEpoch, choose, finalists, share_after, spent, taken_up
 
 
 def trial(
@@ -66,8 +72,52 @@ def test_finalists_are_the_best_points_best_first() -> None:
 
 
 def test_without_a_score_there_is_no_winner() -> None:
-    with pytest.raises(TrainingError, match=r"None of 2 trials .* too high"):
+    with pytest.raises(TrainingError, match=r"None of 2 trials .* too high .*another --name"):
         choose([trial(0, 0, math.nan), trial(1, 0, math.nan)])
+
+
+def test_where_all_trials_failed_it_says_which_are_worth_a_resume() -> None:
+    lost = trial(0, 0, math.nan, state="failed")
+    broken = replace(trial(1, 0, math.nan, state="failed"), own_fault=True)
+    with pytest.raises(TrainingError, match=r"--resume runs the 1 again that failed by no fault"):
+        choose([lost, broken])
+    with pytest.raises(TrainingError, match=r"^None of 1 trials [^-]* under another --name\.$"):
+        choose([broken])
+
+
+def test_a_resumed_search_runs_again_what_failed_by_no_fault_of_its_own() -> None:
+    ended = [trial(0, 0, 0.8), trial(1, 0, 0.7, state="stopped")]
+    broken = replace(trial(2, 0, 0.5, state="failed"), own_fault=True)
+    lost = replace(trial(3, 1, 0.5, of=0, state="failed"), reason="The worker died.")
+    old = lost.to_dict()
+    del old["own_fault"]  # of a record that was written without it
+    again = taken_up([*ended, broken, Trial.from_dict(old)])
+    assert again[:3] == [*ended, broken]
+    assert (again[3].state, again[3].history, again[3].reason) == ("running", (), "")
+    assert (again[3].number, again[3].point, again[3].finalist_of) == (3, lost.point, 0)
+    assert spent(again[3:], SearchConfig()).cpu_seconds == 0
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_trial_whose_process_dies_as_it_starts_has_failed(tmp_path: Path, known: bool) -> None:
+    point = {"model.unfrozen_layers": 1, "optimizer.lr": 1e-3}
+    earlier = [Trial(0, point)] if known else []
+    board = sweep.Board(Config(), str(tmp_path), earlier, lambda _: None)
+    board.jobs = {0: Job(0, point, 0)} if known else {}
+    board.callback().log_trial_end(SimpleNamespace(trial_id="a", config=point), failed=True)
+    board.explain("trial-0000", RuntimeError("The actor died."))
+    (found,) = trials.recorded(str(tmp_path))
+    assert (found.number, found.point, found.state) == (0, point, "failed")
+    assert (found.reason, found.own_fault) == ("The actor died.", False)
+    assert board.trials == [found]
+
+
+@pytest.mark.parametrize(
+    ("values", "longest"), [([4, 12], 12), ({"min": 2, "max": 20, "log": False}, 20), (None, 8)]
+)
+def test_asha_lets_the_longest_fit_of_the_space_end(values: Any, longest: int) -> None:
+    space = {"train.epochs": values} if values else {}
+    assert sweep._asha(Config().replace(search={"space": space}), ())._max_t == longest
 
 
 def test_what_was_spent() -> None:
@@ -95,3 +145,16 @@ def test_a_grid_sees_every_depth_at_one_rate_before_the_next() -> None:
     points = [tuple(point.values()) for point in search.grid(Config().replace(search=searched))]
     assert points[:4] == [(5, 1e-3, 0.9), (3, 1e-3, 0.9), (5, 2e-3, 0.9), (3, 2e-3, 0.9)]
     assert points[4:] == [(k, lr, 0.99) for k, lr, _ in points[:4]]
+
+
+def test_trials_with_workers_end_after_an_epoch_and_others_at_the_deadline() -> None:
+    past = time.monotonic() - 1
+    at_once, after_epoch = sweep._stopper(past, True), sweep._stopper(past, False)
+    for stopper in (at_once, after_epoch):
+        assert not stopper.stop_all()  # no trial has ended an epoch
+    assert not at_once("a", {})
+    assert at_once.stop_all()
+    assert after_epoch("a", {})
+    assert not after_epoch.stop_all()
+    later = sweep._stopper(past + 1000, False)
+    assert not later("a", {})
