@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import secrets
 import shutil
 import time
@@ -37,6 +38,8 @@ from rtl.shards import Manifest, Shard
 POLL_SECONDS = 2.0
 """Between two looks at what another builder does."""
 
+_log = logging.getLogger("rtl")
+
 _Files = dict[str, dict[str, Any]]
 
 
@@ -58,6 +61,7 @@ def build(
         leases = {
             k: stack.enter_context(Lease(storage.join(uri, BUILDER))) for k, uri in uris.items()
         }
+        waited = False
         while True:
             found = {k: features.load(uri) for k, uri in uris.items()}
             missing = [k for k, there in found.items() if there is None]
@@ -71,6 +75,9 @@ def build(
             for lease in leases.values():
                 lease.release()
             if not mine:
+                if not waited:
+                    _log.warning("Another process computes these features; waiting for it.")
+                waited = True
                 time.sleep(POLL_SECONDS)
 
 

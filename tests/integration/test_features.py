@@ -337,7 +337,10 @@ def test_the_scheduler_rests_after_each_look_around(
 
 
 def test_two_builders_make_one_pass(
-    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    ray_cluster: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(trunk_pass, "POLL_SECONDS", 0.1)
     manifest = make_dataset(f"{tmp_path}/data")
@@ -357,6 +360,7 @@ def test_two_builders_make_one_pass(
         thread.join()
     assert results["a"] == results["b"]
     assert sorted(bool(done) for done in heard.values()) == [False, True]
+    assert caplog.text.count("Another process computes these features") == 1
     assert not storage.exists(storage.join(results["a"][0].uri, "BUILDER"))
 
 
