@@ -10,12 +10,25 @@ from typing import Any, Literal
 
 import torch
 
+from rtl.errors import ResourceError
+
 Precision = Literal["auto", "fp32", "bf16"]
 
 
 def pick(use_gpu: bool) -> torch.device:
-    """The device of this process: its first visible GPU, or the CPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
+    """The device of this process: its first visible GPU, or the CPU.
+
+    Raises ResourceError where it is to use a GPU and sees none.
+    """
+    if not use_gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ResourceError(
+            f"A GPU was asked for and PyTorch {torch.__version__} sees none in this process. Run "
+            "on a node with a GPU, its driver and a PyTorch for CUDA, or set "
+            "train.gpus_per_worker=0."
+        )
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:

@@ -174,9 +174,10 @@ def find(config: Config, manifest: Manifest) -> Features | None:
 
 def dtype_of(config: Config) -> torch.dtype:
     """What the trunk computes in."""
-    return device.resolve_precision(
-        config.model.precision, device.pick(bool(config.train.gpus_per_worker))
-    )
+    precision = config.model.precision
+    # A driver may have no GPU: only `auto` looks for one, and in a driver it is settled before.
+    use_gpu = precision == "auto" and bool(config.train.gpus_per_worker)
+    return device.resolve_precision(precision, device.pick(use_gpu))
 
 
 Repair = Callable[[Shard, int, int], bytes]

@@ -17,14 +17,26 @@ import numpy as np
 import ray
 import torch
 
-from rtl import budget, capacity, features, inception, runtime, trial_process, trunk_pass
+from rtl import (
+    budget,
+    capacity,
+    device,
+    features,
+    inception,
+    pretrained,
+    runtime,
+    trial_process,
+    trunk_pass,
+)
 from rtl.capacity import Need
 from rtl.config import Config, from_dict
-from rtl.data import Batch, Source
+from rtl.data import Batch, ImageReader, InMemory, Plan, Reader
 from rtl.errors import TrainingError
-from rtl.loop import class_weights, training_step
+from rtl.features import FeatureReader
+from rtl.loop import Learner, class_weights, training_step
 from rtl.optimizer import make_optimizer
-from rtl.train import prepare
+from rtl.shards import load_manifest
+from rtl.train import prepare, settle_precision
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-6, 1.0
@@ -72,8 +84,8 @@ def find(config: Config, progress: runtime.Progress = runtime.no_progress) -> li
     depths = config.search.unfrozen_layers
     count = budget.points(config, depths)
     cached = [k for k in depths if features.pays(config, manifest, k, count)]
-    images = len(cached) < len(depths)
-    capacity.check(Need("The test", 1, 1, config.train.gpus_per_worker, int(images)))
+    capacity.check(Need("The test", 1, 1, config.train.gpus_per_worker))
+    config = settle_precision(config)
     if cached:
         trunk_pass.build(config, manifest, cached, progress)
     task = ray.remote(
@@ -99,13 +111,17 @@ def _test(tree: dict[str, Any], unfrozen_layers: int) -> RangeTest:
     torch.set_num_threads(1)
     base = from_dict(tree)
     config = trial_process.at(base, {"model.unfrozen_layers": unfrozen_layers}, base.train.seed)
-    learner, source, plan = trial_process.parts(config.replace(train={"epochs": STEPS}))
+    manifest = load_manifest(str(config.data.uri))
+    plan = Plan.of(config, manifest)
+    where = device.pick(bool(config.train.gpus_per_worker))
+    weights_from = pretrained.load(config.model.weights, config.storage)
+    learner = Learner(config, len(manifest.classes), weights_from, where)
     optimizer = make_optimizer(learner.tail, config.optimizer)
     inception.set_train_mode(learner.tail, config.model.batch_norm)
-    weights = class_weights(plan.manifest.counts["train"], config.train.class_weights)
+    weights = class_weights(manifest.counts["train"], config.train.class_weights)
     losses: list[float] = []
     rates = [float(rate) for rate in np.geomspace(LOWEST, HIGHEST, STEPS)]
-    for number, (rate, batch) in enumerate(zip(rates, _batches(source), strict=False)):
+    for number, (rate, batch) in enumerate(zip(rates, _batches(config, plan), strict=False)):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate / config.optimizer.lr
         try:
@@ -126,6 +142,15 @@ def _test(tree: dict[str, Any], unfrozen_layers: int) -> RangeTest:
     return RangeTest(unfrozen_layers, tuple(rates[: len(losses)]), tuple(smooth(losses)))
 
 
-def _batches(source: Source) -> Iterator[Batch]:
-    """Of one epoch after the other."""
+def _batches(config: Config, plan: Plan) -> Iterator[Batch]:
+    """Of one epoch after the other, read as they are asked for.
+
+    Without Ray Data, which would read ahead more than the steps want, and `val` as well.
+    """
+    found = features.find(config, plan.manifest)
+    reader: Reader = ImageReader(plan.manifest, config.data)
+    if found is not None:
+        keep = found.bytes <= config.features.memory_gb * 1e9
+        reader = FeatureReader(found, keep, trunk_pass.Repair(config, plan.manifest, found))
+    source = InMemory(plan, reader)
     return itertools.chain.from_iterable(source.train_batches(epoch) for epoch in range(STEPS))

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from torch.nn import functional
 
-from rtl import capacity, device, inception, pretrained, runtime
+from rtl import capacity, device, inception, pretrained
+from rtl.capacity import Need
 from rtl.config import Config, from_dict
 from rtl.loop import Learner
 from rtl.optimizer import make_optimizer
@@ -74,7 +74,7 @@ def measure(config: Config, concurrent: int) -> Rates:
     settings = config.train
     each = settings.cpus_per_worker or 1
     if settings.workers == 1 and not settings.gpus_per_worker:
-        cpus = each if concurrent == 1 else capacity.largest("CPU")
+        cpus = each if concurrent == 1 else capacity.most_cpus()
         (one,) = _run(config, 1, cpus, 0.0)
         beside = {k: BESIDE * rate * each / cpus for k, rate in one.tail.items()}
         return dataclasses.replace(
@@ -92,9 +92,8 @@ def measure(config: Config, concurrent: int) -> Rates:
 
 
 def _run(config: Config, processes: int, cpus: int, gpus: float) -> list[Rates]:
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, runtime_env=runtime.runtime_env(cpus))(_measure)
-    rates: list[Rates] = ray.get([task.remote(config.to_dict(), cpus) for _ in range(processes)])
-    return rates
+    need = Need("Measuring the cluster", processes, cpus, gpus)
+    return capacity.run(need, _measure, config.to_dict(), cpus)
 
 
 def _measure(tree: dict[str, Any], threads: int) -> Rates:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 
 from rtl import (
@@ -44,7 +43,7 @@ from rtl.loop import Hooks
 from rtl.rates import START_SECONDS, Rates, measure
 from rtl.sections import Range
 from rtl.sweep import Board, Watch
-from rtl.train import prepare
+from rtl.train import prepare, settle_precision
 from rtl.trial_process import Job
 from rtl.trials import Trial
 
@@ -83,6 +82,7 @@ def search(
     if planned:
         started -= run.worked_seconds(uri)  # the budget's time is that of all attempts
     with run.attempt(uri) as beat, observe.Meter(config, manifest, earlier) as meter:
+        config = settle_precision(config)  # the run's record keeps what was asked for
         curves = tensorboard.Board(config, manifest, uri)
         watch = observe.each(watch, meter.trials, curves.trials, lambda _: beat())
         rates: Rates | None = None
@@ -276,15 +276,13 @@ def _first_point(config: Config) -> dict[str, Any]:
 
 def _ask_winner(config: Config, uri: str, winner: Trial) -> dict[str, Any]:
     """Has the winner answer for `val` and `test`: the run's outcome."""
-    cpus = max(1, capacity.largest("CPU"))  # the whole network: on all cores of a node
-    task = ray.remote(
-        num_cpus=cpus,
-        num_gpus=config.train.gpus_per_worker,
-        runtime_env=runtime.runtime_env(cpus),
-        max_retries=2,
-    )(_judge_winner)
+    gpus = config.train.gpus_per_worker
+    cpus = capacity.most_cpus(gpus)  # the whole network: on all cores of a node
     settings = trial_process.at(config, winner.point, winner.seed)
-    ray.get(task.remote(settings.to_dict(), uri, trials.checkpoints(uri, winner.number), cpus))
+    capacity.run(
+        Need("The winner's judgement", 1, cpus, gpus), _judge_winner,
+        settings.to_dict(), uri, trials.checkpoints(uri, winner.number), cpus,
+    )  # fmt: skip
     outcome: dict[str, Any] = storage.read_json(storage.join(uri, "outcome.json"))
     return {**outcome, "epochs": winner.epochs}  # its last checkpoint is that of the best one
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rtl import (
     capacity,
+    device,
     features,
     observe,
     pretrained,
@@ -39,6 +41,9 @@ from rtl.streaming import Stream
 from rtl.tensorboard import Board
 from rtl.trainer import GroupHooks, launch
 
+_GPU_PART = 0.01
+"""Held for a look at a GPU: there is room for it beside trials that share one."""
+
 
 def train(config: Config, resume: bool = False, watcher: Watcher | None = None) -> run.Result:
     """Runs one fit to its end and registers its bundle. Ray is connected already.
@@ -56,6 +61,7 @@ def train(config: Config, resume: bool = False, watcher: Watcher | None = None) 
     done = run.result(uri)
     if done is None:
         with run.attempt(uri) as beat, observe.Meter(config, manifest) as meter:
+            config = settle_precision(config)  # the run's record keeps what was asked for
             board = Board(config, manifest, uri)
             own = Watcher(epoch=observe.each(board.epoch, lambda epoch: _tell(beat, config, epoch)))
             watcher = observe.together(watcher or Watcher(), meter.watcher(), own)
@@ -124,9 +130,47 @@ def share_cpus(config: Config, data_cpus: int) -> Config:
     settings = config.train
     workers, gpus = settings.workers, settings.gpus_per_worker
     capacity.check(Need("Training", workers, settings.cpus_per_worker or 1, gpus, data_cpus))
-    free = capacity.total("CPU") - data_cpus
-    cpus = settings.cpus_per_worker or max(1, min(free // workers, capacity.largest("CPU")))
+    cpus = settings.cpus_per_worker or capacity.most_cpus(gpus, workers, data_cpus)
     return config.replace(train={"cpus_per_worker": cpus})
+
+
+def settle_precision(config: Config) -> Config:
+    """Replaces `model.precision: auto` by what every node that can hold a worker multiplies in.
+
+    It is part of the features' key: all processes of a command must mean the same, and the driver's
+    own node may be of another kind. Raises ResourceError where no node answers.
+    """
+    if config.model.precision != "auto":
+        return config
+    gpus = config.train.gpus_per_worker
+    nodes = capacity.holders(config.train.cpus_per_worker or 1, gpus)
+    if not gpus and nodes == [ray.get_runtime_context().get_node_id()]:
+        found = [_arithmetic(use_gpu=False)]  # a task would cost seconds
+    else:
+        # A GPU can be looked at only by who holds a part of it: of one there is an answer.
+        places = ["DEFAULT"] if gpus else [NodeAffinitySchedulingStrategy(n, True) for n in nodes]
+        ask = ray.remote(num_cpus=0, num_gpus=gpus * _GPU_PART)(_arithmetic)
+        asked = [ask.options(scheduling_strategy=place).remote(bool(gpus)) for place in places]
+        limit = capacity.patience()
+        answered, late = ray.wait(asked, num_returns=len(asked), timeout=limit)
+        if late:
+            for one in late:
+                ray.cancel(one)
+            raise ResourceError(
+                f"{len(late)} of {len(asked)} nodes did not tell within {limit:g} s what precision "
+                f"they compute in. {capacity.room()} End what holds the rest, or set "
+                "model.precision to bf16 or fp32."
+            )
+        with runtime.own_errors():
+            found = ray.get(answered)
+    precision = "bf16" if set(found) == {"bf16"} else "fp32"
+    return config.replace(model={"precision": precision})
+
+
+def _arithmetic(use_gpu: bool) -> str:
+    """What `auto` is in this process."""
+    dtype = device.resolve_precision("auto", device.pick(use_gpu))
+    return "bf16" if dtype is torch.bfloat16 else "fp32"
 
 
 def make_source(config: Config, plan: Plan, first_epoch: int, trials: int = 1) -> Source:
@@ -173,8 +217,7 @@ def _fit_and_judge(config: Config, uri: str, hooks: _WorkerHooks) -> None:
     manifest = load_manifest(str(config.data.uri))
     plan = Plan.of(config, manifest, hooks.rank, hooks.ranks)
     weights = pretrained.load(config.model.weights, config.storage)
-    device = ray.train.torch.get_device()
-    learner = Learner(config, len(manifest.classes), weights, device)
+    learner = Learner(config, len(manifest.classes), weights, ray.train.torch.get_device())
     checkpoints = Checkpoints(storage.join(uri, "checkpoints"))
     start = checkpoints.last()
     source = make_source(config, plan, len(start.history) if start else 0)

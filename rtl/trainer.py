@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -10,12 +11,15 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from rtl import runtime
+from rtl import capacity, runtime
 from rtl.config import Config
-from rtl.errors import TrainingError
+from rtl.errors import ResourceError, TrainingError
 from rtl.loop import Hooks
 
 T = TypeVar("T")
+
+_ATTEMPT_S = 60.0
+"""That Ray Train waits for its workers' places before it gives up and tries again."""
 
 
 def launch(
@@ -26,14 +30,16 @@ def launch(
 ) -> None:
     """Runs `worker(about)` in each of `train.workers` processes until all have returned.
 
-    Raises TrainingError, with the last line of what ended it, after more than `max_failures`, and
+    Raises TrainingError, with the last line of what ended it, after more than `max_failures`,
+    ResourceError where the workers found no places within `capacity.patience` in all, and
     KeyboardInterrupt after SIGINT.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
+    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
     settings = config.train
+    attempts = max(1, math.ceil(capacity.patience() / _ATTEMPT_S))
     cpus = settings.cpus_per_worker or 1
     # Ray's own records: its checkpoints are not used, so they need not outlive the attempt.
     folder = tempfile.mkdtemp(prefix="rtl-train-")
@@ -49,18 +55,44 @@ def launch(
         run_config=RunConfig(
             name="attempt",
             storage_path=folder,
-            failure_config=FailureConfig(max_failures=max_failures),
-            worker_runtime_env=runtime.runtime_env(cpus),  # type: ignore[call-arg]
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=max_failures,
+                # By default it tries for ever.
+                controller_failure_limit=attempts - 1,
+            ),
+            worker_runtime_env=runtime.runtime_env(cpus),
         ),
     )
     try:
         _without_cleaner(trainer).fit()
+    except ControllerError as error:
+        raise _no_places(config, cpus, attempts, error) from error
     except TrainingFailedError as error:
         raise TrainingError(str(error).strip().splitlines()[-1]) from error
     except SystemExit:  # what Ray Train's own handler makes of Ctrl-C once its workers have ended
         raise KeyboardInterrupt from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _no_places(config: Config, cpus: int, attempts: int, error: Any) -> Exception:
+    """What to raise where Ray Train's controller, and no worker, ended a fit."""
+    from ray.train.v2._internal import exceptions
+
+    places = (
+        exceptions.WorkerGroupStartupTimeoutError,
+        exceptions.WorkerGroupStartupFailedError,
+        exceptions.InsufficientClusterResourcesError,
+    )
+    if not isinstance(error.controller_failure, places):
+        return TrainingError(str(error).strip().splitlines()[-1])
+    settings = config.train
+    return ResourceError(
+        f"{settings.workers} workers x {cpus} CPUs and {settings.gpus_per_worker} GPUs could not "
+        f"be started; {attempts} attempts of up to {_ATTEMPT_S:g} s are made. {capacity.room()} "
+        "Add the node that is lost, or end what holds the rest; then go on with --resume. Or ask "
+        "for fewer with train.workers or train.cpus_per_worker."
+    )
 
 
 def _without_cleaner(trainer: Any) -> Any:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 import pytest
+import ray
 
-from rtl import capacity, evaluate
+from rtl import capacity, evaluate, train
 from rtl.capacity import Need
-from rtl.errors import ConfigError, ResourceError
+from rtl.config import Config
+from rtl.errors import ConfigError, DataError, ResourceError
 
 
 def test_what_the_cluster_lacks_is_refused_at_once_with_the_sum(ray_cluster: None) -> None:
@@ -71,3 +75,54 @@ def test_no_process_is_started_for_less_than_its_start_costs(
     pool = capacity.actors(parts, images, use_gpu=False)["compute"]
     assert (pool.min_size, pool.max_size) == (size, size)
     assert capacity.tasks(parts, images)["compute"].size == size
+
+
+@contextlib.contextmanager
+def a_cpu_held() -> Iterator[None]:
+    """As by the replica of an endpoint."""
+
+    class Replica:
+        def ready(self) -> None:
+            pass
+
+    replica = ray.remote(num_cpus=1)(Replica).remote()
+    ray.get(replica.ready.remote())
+    yield
+    ray.kill(replica)
+
+
+def test_cpus_that_an_endpoint_holds_are_not_counted_on(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with a_cpu_held():
+        monkeypatch.setattr(capacity, "_FREED_S", 0.5)
+        assert capacity.most_cpus() == 3
+        assert train.share_cpus(Config(), data_cpus=1).train.cpus_per_worker == 2
+        monkeypatch.undo()
+    assert capacity.most_cpus() == 4  # what ended a moment ago is waited for
+    assert train.share_cpus(Config(), data_cpus=1).train.cpus_per_worker == 3
+
+
+def test_what_finds_no_place_is_given_up_with_the_sum(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "PATIENCE_S", 0.5)
+    with pytest.raises(ResourceError) as given_up:
+        capacity.run(Need("The winner's judgement", 1, 5, 1), int)
+    assert str(given_up.value) == (
+        "The winner's judgement needs 1 processes x 5 CPUs and 1 GPUs, each on one node; 1 found "
+        "no room within 0.5 s. The cluster has 4 CPUs and 0 GPUs, of which 4 and 0 are free. End "
+        "what holds the rest, such as another run or an endpoint, or add a node; then give the "
+        "same command again, with --resume where it has that."
+    )
+
+
+def test_processes_give_what_their_function_gives_or_raise_its_error(ray_cluster: None) -> None:
+    def divide(by: int) -> float:
+        if not by:
+            raise DataError("by is 0.")
+        return 1 / by
+
+    assert capacity.run(Need("A test", 2, 1, 0), divide, 2) == [0.5, 0.5]
+    with pytest.raises(DataError, match=r"^by is 0\.$"):
+        capacity.run(Need("A test", 1, 1, 0), divide, 0)

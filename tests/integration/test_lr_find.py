@@ -36,6 +36,24 @@ def test_the_loss_falls_and_explodes_and_the_suggestion_lies_between(
         assert lr_find.find(again)[0] == tests[0]
 
 
+def test_without_cached_features_images_are_read_for_as_many_epochs_as_there_are_steps(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    make_dataset(f"{tmp_path}/data", train=16)
+    settings = recipes.load().replace(
+        storage=f"{tmp_path}/root",
+        data={"uri": f"{tmp_path}/data", "image_size": 75},
+        train={"batch_size": 8, "epochs": 1},
+        search={"unfrozen_layers": [0, 1, 2, 3], "trials": 1},  # as many as there are CPUs
+    )
+    tests = lr_find.find(settings.replace(features={"cache": "off"}))
+    assert min(len(test.losses) for test in tests) > 2 * 16 / 8
+    one = settings.replace(search={"unfrozen_layers": [0]})
+    assert lr_find.find(one) == tests[:1]  # one epoch does not pay, as many as the steps would
+    (cached,) = lr_find.find(one.replace(features={"cache": "on"}))
+    assert cached.losses[:9] == pytest.approx(tests[0].losses[:9], rel=1e-3)
+
+
 def test_a_tenth_of_the_rate_with_the_lowest_loss_is_suggested() -> None:
     test = RangeTest(3, (1e-4, 1e-3, 2e-2, 1e-1), (1.1, 1.0, 0.5, 2.0))
     assert test.suggestion == 2e-3

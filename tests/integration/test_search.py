@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,11 +11,12 @@ import psutil
 import pytest
 import ray
 
-from rtl import budget, predictions, recipes, registry, run, search, storage, trials
+from rtl import budget, capacity, predictions, recipes, registry, run, search, storage, trials
 from rtl.errors import ConfigError, RunExistsError, TrainingError
 from rtl.rates import Rates, measure
 from rtl.trials import State, Trial, choose
 from tests.conftest import Searched, make_dataset
+from tests.integration.test_capacity import a_cpu_held
 
 
 def test_a_search_over_s3_registers_its_winner(s3: str, ray_cluster: None) -> None:
@@ -111,6 +113,26 @@ def test_finalists_run_with_more_seeds_and_a_killed_search_goes_on(
     assert [_outcome(t) for t in trials.recorded(uri)] == [_outcome(t) for t in first]
     assert again.val == searched.result.val
     assert search.search(settings, resume=True) == again
+
+
+def test_a_winner_is_judged_with_the_cpus_that_an_endpoint_leaves(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(config: dict[str, Any], uri: str, winner: str, threads: int) -> None:
+        del config, winner
+        storage.write_json(f"{uri}/outcome.json", {"threads": threads})
+
+    monkeypatch.setattr(search, "_judge_winner", judge)
+    point = {"model.unfrozen_layers": 0, "optimizer.lr": 1e-2}
+    found = {}
+    for held in (1, 0):
+        with contextlib.ExitStack() as stack:
+            if held:
+                monkeypatch.setattr(capacity, "_FREED_S", 0.5)
+                stack.enter_context(a_cpu_held())
+            found[held] = search._ask_winner(recipes.load(), str(tmp_path), Trial(0, point))
+        monkeypatch.setattr(capacity, "_FREED_S", 10.0)
+    assert found == {1: {"threads": 3, "epochs": 0}, 0: {"threads": 4, "epochs": 0}}
 
 
 @pytest.mark.slow  # plans are tables in tests/unit/test_budget.py

@@ -6,18 +6,20 @@ from typing import Any
 import pytest
 import torch
 
-from rtl import bundle, metrics, recipes, run, runtime, storage, train, trunk_pass
+from rtl import bundle, capacity, metrics, recipes, run, runtime, storage, train, trunk_pass
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config
 from rtl.data import ImageReader, InMemory, Plan
 from rtl.errors import ConfigError, DataError, ResourceError, RunExistsError, TrainingError
 from rtl.features import FeatureReader
+from rtl.group_trial import Group
 from rtl.inference import calibrate
 from rtl.loop import Hooks, Learner, fit
 from rtl.predictions import Predictions, decode
 from rtl.pretrained import load as load_weights
 from rtl.progress import Watcher
 from rtl.shards import Manifest
+from rtl.trainer import launch
 from tests.conftest import make_dataset
 
 
@@ -233,3 +235,19 @@ def test_connect_is_idempotent(ray_cluster: None) -> None:
     before = ray.get_runtime_context().get_job_id()
     runtime.connect(num_cpus=1)
     assert ray.get_runtime_context().get_job_id() == before
+
+
+def test_workers_that_find_no_places_are_given_up_with_the_sum(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+    monkeypatch.setattr(capacity, "PATIENCE_S", 1.0)
+    settings = make_config(str(tmp_path), train={"workers": 8})  # as after the loss of a node
+    said = (
+        r"^8 workers x 1 CPUs and 0 GPUs could not be started; 1 attempts of up to 60 s are made\. "
+        r"The cluster has 4 CPUs and 0 GPUs, .* --resume\."
+    )
+    with pytest.raises(ResourceError, match=said):
+        launch(print, {}, settings, max_failures=3)
+    with pytest.raises(ResourceError, match=said):  # a trial of such workers
+        Group(print, Hooks, settings).epoch()

@@ -168,6 +168,15 @@ def test_what_features_answer_is_not_planned_for_the_trunk() -> None:
     assert c.judging == b.judging
 
 
+def test_a_driver_without_a_gpu_plans_for_workers_that_have_one() -> None:
+    config = Config().replace(search={"unfrozen_layers": [3]}, model={"precision": "bf16"})
+    a, b = (
+        make_plan(c, manifest(1700), RATES, 900, 2, built=True)
+        for c in (config, config.replace(train={"gpus_per_worker": 1}))
+    )
+    assert a == b
+
+
 @pytest.mark.parametrize(
     ("text", "minutes"), [("30m", 30), ("90s", 1.5), ("2h", 120), ("1.5m", 1.5)]
 )

@@ -35,7 +35,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         return [Rates(40.0, {1: 60.0, 5: 10.0}, {1: 60.0, 5: 10.0}, cpus)] * processes
 
     monkeypatch.setattr(rates, "_run", run)
-    monkeypatch.setattr(capacity, "largest", lambda _: 4.0)
+    monkeypatch.setattr(capacity, "most_cpus", lambda: 4)
     monkeypatch.setattr(capacity, "total", lambda _: 12.0)
     return calls
 
