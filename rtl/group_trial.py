@@ -18,7 +18,7 @@ import torch
 from rtl import runtime
 from rtl.checkpoint import Checkpoint, Epoch
 from rtl.config import Config, from_dict
-from rtl.errors import RtlError
+from rtl.errors import RtlError, TrainingError
 from rtl.loop import Hooks, finished, fit
 from rtl.predictions import Predictions
 from rtl.trainer import GroupHooks, launch
@@ -86,8 +86,10 @@ class Group:
     def _run(self, about: dict[str, Any], config: Config) -> None:
         try:
             launch(_worker, about, config, max_failures=0)  # a trial is not resumed in mid-fit
-        except RtlError as error:  # of a lost worker or none: no fault of the fit
+        except TrainingError as error:  # of a lost worker: no fault of the fit
             ray.get(self._turns.put.remote(RtlError(str(error))))  # behind what one said itself
+        except RtlError as error:
+            ray.get(self._turns.put.remote(error))
 
 
 def _worker(about: dict[str, Any]) -> None:

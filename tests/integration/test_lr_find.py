@@ -36,15 +36,19 @@ def test_the_loss_falls_and_explodes_and_the_suggestion_lies_between(
         assert lr_find.find(again)[0] == tests[0]
 
 
+@pytest.mark.parametrize(
+    "depths",
+    [[0], pytest.param([0, 1, 2, 3], marks=pytest.mark.slow)],  # the latter: as many as CPUs
+)
 def test_without_cached_features_images_are_read_for_as_many_epochs_as_there_are_steps(
-    tmp_path: Path, ray_cluster: None
+    tmp_path: Path, ray_cluster: None, depths: list[int]
 ) -> None:
     make_dataset(f"{tmp_path}/data", train=16)
     settings = recipes.load().replace(
         storage=f"{tmp_path}/root",
         data={"uri": f"{tmp_path}/data", "image_size": 75},
         train={"batch_size": 8, "epochs": 1},
-        search={"unfrozen_layers": [0, 1, 2, 3], "trials": 1},  # as many as there are CPUs
+        search={"unfrozen_layers": depths, "trials": 1},
     )
     tests = lr_find.find(settings.replace(features={"cache": "off"}))
     assert min(len(test.losses) for test in tests) > 2 * 16 / 8

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import threading
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,14 @@ with warnings.catch_warnings():
 
 CONFIG = ServeConfig(port=0, max_batch_size=4, max_body_mb=0.5, timeout_s=30, follow_s=3600)
 JPEG = make_image("red", 0)
+
+
+@pytest.fixture(autouse=True)
+def _garbage() -> Iterator[None]:
+    """A replica looks for garbage otherwise than a process of tests does."""
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
 
 
 @pytest.fixture(scope="module")
