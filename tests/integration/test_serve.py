@@ -300,6 +300,7 @@ def test_endpoints_of_two_clusters_here_share_no_port(monkeypatch: pytest.Monkey
     assert min(ports) >= 20000
 
 
+@pytest.mark.slow
 def test_haproxy_that_does_not_start_is_said_with_its_reason(local: str) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
