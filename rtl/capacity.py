@@ -51,6 +51,11 @@ def holders(cpus: float, gpus: float) -> list[str]:
     return [name for name, has in _nodes().items() if has["CPU"] >= cpus and has["GPU"] >= gpus]
 
 
+def has_room(cpus: float, gpus: float) -> bool:
+    """Whether one more process of so many finds a node where they are free now."""
+    return any(free["CPU"] >= cpus and free["GPU"] >= gpus for free in _free().values())
+
+
 def most_cpus(gpus: float = 0, processes: int = 1, beside: int = 0) -> int:
     """The most CPUs that each of some processes side by side can have, with its GPUs; at least 1.
 

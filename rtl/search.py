@@ -78,9 +78,10 @@ def search(
         tracking.log(config, uri, done)
         return done
     earlier = trials.taken_up(trials.recorded(uri))
-    planned = _planned(uri)
-    if planned:
-        started -= run.worked_seconds(uri)  # the budget's time is that of all attempts
+    planned, worked = _planned(uri), 0.0
+    if planned is not None:
+        worked = run.worked_seconds(uri)  # the budget's time is that of all attempts
+        earlier = [trial for trial in earlier if trial.state != "running"]
     with run.attempt(uri) as beat, observe.Meter(config, manifest, earlier) as meter:
         config = settle_precision(config)  # the run's record keeps what was asked for
         curves = tensorboard.Board(config, manifest, uri)
@@ -88,7 +89,7 @@ def search(
         rates: Rates | None = None
         deadline = math.inf
         if config.search.budget_minutes:
-            deadline = started + 60 * config.search.budget_minutes
+            deadline = started - worked + 60 * config.search.budget_minutes
             if not any(_is_last(trial) for trial in earlier):
                 rates = measure(config, concurrent)
             if rates is not None and planned is None:
@@ -141,7 +142,7 @@ def search(
         storage.write_json(storage.join(uri, "search.json"), about)
         outcome = _ask_winner(config, uri, choice.winner)
         curves.outcome(outcome, choice.winner)
-        done = conclude(config, "search", uri, outcome, time.monotonic() - started)
+        done = conclude(config, "search", uri, outcome, worked + time.monotonic() - started)
     tracking.log(config, uri, done)
     return done
 

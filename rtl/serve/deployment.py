@@ -16,7 +16,6 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray._private.state import available_resources_per_node
 from ray.exceptions import RayTaskError
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from ray.serve.context import _get_global_client
@@ -116,7 +115,9 @@ def _deploy(target: Target, uri: str, config: ServeConfig, name: str, token: str
     url = _start(config)
     before = _served(name)
     digest = hashlib.sha256(token.encode()).hexdigest() if token else None
-    spare = before is not None and _room_for_one(config)
+    spare = before is not None and capacity.has_room(
+        config.cpus_per_replica, config.gpus_per_replica
+    )
     if before and (before["config"], before["token_sha256"]) != (config, digest) and not spare:
         _log.warning(
             "The cluster has no room for a replica beside those that are replaced: one goes before "
@@ -151,16 +152,6 @@ def _run(application: serve.Application, name: str) -> None:
 def _bring_back(before: dict[str, Any], name: str, spare: bool) -> None:
     """What an endpoint's state was before a deployment that failed."""
     _run(build(before["target"], before["config"], before["token_sha256"], spare), name)
-
-
-def _room_for_one(config: ServeConfig) -> bool:
-    """Whether a node has as much free as a replica takes."""
-    free = available_resources_per_node().values()  # type: ignore[no-untyped-call]
-    return any(
-        node.get("CPU", 0) >= config.cpus_per_replica
-        and node.get("GPU", 0) >= config.gpus_per_replica
-        for node in free
-    )
 
 
 def _state(name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,8 +75,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the driver, on a node of 16 CPUs, sees beside one of 8 and a GPU, and one of 2."""
     place: Path = tmp_path_factory.mktemp("mixed")
     make_dataset(f"{place}/data")
+    # A cluster of its own: nothing of the session's.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(place)],
+        [sys.executable, "-c", SCRIPT, str(place)], env={**env, "RAY_AUTH_MODE": "disabled"},
         capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
