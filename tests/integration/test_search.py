@@ -189,7 +189,8 @@ def test_a_search_with_a_budget_runs_what_its_plan_says(
     last = search.search(settings, resume=True)
     assert last.test is not None
     later = trials.recorded(uri)
-    assert [t for t in later if t.rows < 1] == [t for t in found if t.rows < 1]
+    compared = [t for t in found if t.rows < 1]
+    assert later[: len(compared)] == compared  # and one more perhaps, as the new plan says
     assert {t.state for t in later} <= {"finished", "stopped"}
     assert choose(later).winner.rows == 1.0
     assert last.seconds > again.seconds  # of all attempts
