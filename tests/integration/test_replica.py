@@ -23,11 +23,12 @@ from rtl.inference import Output
 from rtl.registry import Canary
 from rtl.sections import ServeConfig
 from tests.conftest import COLOURS, make_image
+from tests.integration.test_serve import until, with_engine
 
 with warnings.catch_warnings():
     # Ray Serve's own config classes use a form of `Field` that pydantic 2 deprecates.
     warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field`")
-    from rtl.serve import app, batching, replica, traffic
+    from rtl.serve import app, batching, replica
     from rtl.serve.engine import Engine, OnTrial
 
 CONFIG = ServeConfig(port=0, max_batch_size=4, max_body_mb=0.5, timeout_s=30, follow_s=3600)
@@ -185,29 +186,9 @@ def test_a_damaged_pointer_is_mended_by_a_promotion(root: str) -> None:
     assert registry.pointer(root, "colours") == registry.Pointer(2)
 
 
-def with_engine(
-    uri: str, test: Callable[[Engine, httpx.AsyncClient], Awaitable[None]], **changes: Any
-) -> None:
-    async def main() -> None:
-        engine = Engine(CONFIG.model_copy(update=changes))
-        await engine.load(uri)
-        books: Any = SimpleNamespace(rejected={}, ledger=traffic.Ledger)
-        transport = httpx.ASGITransport(app.build(engine, books, books), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://rtl") as http:
-            await test(engine, http)
-
-    asyncio.run(main())
-
-
 @pytest.fixture
 def uri(root: str) -> str:
     return registry.place(root, "colours", 1)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def test_images_of_others_come_between_those_of_a_long_request(uri: str) -> None:
@@ -233,7 +214,7 @@ def test_images_of_others_come_between_those_of_a_long_request(uri: str) -> None
         assert decoded.index(other) == 1
         assert len(decoded) == 13
 
-    with_engine(uri, test)
+    with_engine(uri, CONFIG, test)
 
 
 def test_bodies_that_wait_are_limited_in_all(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +239,7 @@ def test_bodies_that_wait_are_limited_in_all(uri: str, monkeypatch: pytest.Monke
         again = await http.post("/v1/predict", content=JPEG + bytes(400_000))
         assert again.status_code == 200
 
-    with_engine(uri, test)
+    with_engine(uri, CONFIG, test)
 
 
 def test_a_file_name_that_utf_8_cannot_hold_is_no_fault_of_the_servers(uri: str) -> None:
@@ -272,7 +253,7 @@ def test_a_file_name_that_utf_8_cannot_hold_is_no_fault_of_the_servers(uri: str)
         reply = await http.post("/v1/predict", content=2 * part + b"--x--\r\n", headers=kind)
         assert [r["file"] for r in reply.json()["results"]] == ["?", "?"]
 
-    with_engine(uri, test)
+    with_engine(uri, CONFIG, test)
 
 
 def test_a_client_that_leaves_is_no_fault_of_the_servers(uri: str) -> None:
@@ -287,7 +268,7 @@ def test_a_client_that_leaves_is_no_fault_of_the_servers(uri: str) -> None:
         said = {key[2]: n for key, n in engine.counts.items() if key[0] == "requests"}
         assert said == {"499": 1}
 
-    with_engine(uri, test)
+    with_engine(uri, CONFIG, test)
 
 
 def test_two_equal_models_on_trial_take_equally_long(
@@ -320,4 +301,4 @@ def test_two_equal_models_on_trial_take_equally_long(
         assert found["rows"] == 1
         assert found["current_seconds"] == found["candidate_seconds"] == 1.0
 
-    with_engine(uri, test)
+    with_engine(uri, CONFIG, test)
