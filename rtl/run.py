@@ -38,6 +38,9 @@ _FREE_SECTIONS = {"serve", "track"}
 ATTEMPT = "attempt.json"
 """The last sign of life of a run: see `attempt`."""
 
+PLAN = "plan.json"
+"""What a search with a budget is to do."""
+
 _RECORD = "run.json"
 
 OWNER = "OWNER"
@@ -172,7 +175,7 @@ def attempt(uri: str) -> Iterator[Beat]:
         with _alone(uri), _watched(uri) as beat:
             yield beat
     except (ConfigError, ResourceError):
-        if {entry.path for entry in storage.list_files(uri)} <= {_RECORD, ATTEMPT}:
+        if {entry.path for entry in storage.list_files(uri)} <= {_RECORD, ATTEMPT, PLAN}:
             storage.delete(uri)
         raise
 

@@ -47,8 +47,6 @@ from rtl.train import prepare, settle_precision
 from rtl.trial_process import Job
 from rtl.trials import Trial
 
-_PLAN = "plan.json"
-
 
 def search(
     config: Config,
@@ -98,7 +96,7 @@ def search(
                 planned = {
                     "views": plan.views, "depths": plan.depths, "narrowed": plan.narrowed,
                 }  # fmt: skip
-                storage.write_json(storage.join(uri, _PLAN), planned)
+                storage.write_json(storage.join(uri, run.PLAN), planned)
         if planned is not None:
             config = config.replace(
                 features={"views": planned["views"]},
@@ -150,7 +148,7 @@ def search(
 def _planned(uri: str) -> dict[str, Any] | None:
     """Views and depths that a budget's first plan took, and what it gave up for them."""
     try:
-        found: dict[str, Any] = storage.read_json(storage.join(uri, _PLAN))
+        found: dict[str, Any] = storage.read_json(storage.join(uri, run.PLAN))
     except NotFoundError:
         return None
     return found

@@ -69,6 +69,7 @@ class Endpoint:
         async with self._looking:  # a look that began before would bring the old target back
             self._target = Target(**user_config)
             self.rejected, self._not_before = {}, {}
+            self._engine.on_trial = self._canary = None  # of the old target
         await self._follow()
         if not self._tasks:
             self._tasks = [

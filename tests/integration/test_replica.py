@@ -113,6 +113,19 @@ def test_what_may_pass_is_tried_again_and_a_broken_bundle_is_not(
     following(root, test)
 
 
+def test_a_trial_ends_with_the_name_that_is_followed(root: str) -> None:
+    async def test(endpoint: replica.Endpoint) -> None:
+        registry._point(root, "colours", registry.Pointer(1, None, Canary(2, 0.5, shadow=True)))
+        await endpoint._follow()
+        assert endpoint._engine.on_trial is not None
+        await endpoint.reconfigure({"bundle": registry.place(root, "colours", 3)})
+        assert endpoint._engine.on_trial is None
+        await endpoint.reconfigure({"root": root, "name": "colours"})
+        assert endpoint._engine.on_trial is not None
+
+    following(root, test)
+
+
 def test_a_canary_that_is_gone_keeps_no_replica_from_starting(root: str) -> None:
     registry.promote(root, "colours", 1)
     registry._point(root, "colours", registry.Pointer(1, None, Canary(9, 0.5, shadow=True)))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rtl import cli, config, console, lease, metrics, recipes, run, runs, storage, trials
-from rtl.errors import ConfigError, RunExistsError, TrainingError
+from rtl.errors import ConfigError, ResourceError, RunExistsError, TrainingError
 from rtl.metrics import Scores
 from rtl.runs import Row
 from rtl.trials import State, Trial, TrialEpoch
@@ -145,6 +145,19 @@ def test_of_two_processes_at_one_run_one_gets_an_error(
     end(uri, "search", 8)
     with pytest.raises(RunExistsError, match="finished meanwhile"), run.attempt(uri):
         pytest.fail("it would be registered twice")
+
+
+def test_a_run_that_is_refused_before_anything_is_made_leaves_its_name_free(
+    tmp_path: Path,
+) -> None:
+    for made in (False, True):
+        uri = begin(str(tmp_path), "refused", "search")
+        storage.write_json(f"{uri}/plan.json", {"views": 1})
+        if made:
+            trials.record(uri, trial(0, 0.5))
+        with pytest.raises(ResourceError), run.attempt(uri):
+            raise ResourceError("The disk has no room.")
+        assert storage.exists(f"{uri}/run.json") == made
 
 
 def test_a_run_whose_process_died_here_is_taken_up_at_once(
