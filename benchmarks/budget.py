@@ -17,8 +17,8 @@ import statistics
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from elpv import RECIPE, RESULTS, one, over
-from measuring.record import write
+from elpv import RECIPE, RESULTS, one
+from measuring.record import over, write
 
 
 def main() -> None:

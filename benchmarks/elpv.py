@@ -15,13 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-import scipy.stats
 from measuring.elpv import packed
-from measuring.record import HERE, git, write
+from measuring.record import HERE, git, over, write
 
 PAPER = {"accuracy": 0.8842, "auc": 0.944}
 RECIPE: dict[str, Any] = {
@@ -59,15 +57,6 @@ def one(seed: int, recipe: dict[str, Any]) -> dict[str, Any]:
         "commit": git("rev-parse", "HEAD"),
         "search_minutes": round(result.seconds / 60, 1),
     }
-
-
-def over(values: list[float]) -> dict[str, float]:
-    """Mean and, from two splits on, its 95 % interval (Student's t) over the splits."""
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return {"mean": round(mean, 4)}
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values)
-    return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
 
 
 def main() -> None:

@@ -1,15 +1,19 @@
 """The HTTP endpoint against the network alone, and against LitServe; overload, a swap, memory.
 
-    python benchmarks/serve.py [--seconds 60] [--memory-minutes 10]
+    python benchmarks/serve.py [--seconds 60] [--memory-minutes 10] [--turns 6]
 
 All on the same cores, in one run. The load comes from a process of its own (`measuring/load.py`;
 what that costs is in the record) and sends photos of ELPV as their files; the bundle is Inception
 V3 at 299 pixels. The limit, `bare`, decodes 16 photos with all cores, then has them through the
 network; its latency is that of one photo; it is measured before and after everything else. At
-saturation 48 clients ask in turns. At half of its own saturation each server gets Poisson arrivals,
-a latency counting from the time due, LitServe also as many as rtl; what a server with no cost of
-its own would take there is simulated from the bare network's times (`p99_half_ideal_ratio`). Then
-as many come evenly spaced, as most load generators send them (`p99_half_evenly_ratio`).
+saturation 48 clients ask in turns. rtl's and LitServe's saturation, a few percent apart, are
+measured in `--turns`, each started anew, so that a machine that becomes slower does so for both.
+
+At half of its own saturation each server gets requests at due times, whatever it does; a latency
+counts from the time due. They come at a constant rate, as wrk2, vegeta and k6 send them
+(`p99_half_load_ratio`), and as Poisson arrivals, for which chance alone makes some wait: what a
+server with no cost of its own would take there is simulated from the bare network's times
+(`p99_half_poisson_ratio`, `p99_half_poisson_ideal_ratio`). LitServe also gets as many as rtl.
 Overload is four times the saturation. For the swap a version is promoted and rolled back in the
 registry that the endpoint follows. `int8` is the same endpoint with a version in 8 bits (`rtl
 quantize`), its ratios to the same bare network in bf16.
@@ -33,7 +37,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +46,7 @@ from typing import Any
 import httpx
 import psutil
 from measuring import load, queueing
-from measuring.record import write
+from measuring.record import over, write
 
 CORES = 2
 BATCH = 16
@@ -255,20 +259,36 @@ def promotion(root: str, photos: Sequence[str], seconds: float, rate: float) -> 
     return {"failed": found.failed, "rate": round(rate, 2), "changes": changes, **found.summary()}
 
 
-def endpoint(
-    root: str, photos: Sequence[str], seconds: float, minutes: float, expected: list[float]
-) -> dict[str, Any]:
-    """All of rtl's figures."""
+@contextlib.contextmanager
+def endpoint() -> Iterator[Callable[[str], str]]:
+    """A cluster; what is given serves a bundle's URI in it and says the URL."""
     import ray
 
-    from rtl import registry, runtime
+    from rtl import runtime
     from rtl.sections import ServeConfig
     from rtl.serve import deployment
 
+    def serve(uri: str) -> str:
+        config = ServeConfig(port=0, cpus_per_replica=CORES)
+        return deployment.deploy(uri, config) + PREDICT
+
     runtime.connect(CORES)
     try:
-        uri = registry.resolve(root, f"{NAME}@{FIRST}")
-        url = deployment.deploy(uri, ServeConfig(port=0, cpus_per_replica=CORES)) + PREDICT
+        yield serve
+        deployment.shutdown()
+    finally:
+        ray.shutdown()
+
+
+def all_of_rtl(
+    root: str, photos: Sequence[str], seconds: float, minutes: float, expected: list[float]
+) -> dict[str, Any]:
+    """All of rtl's figures but those in turns."""
+    from rtl import registry
+    from rtl.serve import deployment
+
+    with endpoint() as serve:
+        url = serve(registry.resolve(root, f"{NAME}@{FIRST}"))
         said = httpx.post(url, content=Path(photos[0]).read_bytes(), timeout=60).json()
         ordered = sorted(said["results"][0]["predictions"], key=lambda p: str(p["label"]))
         same([p["probability"] for p in ordered], expected)
@@ -280,22 +300,62 @@ def endpoint(
         found["promotion"] = promotion(root, photos, seconds, rate / 2)
         print(found["overload"], found["memory"], found["promotion"], sep="\n", flush=True)
         deployment.shutdown()
-        uri = registry.resolve(root, f"{NAME}@{IN_8_BITS}")
-        url = deployment.deploy(uri, ServeConfig(port=0, cpus_per_replica=CORES)) + PREDICT
+        url = serve(registry.resolve(root, f"{NAME}@{IN_8_BITS}"))
         found["int8"] = figures(url, photos, seconds)
-        deployment.shutdown()
-    finally:
-        ray.shutdown()
     return found
+
+
+def all_of_litserve(
+    uri: str, folder: str, photos: Sequence[str], seconds: float, expected: list[float], rate: float
+) -> dict[str, Any]:
+    """LitServe's figures, and those at half of rtl's saturation, `rate`."""
+    with litserve(uri, folder) as url:
+        said = httpx.post(url, content=Path(photos[0]).read_bytes(), timeout=60).json()
+        same(said["probabilities"], expected)
+        found = figures(url, photos, seconds)
+        same_rate = load.run(url, photos, 2 * seconds, rate / 2)
+        assert same_rate.failed == 0, same_rate
+    print(same_rate.summary(), flush=True)
+    at_half_of_rtl = {"half_p99_s": same_rate.latency(99), **same_rate.summary()}
+    return {"packages": LITSERVE, **found, "at_half_of_rtl": at_half_of_rtl}
+
+
+def in_turns(
+    uri: str, folder: str, photos: Sequence[str], seconds: float, turns: int
+) -> dict[str, Any]:
+    """Images a second of both at saturation, each started anew for each of its turns.
+
+    The one that comes first changes from turn to turn.
+    """
+    found: dict[str, list[float]] = {"rtl": [], "litserve": []}
+
+    def measure(name: str, url: str) -> None:
+        load.run(url, photos, seconds / 6, concurrency=BATCH)
+        full = load.run(url, photos, seconds, concurrency=CLIENTS)
+        assert full.failed == 0, full
+        found[name].append(full.throughput(skip=seconds / 6))
+
+    def one(name: str) -> None:
+        if name == "rtl":
+            with endpoint() as serve:
+                measure(name, serve(uri))
+        else:
+            with litserve(uri, folder) as url:
+                measure(name, url)
+
+    for turn in range(turns):
+        for name in sorted(found, reverse=turn % 2 == 0):
+            one(name)
+        print({name: round(rates[-1], 2) for name, rates in found.items()}, flush=True)
+    ratios = [a / b for a, b in zip(found["rtl"], found["litserve"], strict=True)]
+    return {**found, "ratio": over(ratios)}
 
 
 @contextlib.contextmanager
 def litserve(uri: str, folder: str) -> Iterator[str]:
-    """The URL of the bundle behind LitServe."""
+    """The URL of the bundle behind LitServe, which is in `folder`."""
     from rtl import local_s3
 
-    pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", folder]
-    subprocess.run([*pip, *LITSERVE], check=True)
     script = Path(__file__).parent / "measuring" / "litserver.py"
     port = local_s3.free_port()
     arguments = [sys.executable, str(script), uri, str(port), str(CORES), str(BATCH)]
@@ -328,7 +388,7 @@ def same(found: list[float], expected: list[float]) -> None:
 
 
 def main() -> None:
-    """Measures bare, rtl, LitServe, bare."""
+    """Measures bare, rtl, LitServe, bare; then rtl and LitServe in turns."""
     from rtl import runtime
 
     runtime.silence()  # before Ray is imported, as by the next line
@@ -337,6 +397,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60.0, help="of one load")
     parser.add_argument("--memory-minutes", type=float, default=10.0)
+    parser.add_argument("--turns", type=int, default=6)
     options = parser.parse_args()
     seconds = options.seconds
     os.environ.update(runtime.env_vars(CORES))  # the same for all three
@@ -344,39 +405,40 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_registry(folder, photos)
         uri = registry.resolve(folder, f"{NAME}@{FIRST}")
+        packages = f"{folder}/litserve"
+        pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", packages]
+        subprocess.run([*pip, *LITSERVE], check=True)
         limits = [in_own_process(uri, photos, seconds / 2)]
-        rtl = endpoint(folder, photos, seconds, options.memory_minutes, limits[0]["answer"])
+        answer = limits[0]["answer"]
+        rtl = all_of_rtl(folder, photos, seconds, options.memory_minutes, answer)
         own_cost = load.own_cost(photos, seconds / 6, rtl["overload"]["rate"])
-        with litserve(uri, f"{folder}/litserve") as url:
-            said = httpx.post(url, content=Path(photos[0]).read_bytes(), timeout=60).json()
-            same(said["probabilities"], limits[0]["answer"])
-            other = figures(url, photos, seconds)
-            same_rate = load.run(url, photos, 2 * seconds, rtl["half"]["rate"])
-            print(same_rate.summary(), flush=True)
-            assert same_rate.failed == 0, same_rate
+        other = all_of_litserve(uri, packages, photos, seconds, answer, rtl["images_per_s"])
         limits.append(in_own_process(uri, photos, seconds / 2))
+        saturated = in_turns(uri, packages, photos, seconds, options.turns)
     limit = {key: statistics.fmean(run[key] for run in limits) for key in ("images_per_s", "p50_s")}
     print(limits, own_cost, sep="\n")
     batch_s = {
         n: statistics.fmean(run["batch_s"][n] for run in limits) for n in (1, 2, 4, 8, BATCH)
     }
     ideal_s = queueing.ideal(batch_s, limit["images_per_s"] / 2, 99)
+    at_half_of_rtl = other["at_half_of_rtl"]["half_p99_s"]
+    in_8_bits = rtl["int8"]
     result = {
         "throughput_ratio_to_bare": round(rtl["images_per_s"] / limit["images_per_s"], 3),
         "p50_ratio_to_bare": round(rtl["p50_s"] / limit["p50_s"], 3),
-        "p99_half_load_ratio": round(rtl["half_p99_s"] / rtl["p50_s"], 2),
-        "p99_half_ideal_ratio": round(ideal_s / batch_s[1], 2),
-        "p99_half_evenly_ratio": round(rtl["evenly_p99_s"] / rtl["p50_s"], 2),
-        "litserve_throughput_ratio": round(rtl["images_per_s"] / other["images_per_s"], 3),
+        "p99_half_load_ratio": round(rtl["evenly_p99_s"] / rtl["p50_s"], 2),
+        "p99_half_poisson_ratio": round(rtl["half_p99_s"] / rtl["p50_s"], 2),
+        "p99_half_poisson_ideal_ratio": round(ideal_s / batch_s[1], 2),
+        "litserve_throughput_ratio": saturated["ratio"]["mean"],
         "litserve_p50_ratio": round(rtl["p50_s"] / other["p50_s"], 3),
-        "litserve_p99_half_ratio": round(rtl["half_p99_s"] / other["half_p99_s"], 3),
-        "litserve_p99_half_evenly_ratio": round(rtl["evenly_p99_s"] / other["evenly_p99_s"], 3),
-        "litserve_p99_same_rate_ratio": round(rtl["half_p99_s"] / same_rate.latency(99), 3),
+        "litserve_p99_half_ratio": round(rtl["evenly_p99_s"] / other["evenly_p99_s"], 3),
+        "litserve_p99_half_poisson_ratio": round(rtl["half_p99_s"] / other["half_p99_s"], 3),
+        "litserve_p99_same_rate_ratio": round(rtl["half_p99_s"] / at_half_of_rtl, 3),
         "int8_throughput_ratio_to_bare": round(
-            rtl["int8"]["images_per_s"] / limit["images_per_s"], 3
+            in_8_bits["images_per_s"] / limit["images_per_s"], 3
         ),
-        "int8_p50_ratio_to_bare": round(rtl["int8"]["p50_s"] / limit["p50_s"], 3),
-        "int8_p99_half_load_ratio": round(rtl["int8"]["half_p99_s"] / rtl["int8"]["p50_s"], 2),
+        "int8_p50_ratio_to_bare": round(in_8_bits["p50_s"] / limit["p50_s"], 3),
+        "int8_p99_half_poisson_ratio": round(in_8_bits["half_p99_s"] / in_8_bits["p50_s"], 2),
         "overload_p99_s": rtl["overload"]["p99_s"],
         "overload_share_503": rtl["overload"]["share_503"],
         "memory_growth_mb": rtl["memory"]["growth_mb"]["replica"],
@@ -386,7 +448,8 @@ def main() -> None:
         "ratios": "rtl / bare, rtl / LitServe",
         "bare": limits,
         "rtl": rtl,
-        "litserve": {"packages": LITSERVE, **other, "at_half_of_rtl": same_rate.summary()},
+        "litserve": other,
+        "saturated_in_turns": saturated,
         "load_generator": own_cost,
     }
     if seconds < 30:

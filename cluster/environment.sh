@@ -23,6 +23,7 @@ export RAY_SERVE_HAPROXY_NBTHREAD=1
 export RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S=45
 export RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S=2
 export RAY_SERVE_CONTROL_LOOP_INTERVAL_S=0.5
+export RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD=0
 
 # RTL_TOKEN, and S3 keys where no role gives them: your own file, never the project's.
 . "$HOME/rtl/secrets.sh"

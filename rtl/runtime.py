@@ -177,6 +177,7 @@ def _ingress_env() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "45",  # serve.timeout_s answers first
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # ten times a second stalls the replica
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # the engine has threads of its own
         **{f"RAY_SERVE_HAPROXY_{key}": str(Path(folder, name)) for key, name in named.items()},
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import scipy.stats
 
 HERE = Path(__file__).parents[1]
 
@@ -35,6 +37,15 @@ def hardware() -> dict[str, Any]:
         "logical_cpus": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
     }
+
+
+def over(values: list[float]) -> dict[str, float]:
+    """Mean and, from two values on, its 95 % interval (Student's t)."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return {"mean": round(mean, 4)}
+    half = scipy.stats.t.ppf(0.975, len(values) - 1) * scipy.stats.sem(values)
+    return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
 
 
 def write(script: str, what: str, result: dict[str, Any], details: dict[str, Any]) -> None:
