@@ -1,19 +1,19 @@
 """The HTTP endpoint against the network alone, and against LitServe; overload, a swap, memory.
 
-    python benchmarks/serve.py [--seconds 60] [--memory-minutes 10] [--turns 6]
+    python benchmarks/serve.py [--seconds 60] [--memory-minutes 10] [--turns 3]
 
 All on the same cores, in one run. The load comes from a process of its own (`measuring/load.py`;
 what that costs is in the record) and sends photos of ELPV as their files; the bundle is Inception
 V3 at 299 pixels. The limit, `bare`, decodes 16 photos with all cores, then has them through the
-network; its latency is that of one photo; it is measured before and after everything else. At
-saturation 48 clients ask in turns. rtl's and LitServe's saturation, a few percent apart, are
-measured in `--turns`, each started anew, so that a machine that becomes slower does so for both.
+network; its latency is that of one photo. bare, rtl and LitServe are started anew for each of
+`--turns`, in another order each time, so that a machine that becomes slower does so for all: rates
+are means over the turns, percentiles those of all their requests.
 
-At half of its own saturation each server gets requests at due times, whatever it does; a latency
-counts from the time due. They come at a constant rate, as wrk2, vegeta and k6 send them
-(`p99_half_load_ratio`), and as Poisson arrivals, for which chance alone makes some wait: what a
-server with no cost of its own would take there is simulated from the bare network's times
-(`p99_half_poisson_ratio`, `p99_half_poisson_ideal_ratio`). LitServe also gets as many as rtl.
+At saturation 48 clients ask in turns. At half of its own saturation each server gets requests at
+due times, whatever it does; a latency counts from the time due. They come at a constant rate, as
+wrk2, vegeta and k6 send them (`p99_half_load_ratio`), and as Poisson arrivals, for which chance
+alone makes some wait: what a server with no cost of its own would take there is simulated from the
+bare network's times (`p99_half_poisson_ratio`, `p99_half_poisson_ideal_ratio`).
 Overload is four times the saturation. For the swap a version is promoted and rolled back in the
 registry that the endpoint follows. `int8` is the same endpoint with a version in 8 bits (`rtl
 quantize`), its ratios to the same bare network in bf16.
@@ -150,27 +150,42 @@ def in_own_process(uri: str, photos: Sequence[str], seconds: float) -> dict[str,
         return pool.submit(bare, uri, photos, seconds).result()
 
 
-def figures(url: str, photos: Sequence[str], seconds: float) -> dict[str, Any]:
+def loads(url: str, photos: Sequence[str], seconds: float) -> dict[str, load.Result]:
     """Saturation, one request at a time, half load in both ways; after a warm-up."""
     load.run(url, photos, seconds / 6, concurrency=BATCH)
     full = load.run(url, photos, seconds, concurrency=CLIENTS)
     rate = full.throughput(skip=seconds / 6)
-    alone = load.run(url, photos, seconds)
-    half = load.run(url, photos, 2 * seconds, rate / 2)
-    evenly = load.run(url, photos, seconds, rate / 2, evenly=True)
-    loads = (full, alone, half, evenly)
-    print(url, *(found.summary() for found in loads), sep="\n", flush=True)
-    assert all(found.failed == 0 for found in loads), loads
+    found = {
+        "saturated": full,
+        "alone": load.run(url, photos, seconds),
+        "half_poisson": load.run(url, photos, 2 * seconds, rate / 2),
+        "half_evenly": load.run(url, photos, seconds, rate / 2, evenly=True),
+    }
+    print(url, *(each.summary() for each in found.values()), sep="\n", flush=True)
+    assert all(each.failed == 0 for each in found.values()), found
+    return found
+
+
+def figures(turns: Sequence[dict[str, load.Result]], seconds: float) -> dict[str, Any]:
+    """The mean rate, percentiles over the requests of all turns, and each turn's summaries."""
+
+    def latency(name: str, percent: float) -> float:
+        records = [record for turn in turns for record in turn[name].records]
+        return load.Result(records, 0.0).latency(percent)
+
+    rates = [turn["saturated"].throughput(skip=seconds / 6) for turn in turns]
     return {
-        "images_per_s": rate,
-        "p50_s": alone.latency(50),
-        "p99_s": alone.latency(99),
-        "half_p99_s": half.latency(99),
-        "evenly_p99_s": evenly.latency(99),
-        "saturated": full.summary(),
-        "alone": alone.summary(),
-        "half": {"rate": round(rate / 2, 2), **half.summary()},
-        "half_evenly": evenly.summary(),
+        "images_per_s": statistics.fmean(rates),
+        "p50_s": latency("alone", 50),
+        "p99_s": latency("alone", 99),
+        "half_poisson_p50_s": latency("half_poisson", 50),
+        "half_poisson_p99_s": latency("half_poisson", 99),
+        "half_evenly_p50_s": latency("half_evenly", 50),
+        "half_evenly_p99_s": latency("half_evenly", 99),
+        "turns": [
+            {"images_per_s": rate, **{name: found.summary() for name, found in turn.items()}}
+            for rate, turn in zip(rates, turns, strict=True)
+        ],
     }
 
 
@@ -280,75 +295,58 @@ def endpoint() -> Iterator[Callable[[str], str]]:
         ray.shutdown()
 
 
-def all_of_rtl(
-    root: str, photos: Sequence[str], seconds: float, minutes: float, expected: list[float]
+def in_turns(
+    uri: str, folder: str, photos: Sequence[str], seconds: float, turns: int
+) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, load.Result]]]]:
+    """What bare found in each turn, and the loads of both servers."""
+    limits: list[dict[str, Any]] = []
+    found: dict[str, list[dict[str, load.Result]]] = {"rtl": [], "litserve": []}
+
+    def one_of_bare() -> None:
+        limits.append(in_own_process(uri, photos, seconds / 2))
+
+    def one_of_rtl() -> None:
+        with endpoint() as serve:
+            url = serve(uri)
+            said = httpx.post(url, content=Path(photos[0]).read_bytes(), timeout=60).json()
+            ordered = sorted(said["results"][0]["predictions"], key=lambda p: str(p["label"]))
+            same([p["probability"] for p in ordered], limits[0]["answer"])
+            found["rtl"].append(loads(url, photos, seconds))
+
+    def one_of_litserve() -> None:
+        with litserve(uri, folder) as url:
+            said = httpx.post(url, content=Path(photos[0]).read_bytes(), timeout=60).json()
+            same(said["probabilities"], limits[0]["answer"])
+            found["litserve"].append(loads(url, photos, seconds))
+
+    order = [one_of_bare, one_of_rtl, one_of_litserve]
+    for _ in range(turns):
+        for measure in order:
+            measure()
+        order = [one_of_bare, *order[:0:-1]]
+    one_of_bare()
+    return limits, found
+
+
+def rtl_alone(
+    root: str, photos: Sequence[str], seconds: float, minutes: float, rate: float
 ) -> dict[str, Any]:
-    """All of rtl's figures but those in turns."""
+    """What is measured once: overload, memory, a promotion, the version in 8 bits."""
     from rtl import registry
     from rtl.serve import deployment
 
     with endpoint() as serve:
         url = serve(registry.resolve(root, f"{NAME}@{FIRST}"))
-        said = httpx.post(url, content=Path(photos[0]).read_bytes(), timeout=60).json()
-        ordered = sorted(said["results"][0]["predictions"], key=lambda p: str(p["label"]))
-        same([p["probability"] for p in ordered], expected)
-        found = figures(url, photos, seconds)
-        rate = found["images_per_s"]
-        found["overload"] = overload(url, photos, seconds, 4 * rate)
+        load.run(url, photos, seconds / 6, concurrency=BATCH)
+        found = {"overload": overload(url, photos, seconds, 4 * rate)}
         found["memory"] = growth(url, photos, minutes, rate / 2)
         deployment.shutdown()
         found["promotion"] = promotion(root, photos, seconds, rate / 2)
-        print(found["overload"], found["memory"], found["promotion"], sep="\n", flush=True)
+        print(*found.values(), sep="\n", flush=True)
         deployment.shutdown()
         url = serve(registry.resolve(root, f"{NAME}@{IN_8_BITS}"))
-        found["int8"] = figures(url, photos, seconds)
+        found["int8"] = figures([loads(url, photos, seconds)], seconds)
     return found
-
-
-def all_of_litserve(
-    uri: str, folder: str, photos: Sequence[str], seconds: float, expected: list[float], rate: float
-) -> dict[str, Any]:
-    """LitServe's figures, and those at half of rtl's saturation, `rate`."""
-    with litserve(uri, folder) as url:
-        said = httpx.post(url, content=Path(photos[0]).read_bytes(), timeout=60).json()
-        same(said["probabilities"], expected)
-        found = figures(url, photos, seconds)
-        same_rate = load.run(url, photos, 2 * seconds, rate / 2)
-        assert same_rate.failed == 0, same_rate
-    print(same_rate.summary(), flush=True)
-    at_half_of_rtl = {"half_p99_s": same_rate.latency(99), **same_rate.summary()}
-    return {"packages": LITSERVE, **found, "at_half_of_rtl": at_half_of_rtl}
-
-
-def in_turns(
-    uri: str, folder: str, photos: Sequence[str], seconds: float, turns: int
-) -> dict[str, Any]:
-    """Images a second of both at saturation, each started anew for each of its turns.
-
-    The one that comes first changes from turn to turn.
-    """
-    found: dict[str, list[float]] = {"rtl": [], "litserve": []}
-
-    def measure(name: str, url: str) -> None:
-        load.run(url, photos, seconds / 6, concurrency=BATCH)
-        full = load.run(url, photos, seconds, concurrency=CLIENTS)
-        assert full.failed == 0, full
-        found[name].append(full.throughput(skip=seconds / 6))
-
-    def one(name: str) -> None:
-        if name == "rtl":
-            with endpoint() as serve:
-                measure(name, serve(uri))
-        else:
-            with litserve(uri, folder) as url:
-                measure(name, url)
-
-    for turn in range(turns):
-        for name in sorted(found, reverse=turn % 2 == 0):
-            one(name)
-        print({name: round(rates[-1], 2) for name, rates in found.items()}, flush=True)
-    ratios = [a / b for a, b in zip(found["rtl"], found["litserve"], strict=True)]
-    return {**found, "ratio": over(ratios)}
 
 
 @contextlib.contextmanager
@@ -388,7 +386,7 @@ def same(found: list[float], expected: list[float]) -> None:
 
 
 def main() -> None:
-    """Measures bare, rtl, LitServe, bare; then rtl and LitServe in turns."""
+    """Measures bare, rtl and LitServe in turns, then the rest of rtl."""
     from rtl import runtime
 
     runtime.silence()  # before Ray is imported, as by the next line
@@ -397,7 +395,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60.0, help="of one load")
     parser.add_argument("--memory-minutes", type=float, default=10.0)
-    parser.add_argument("--turns", type=int, default=6)
+    parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     seconds = options.seconds
     os.environ.update(runtime.env_vars(CORES))  # the same for all three
@@ -408,48 +406,50 @@ def main() -> None:
         packages = f"{folder}/litserve"
         pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--target", packages]
         subprocess.run([*pip, *LITSERVE], check=True)
-        limits = [in_own_process(uri, photos, seconds / 2)]
-        answer = limits[0]["answer"]
-        rtl = all_of_rtl(folder, photos, seconds, options.memory_minutes, answer)
-        own_cost = load.own_cost(photos, seconds / 6, rtl["overload"]["rate"])
-        other = all_of_litserve(uri, packages, photos, seconds, answer, rtl["images_per_s"])
-        limits.append(in_own_process(uri, photos, seconds / 2))
-        saturated = in_turns(uri, packages, photos, seconds, options.turns)
+        limits, found = in_turns(uri, packages, photos, seconds, options.turns)
+        rtl, other = (figures(found[name], seconds) for name in ("rtl", "litserve"))
+        once = rtl_alone(folder, photos, seconds, options.memory_minutes, rtl["images_per_s"])
+        own_cost = load.own_cost(photos, seconds / 6, once["overload"]["rate"])
     limit = {key: statistics.fmean(run[key] for run in limits) for key in ("images_per_s", "p50_s")}
-    print(limits, own_cost, sep="\n")
     batch_s = {
         n: statistics.fmean(run["batch_s"][n] for run in limits) for n in (1, 2, 4, 8, BATCH)
     }
     ideal_s = queueing.ideal(batch_s, limit["images_per_s"] / 2, 99)
-    at_half_of_rtl = other["at_half_of_rtl"]["half_p99_s"]
-    in_8_bits = rtl["int8"]
+    in_8_bits = once["int8"]
+
+    def ratio(key: str, to: dict[str, Any], of: dict[str, Any] = rtl) -> float:
+        return round(float(of[key]) / float(to[key]), 3)
+
     result = {
-        "throughput_ratio_to_bare": round(rtl["images_per_s"] / limit["images_per_s"], 3),
-        "p50_ratio_to_bare": round(rtl["p50_s"] / limit["p50_s"], 3),
-        "p99_half_load_ratio": round(rtl["evenly_p99_s"] / rtl["p50_s"], 2),
-        "p99_half_poisson_ratio": round(rtl["half_p99_s"] / rtl["p50_s"], 2),
+        "throughput_ratio_to_bare": ratio("images_per_s", limit),
+        "p50_ratio_to_bare": ratio("p50_s", limit),
+        "p99_half_load_ratio": round(rtl["half_evenly_p99_s"] / rtl["p50_s"], 2),
+        "p99_half_poisson_ratio": round(rtl["half_poisson_p99_s"] / rtl["p50_s"], 2),
         "p99_half_poisson_ideal_ratio": round(ideal_s / batch_s[1], 2),
-        "litserve_throughput_ratio": saturated["ratio"]["mean"],
-        "litserve_p50_ratio": round(rtl["p50_s"] / other["p50_s"], 3),
-        "litserve_p99_half_ratio": round(rtl["evenly_p99_s"] / other["evenly_p99_s"], 3),
-        "litserve_p99_half_poisson_ratio": round(rtl["half_p99_s"] / other["half_p99_s"], 3),
-        "litserve_p99_same_rate_ratio": round(rtl["half_p99_s"] / at_half_of_rtl, 3),
-        "int8_throughput_ratio_to_bare": round(
-            in_8_bits["images_per_s"] / limit["images_per_s"], 3
+        "litserve_throughput_ratio": ratio("images_per_s", other),
+        "litserve_p50_ratio": ratio("p50_s", other),
+        "litserve_p99_half_ratio": ratio("half_evenly_p99_s", other),
+        "litserve_p99_half_poisson_ratio": ratio("half_poisson_p99_s", other),
+        "int8_throughput_ratio_to_bare": ratio("images_per_s", limit, in_8_bits),
+        "int8_p50_ratio_to_bare": ratio("p50_s", limit, in_8_bits),
+        "int8_p99_half_poisson_ratio": round(
+            in_8_bits["half_poisson_p99_s"] / in_8_bits["p50_s"], 2
         ),
-        "int8_p50_ratio_to_bare": round(in_8_bits["p50_s"] / limit["p50_s"], 3),
-        "int8_p99_half_poisson_ratio": round(in_8_bits["half_p99_s"] / in_8_bits["p50_s"], 2),
-        "overload_p99_s": rtl["overload"]["p99_s"],
-        "overload_share_503": rtl["overload"]["share_503"],
-        "memory_growth_mb": rtl["memory"]["growth_mb"]["replica"],
-        "failed_during_promote": rtl["promotion"]["failed"],
+        "overload_p99_s": once["overload"]["p99_s"],
+        "overload_share_503": once["overload"]["share_503"],
+        "memory_growth_mb": once["memory"]["growth_mb"]["replica"],
+        "failed_during_promote": once["promotion"]["failed"],
     }
+    throughputs = [
+        a["images_per_s"] / b["images_per_s"]
+        for a, b in zip(rtl["turns"], other["turns"], strict=True)
+    ]
     details = {
         "ratios": "rtl / bare, rtl / LitServe",
+        "litserve_throughput_ratio_over_turns": over(throughputs),
         "bare": limits,
-        "rtl": rtl,
-        "litserve": other,
-        "saturated_in_turns": saturated,
+        "rtl": {**rtl, **once},
+        "litserve": {"packages": LITSERVE, **other},
         "load_generator": own_cost,
     }
     if seconds < 30:
