@@ -6,7 +6,8 @@ On each split of ELPV the search of 12 trials (k = 0 to 3, three learning rates,
 ASHA) runs twice, each time with a storage of its own: with `search.budget_minutes`, and whole. The
 time counts from the call of the search to its registered bundle, the measuring of rates and the
 trunk's pass included. One fit varies by more than what is asked, so that the mean over the splits
-counts. `points_below_elpv` compares the same winners with the deepest recipe that is known, that of
+counts; a later call with the same recipe adds the splits that are missing. `points_below_elpv`
+compares the same winners with the deepest recipe that is known, that of
 `benchmarks/elpv.py`, by its scores in `results/elpv.json`. The last line is one JSON object.
 """
 
@@ -18,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from elpv import RESULTS, one
-from measuring.record import over, write
+from measuring.record import HERE, over, write
 from search import DEPTHS, RATES
 
 WHOLE: dict[str, Any] = {
@@ -30,6 +31,8 @@ WHOLE: dict[str, Any] = {
         "sampler": "grid",
     },
 }
+BEHIND = ("accuracy_behind", "auc_behind", "accuracy_behind_elpv")
+RECORD = HERE / "results" / "budget.json"
 
 
 def searched(split: str, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -47,19 +50,21 @@ def main() -> None:
     options = parser.parse_args()
     elpv = json.loads(RESULTS.read_text())["splits"]
     in_time = {**WHOLE, "search": {**WHOLE["search"], "budget_minutes": options.minutes}}
-    splits: dict[str, Any] = {}
+    old = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    splits: dict[str, Any] = old["splits"] if old.get("recipe") == in_time else {}
     for split in map(str, options.splits):
-        found, whole = searched(split, in_time), searched(split, WHOLE)
-        behind = {
-            "accuracy_behind": whole["accuracy"] - found["accuracy"],
-            "auc_behind": whole["auc"] - found["auc"],
-            "accuracy_behind_elpv": elpv[split]["accuracy"] - found["accuracy"],
-        }
-        splits[split] = {**found, **behind, "whole": whole}
-        print(f"split {split}:", splits[split], flush=True)
+        if split not in splits:
+            found, whole = searched(split, in_time), searched(split, WHOLE)
+            behind = (
+                whole["accuracy"] - found["accuracy"],
+                whole["auc"] - found["auc"],
+                elpv[split]["accuracy"] - found["accuracy"],
+            )
+            splits[split] = {**found, **dict(zip(BEHIND, behind, strict=True)), "whole": whole}
+            print(f"split {split}:", splits[split], flush=True)
         figures = {
             name: over([each[name] for each in splits.values()])
-            for name in ("accuracy", "auc", *behind)
+            for name in ("accuracy", "auc", *BEHIND)
         }
         result = {
             "budget_minutes": options.minutes,
