@@ -58,11 +58,9 @@ def build(
                 "target_ongoing_requests": 2 * config.max_batch_size,
             }
         }
-    # Only with a version of its own does Serve keep the replicas when the target alone changes.
-    kept = {"host", "port"}
     application: serve.Application = deployment.options(
         name="Endpoint",
-        version=f"{rtl.__version__} {config.model_dump_json(exclude=kept)} {token_sha256}",
+        version=_version(config, token_sha256),
         user_config=dataclasses.asdict(target),
         max_ongoing_requests=_ONGOING,
         graceful_shutdown_timeout_s=config.timeout_s + 5,
@@ -76,6 +74,11 @@ def build(
         **scaling,
     ).bind(config, clerk.bind(), token_sha256)
     return application
+
+
+def _version(config: ServeConfig, token_sha256: str | None) -> str:
+    """Of the replicas: Serve keeps them as long as it stays, also where the target changes."""
+    return f"{rtl.__version__} {config.model_dump_json(exclude={'host', 'port'})} {token_sha256}"
 
 
 def deploy(bundle_uri: str, config: ServeConfig, name: str = "rtl", token: str = "") -> str:
@@ -118,7 +121,10 @@ def _deploy(target: Target, uri: str, config: ServeConfig, name: str, token: str
     spare = before is not None and capacity.has_room(
         config.cpus_per_replica, config.gpus_per_replica
     )
-    if before and (before["config"], before["token_sha256"]) != (config, digest) and not spare:
+    replaced = before is not None and _version(config, digest) != _version(
+        before["config"], before["token_sha256"]
+    )
+    if replaced and not spare:
         _log.warning(
             "The cluster has no room for a replica beside those that are replaced: one goes before "
             "the next comes, and of a single one requests wait meanwhile."

@@ -575,6 +575,17 @@ def test_what_cannot_start_is_refused_at_once(url: str, local: str) -> None:
         deployment._check_port("127.0.0.1", int(url.rsplit(":", 1)[1]))
 
 
+@pytest.mark.parametrize(("changed", "warned"), [({"host": "localhost"}, 0), ({"top_k": 1}, 1)])
+def test_missing_room_is_said_where_replicas_are_replaced(
+    local: str, changed: dict[str, Any], warned: int, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch, url: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(deployment.capacity, "has_room", lambda *_: False)
+    monkeypatch.setattr(deployment, "_run", lambda *_: None)
+    assert deployment.deploy(local, CONFIG.model_copy(update=changed)) == url
+    assert sum("no room for a replica" in record.message for record in caplog.records) == warned
+
+
 class Alone:
     """A replica without others, for an engine in this process."""
 
