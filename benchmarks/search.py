@@ -90,7 +90,7 @@ def plain(unfrozen_layers: int, tuned: bool, steps: int) -> dict[str, float]:
                 loss = functional.cross_entropy(forward(images).float(), labels)
             if train:
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
         rates["train" if train else "val"] = steps * BATCH / (time.monotonic() - started)
     return rates
@@ -156,7 +156,7 @@ def bare_tail(rows: int, val_rows: int, own: bool) -> float:
             part = slice(start % 256, start % 256 + min(BATCH, rows - start))
             loss = functional.cross_entropy(logits(features[part]), labels[part])
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(tail.parameters(), 5.0)
             optimizer.step()
         tail.eval()
@@ -229,9 +229,10 @@ def main() -> None:
 
     def total(line: str, depths: Any, count: int) -> float:
         """Seconds that the plain script needs, computed from its rates."""
-        return sum(
+        seconds: float = sum(
             count * (rows / rates[line][k]["train"] + val / rates[line][k]["val"]) for k in depths
         )
+        return seconds
 
     grid_depths = [t.unfrozen_layers for t in found]
     larger = 20_000 / (rows + val + test)

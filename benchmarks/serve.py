@@ -64,6 +64,7 @@ def make_registry(root: str, photos: Sequence[str]) -> None:
     import torch
 
     from rtl import baseline, bundle, inception, pretrained, quantize, registry
+    from rtl.inference import Output
     from rtl.predictions import Predictions
 
     weights = pretrained.load("packaged", ".")
@@ -78,7 +79,7 @@ def make_registry(root: str, photos: Sequence[str]) -> None:
     prepared = bundle.Classifier(info, network, torch.device("cpu"))
     some = torch.stack([prepared.preprocess(Path(photo).read_bytes()) for photo in photos[::8]])
 
-    def answers(version: torch.nn.Sequential) -> bundle.Output:
+    def answers(version: torch.nn.Sequential) -> Output:
         return bundle.Classifier(info, version, torch.device("cpu")).output(some)
 
     for seed in (2, 1):
@@ -124,7 +125,7 @@ def bare(uri: str, photos: Sequence[str], seconds: float) -> dict[str, Any]:
             done += 1
         rate = done * BATCH / (time.monotonic() - started)
     assert torch.get_num_threads() == CORES
-    times = []
+    times: list[float] = []
     while sum(times) < seconds:
         started = time.monotonic()
         classifier.predict(classifier.preprocess(encoded[len(times) % len(encoded)])[None])
@@ -132,7 +133,7 @@ def bare(uri: str, photos: Sequence[str], seconds: float) -> dict[str, Any]:
     batch_s = {1: statistics.median(times)}
     for size in (2, 4, 8, BATCH):
         pixels = torch.stack([classifier.preprocess(photo) for photo in encoded[:size]])
-        took = []
+        took: list[float] = []
         while sum(took) < seconds / 8:
             started = time.monotonic()
             classifier.predict(pixels)

@@ -75,7 +75,7 @@ def measure(variant: str, count: int | None) -> dict[str, Any]:
         forward(photos[:8])
         done += 8
     rate = done / (time.monotonic() - started)
-    features = [forward(part).float() for part in photos[: len(photos) // 8 * 8].split(8)]
+    features = [forward(part).float() for part in photos[: len(photos) // 8 * 8].split(8)]  # type: ignore[no-untyped-call]
     pooled = torch.cat([part.mean((2, 3)) for part in features]).numpy()
     labels = [photo.label == "defective" for photo in found][: len(pooled)]
     whole = torch.cat(features[:4]).flatten(1).numpy()

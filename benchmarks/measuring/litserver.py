@@ -21,7 +21,7 @@ from rtl.bundle import Classifier
 BATCH_TIMEOUT_S = 0.005  # with 0 its worker never sleeps, and takes a core from the model
 
 
-class Api(litserve.LitAPI):
+class Api(litserve.LitAPI):  # type: ignore[misc]  # LitServe has an environment of its own
     """What LitServe asks of a model."""
 
     uri: str
