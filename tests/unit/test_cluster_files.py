@@ -298,10 +298,30 @@ def test_nodes_have_the_token_the_threads_and_the_secrets(environment: dict[str,
     assert "OMP_NUM_THREADS" not in environment  # every worker would compute with one thread
 
 
+def settings(environment: dict[str, str]) -> dict[str, str]:
+    """Those of Ray, memory and threads, without paths and ports."""
+    names = ("RAY_", "MALLOC_", "GLIBC_", "OMP_", "GOMP_")
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(names) and not value.startswith("/") and not name.endswith("_PORT")
+    }
+
+
 def test_a_cluster_on_one_machine_has_the_same_environment(environment: dict[str, str]) -> None:
     given = re.search(r"^ENVIRONMENT = (\{.*?^\})", (CLUSTER / "local").read_text(), re.M | re.S)
     assert given is not None
-    assert yaml.safe_load(given[1]).items() <= environment.items()
+    assert yaml.safe_load(given[1]) == settings(environment)
+
+
+def test_a_laptop_serves_with_the_same_settings(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY", raising=False)
+    nodes = settings(environment)
+    assert settings(runtime._ingress_env()) == {
+        name: value for name, value in nodes.items() if name.startswith("RAY_SERVE_")
+    }
 
 
 def test_haproxy_of_the_nodes_runs_without_splice(environment: dict[str, str]) -> None:
