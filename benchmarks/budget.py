@@ -7,8 +7,8 @@ ASHA) runs twice, each time with a storage of its own: with `search.budget_minut
 time counts from the call of the search to its registered bundle, the measuring of rates and the
 trunk's pass included. One fit varies by more than what is asked, so that the mean over the splits
 counts; a later call with the same recipe adds the splits that are missing. `points_below_elpv`
-compares the same winners with the deepest recipe that is known, that of
-`benchmarks/elpv.py`, by its scores in `results/elpv.json`. The last line is one JSON object.
+compares the same winners with the deepest recipe that is known, that of `benchmarks/elpv.py`, by
+its scores in `results/elpv.json`. The last line is one JSON object.
 """
 
 from __future__ import annotations
