@@ -29,7 +29,7 @@ LAYERS = {
     },
     "cluster": {"runtime", "capacity"},
     "data": {
-        "sources", "webdataset", "placement", "pack", "data", "streaming", "lease", "features",
+        "sources", "placement", "pack", "data", "streaming", "lease", "features",
         "trunk_pass", "prune",
     },
     "fit": {

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.io
 
-from rtl import sources, storage, webdataset
+from rtl import sources, storage
 from rtl.errors import DataError, NotFoundError
 from rtl.sections import PackConfig
-from rtl.sources import Listing
+from rtl.sources import Listing, webdataset
 
 CONFIG = PackConfig()
 

@@ -1,4 +1,4 @@
-"""WebDataset tars: the members of a tar in storage, without extracting or fetching it whole."""
+"""WebDataset tars: key.jpg beside key.cls or key.json, read in ranges, never extracted."""
 
 from __future__ import annotations
 
@@ -6,18 +6,51 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rtl import storage
 from rtl.errors import DataError
+from rtl.sections import PackConfig
+from rtl.shards import Quarantined
+from rtl.sources.files import IMAGE_SUFFIXES
+from rtl.sources.labels import label_text
+from rtl.sources.rows import SPLITS, Row, no_image, shown, unlabelled
+from rtl.storage import Entry
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-"""What tells an image from its label inside a tar."""
-
-_NO_VALUE = ("", "nan", "<na>")
 _TAR_BUFFER = 4 * 2**20
 _MAX_LABEL_BYTES = 2**20
+
+
+def webdataset_rows(
+    root: str, tars: Sequence[Entry], config: PackConfig, quarantine: list[Quarantined]
+) -> Iterator[Row]:
+    """Rows of WebDataset tars; what cannot become one goes to `quarantine`."""
+    splits = [SPLITS.get(tar.path.split("/")[0].lower()) for tar in tars]
+    if None in splits and any(splits):
+        outside = tars[splits.index(None)].path
+        raise DataError(
+            f"{root} has tars below train, val or test, but {shown(outside)!r} lies outside; move "
+            "it into one of them."
+        )
+    for tar, split in zip(tars, splits, strict=True):
+        samples: dict[str, dict[str, Any]] = {}
+        for key, part, value in members(tar.uri, config.label_column):
+            sample = samples.setdefault(key, {})
+            sample[part] = None if part in sample else value  # None: the tar holds it twice
+        for key, sample in samples.items():
+            identity = f"{shown(tar.path)}/{shown(inside(key))}"
+            label = sample.get("cls", sample.get("json", ""))
+            if "image" not in sample:
+                quarantine.append(no_image(identity, "the tar holds its label alone"))
+            elif None in sample.values():
+                reason = "The tar holds two members for one part of this sample, or a link."
+                quarantine.append(Quarantined(identity, reason))
+            elif not label:
+                quarantine.append(unlabelled(identity, "no usable .cls or .json is beside it"))
+            else:
+                offset, size = sample["image"]
+                yield Row(identity, tar.uri, label, split, offset=offset, size=size)
 
 
 def members(uri: str, label_key: str) -> Iterator[tuple[str, str, Any]]:
@@ -54,9 +87,9 @@ def members(uri: str, label_key: str) -> Iterator[tuple[str, str, Any]]:
 def _member_label(data: bytes, part: str, label_key: str) -> str:
     try:
         if part == "cls":
-            return text(data.decode())
+            return label_text(data.decode())
         content = json.loads(data)
-        return text(content.get(label_key)) if isinstance(content, dict) else ""
+        return label_text(content.get(label_key)) if isinstance(content, dict) else ""
     except (ValueError, DataError):
         return ""
 
@@ -91,13 +124,3 @@ class _Remote(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
-
-
-def text(value: Any, where: str = "the label") -> str:
-    """A table's or a member's value as stripped text, empty where it is missing."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # pandas makes whole numbers floats where one is missing
-    if value is not None and not isinstance(value, str | int | float):
-        raise DataError(f"{where} holds a {type(value).__name__}; it must be text or numbers.")
-    stripped = "" if value is None else str(value).strip()
-    return "" if stripped.lower() in _NO_VALUE else stripped
