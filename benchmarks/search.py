@@ -214,7 +214,7 @@ def main() -> None:
         found = trials.recorded(run.locate(many))
         computed: list[int] = []
         halved = many.replace(name="asha", search={"scheduler": "asha"})
-        asha = search.search(halved, lambda done, _: computed.append(done))
+        asha = search.search(halved, progress=lambda done, _: computed.append(done))
         deepest = many.replace(model={"unfrozen_layers": max(DEPTHS)}, train={"epochs": 2})
         with get_context("spawn").Manager() as manager, spawned(2) as pool:
             barrier = manager.Barrier(2)

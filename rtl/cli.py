@@ -5,20 +5,32 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
+import os
+import shlex
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rtl import runtime, verbs
+from rtl import runtime, stopped, verbs
 from rtl.errors import RtlError
 
 VERBS = ("pack", "features", "search", "train", "lr-find", "evaluate", "predict", "deploy")
 """What can be submitted."""
 
 
+UNEXPECTED = 70
+"""Exit status after an error that nobody expected (EX_SOFTWARE of sysexits.h)."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one verb; 0 when it did what was asked, 1 after an error, 130 after Ctrl-C."""
+    """Runs one verb, and returns its exit status.
+
+    0 when it did what was asked, 1 after an error, 70 after one that nobody expected, 130 after
+    Ctrl-C.
+    """
     parsed = parse(arguments)
     signal.signal(signal.SIGTERM, _end)
     atexit.register(gc.freeze)  # Python would look through all objects as it ends: a second
@@ -30,8 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"rtl {parsed.verb}: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write(f"rtl {parsed.verb}: stopped.\n")
+        given = sys.argv[1:] if arguments is None else arguments
+        sys.stderr.write(stopped.lines(parsed, given, lambda: verbs.load(parsed)))
         return 130
+    except Exception as error:  # noqa: BLE001 -- told in short; its traceback is kept
+        sys.stderr.write(_unexpected(parsed.verb, error))
+        return UNEXPECTED
     return 0
 
 
@@ -48,6 +64,25 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _end(*_: Any) -> None:
     raise KeyboardInterrupt
+
+
+def _unexpected(verb: str, error: Exception) -> str:
+    """Three lines on an error that nobody expected; its traceback goes to a file of its own."""
+    from rtl.console import console
+
+    text = "".join(traceback.format_exception(error))
+    if os.environ.get("RTL_DEBUG") == "1":
+        return text
+    handle, path = tempfile.mkstemp(prefix="rtl-error-", suffix=".log")
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"{shlex.join(sys.argv)}\n{text}")
+    last = text.strip().splitlines()[-1]
+    doing = f" ({console.activity})" if console.activity else ""
+    return (
+        f"rtl {verb}{doing}: an error that nobody expected, a defect of rtl or of what it uses.\n"
+        f"{last}\n"
+        f"The traceback is in {path}; RTL_DEBUG=1 shows it here.\n"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,12 +127,13 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
     verb.add_argument("--data", metavar="URI", help="the packed data set")
     verb.add_argument("--split", default="test", choices=["train", "val", "test"])
+    verb.add_argument("--json", action="store_true", help="for scripts: all scores as JSON alone")
     verb = add("quantize", verbs.quantize, "Make a version in 8 bits, if it is as accurate.")
     verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
     verb.add_argument("--data", metavar="URI", help="the packed data set that it was trained on")
     verb.add_argument(
         "--at-most", type=float, default=0.3, metavar="POINTS",
-        help="of accuracy that it may lose on val (default: 0.3)",
+        help="of accuracy that it may lose on val before it is refused (default: 0.3)",
     )  # fmt: skip
     verb = add("predict", verbs.predict, "Answer for many images, as Parquet; again: goes on.")
     verb.add_argument("bundle", help="a bundle's path or URI, NAME or NAME@VERSION")
@@ -161,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = add("demo", verbs.demo, "The whole way on 2,624 real photos of solar cells.")
     verb.add_argument("--quick", action="store_true", help="300 photos and a small search")
     verb.add_argument("--keep", action="store_true", help="leave the endpoint up until Ctrl-C")
+    verb.add_argument("--json", action="store_true", help="for scripts: end with a line of JSON")
     return parser
 
 

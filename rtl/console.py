@@ -1,25 +1,17 @@
-"""What a user sees: lines, progress bars and live tables; on a pipe plain lines, now and then."""
+"""Lines and tables for the user. `rtl.views` has what changes while work goes on."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
-import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -30,11 +22,43 @@ if TYPE_CHECKING:
     from rtl.metrics import Estimate, Scores
     from rtl.prune import Cache
     from rtl.runs import Row
-    from rtl.trials import Trial
 
-_LINE_EVERY_S = 15.0
 
-console = Console(highlight=False, soft_wrap=True)
+class _Output(Console):
+    """Standard output, which may be a pipe whose reader goes away."""
+
+    activity = ""
+    """The stage of the work that began last."""
+
+    def on_broken_pipe(self) -> None:
+        """Drops all further output: work goes on though nobody reads what it says."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+
+
+console = _Output(highlight=False, soft_wrap=True)
+
+
+def live() -> bool:
+    """Whether what is shown can be changed later: a terminal that can move its cursor."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def begin(what: str) -> None:
+    """A stage of the work begins; an error that nobody expected is told with it."""
+    console.activity = what
+
+
+@contextlib.contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Shows that something is done which cannot be counted, such as `Starting Ray`."""
+    begin(what[:1].lower() + what[1:])
+    if not live():
+        yield
+        return
+    with console.status(what, spinner="line"):
+        yield
 
 
 def say(text: str) -> None:
@@ -42,145 +66,25 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
-class Bar:
-    """A progress bar that is made when there is something to show, and that may be called often."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._said = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        """Shows `done` of `total`."""
-        if console.is_terminal:
-            if self._progress is None:
-                self._progress = Progress(
-                    TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                    TimeElapsedColumn(), TimeRemainingColumn(), console=console,
-                )  # fmt: skip
-                self._progress.start()
-                self._task = self._progress.add_task(self._what, total=total)
-            if self._task is not None:
-                self._progress.update(self._task, completed=done, total=total)
-        elif done == total or time.monotonic() - self._said > _LINE_EVERY_S:
-            self._said = time.monotonic()
-            say(f"{self._what}: {done} of {total}")
-
-    def close(self) -> None:
-        """Ends the bar where it is."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+def write(text: str) -> None:
+    """Text for another program: as it is, unwrapped."""
+    console.out(text, end="", highlight=False)
 
 
-class Bars:
-    """Bars for stages that follow one another, each by its name."""
-
-    def __init__(self) -> None:
-        self._name = ""
-        self._bar: Bar | None = None
-
-    def __enter__(self) -> Self:
-        """Shows nothing yet."""
-        return self
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        """Shows `done` of `total` of the stage `what`."""
-        if self._bar is None or what != self._name:
-            self.close()
-            self._name, self._bar = what, Bar(what[:1].upper() + what[1:])
-        self._bar(done, total)
-
-    def __exit__(self, *_: object) -> None:
-        """Ends the last bar."""
-        self.close()
-
-    def close(self) -> None:
-        """Ends the bar that is shown."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+def duration(seconds: float) -> str:
+    """`42 s`, `3:07` minutes or `1:20:05` hours."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return (
+        f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+    )
 
 
-class FitView(Bars):
-    """A bar an epoch, and a line when it is done."""
-
-    def features(self, done: int, total: int) -> None:
-        """Images whose features are computed."""
-        self(done, total, "features")
-
-    def step(self, epoch: int, rows: int, total: int) -> None:
-        """Rows of an epoch that are done."""
-        if console.is_terminal:
-            self(rows, total, f"epoch {epoch + 1}")
-
-    def epoch(self, epoch: Epoch) -> None:
-        """An epoch's outcome."""
-        self.close()
-        say(epoch_line(epoch))
-
-
-class SearchView(Bars):
-    """The features' bar, then the trials as a live table."""
-
-    def __init__(self, metric: str) -> None:
-        super().__init__()
-        self.board = Board(metric)
-
-    def features(self, done: int, total: int) -> None:
-        """Images whose features are computed."""
-        self(done, total, "features")
-        if done == total:
-            self.close()
-
-    def __exit__(self, *_: object) -> None:
-        """Ends what is shown."""
-        self.close()
-        self.board.close()
-
-
-class Board:
-    """The trials of a search as a live table; on a pipe a line for each that ended."""
-
-    def __init__(self, metric: str) -> None:
-        self._metric = metric
-        self._live: Live | None = None
-        self._ended: set[tuple[int, str]] = set()
-
-    def __call__(self, trials: Sequence[Trial]) -> None:
-        """Shows all trials as they stand."""
-        if console.is_terminal:
-            if self._live is None:
-                self._live = Live(console=console, refresh_per_second=4)
-                self._live.start()
-            self._live.update(self.table(trials))
-            return
-        for trial in trials:
-            ended = (trial.number, trial.reason)
-            if trial.state != "running" and ended not in self._ended:
-                self._ended.add(ended)
-                say(
-                    f"Trial {trial.number}: k = {trial.unfrozen_layers}, lr = {trial.lr:.2g}, "
-                    f"{self._metric} {_number(trial.score)} on val after {trial.epochs} epochs "
-                    f"({trial.seconds:.0f} s), {trial.state}. {trial.reason}".rstrip()
-                )
-
-    def table(self, trials: Sequence[Trial]) -> Table:
-        """All trials, a row each."""
-        table = Table("trial", "unfrozen", "lr", "epochs", f"val {self._metric}", "time", "state")
-        for t in trials:
-            table.add_row(
-                str(t.number), str(t.unfrozen_layers), f"{t.lr:.2g}", str(t.epochs),
-                _number(t.score), f"{t.seconds:.0f} s", t.state,
-            )  # fmt: skip
-        return table
-
-    def close(self) -> None:
-        """Leaves the table as it is."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+def number(value: float) -> str:
+    """Three decimals; a dash for no number."""
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def rates_table(tests: Sequence[RangeTest]) -> Table:
@@ -293,7 +197,3 @@ def spent_line(about: Mapping[str, Any]) -> str:
 def interval(estimate: Estimate) -> str:
     """`0.884 (0.858 to 0.906)`."""
     return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"

@@ -27,7 +27,7 @@ import numpy as np
 import ray
 from rich.table import Table
 
-from rtl import capacity, console, local_s3, pack, registry, report, runtime, search, storage
+from rtl import capacity, console, local_s3, pack, registry, report, runtime, search, storage, views
 from rtl import config as configs
 from rtl import run as runs
 from rtl.config import Config
@@ -88,8 +88,15 @@ class Photo:
         return max(self.probability, 1 - self.probability)
 
 
-def run(storage_uri: str | None, quick: bool, keep: bool, serve_config: ServeConfig) -> None:
-    """Packs, searches, evaluates, promotes, serves and asks; prints a table and a JSON line.
+def run(
+    storage_uri: str | None,
+    serve_config: ServeConfig,
+    *,
+    quick: bool = False,
+    keep: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Packs, searches, evaluates, promotes, serves and asks; prints tables, or JSON at the end.
 
     Raises DataError where the photos are not installed, and whatever a stage raises. Nothing that
     was started stays when it returns.
@@ -105,31 +112,40 @@ def run(storage_uri: str | None, quick: bool, keep: bool, serve_config: ServeCon
             )
         root = storage.join(storage_uri, "demo", time.strftime("%Y%m%d-%H%M%S"))
         stack.callback(ray.shutdown)
-        _run(photos, root, quick, keep, serve_config)
+        _run(photos, root, serve_config, quick=quick, keep=keep, as_json=as_json)
 
 
 def _run(
-    photos: Sequence[Photo], root: str, quick: bool, keep: bool, serve_config: ServeConfig
+    photos: Sequence[Photo],
+    root: str,
+    serve_config: ServeConfig,
+    *,
+    quick: bool,
+    keep: bool,
+    as_json: bool,
 ) -> None:
     stages: dict[str, float] = {}
-    with _timed(stages, "start"):
+    with _timed(stages, "start"), console.busy("Starting Ray"):
         runtime.connect()
     splits = split(photos, 0.25, seed=0)
-    with _timed(stages, "upload"), console.Bars() as bars:
+    with _timed(stages, "upload"), views.Bars() as bars:
         upload(photos, splits, f"{root}/photos", lambda n, of: bars(n, of, "upload"))
     settings = make_config(root, quick)
     if capacity.largest("CPU") < (settings.train.cpus_per_worker or 1):
         settings = settings.replace(train={"cpus_per_worker": 1})
-    with _timed(stages, "pack"), console.Bars() as bars:
+    with _timed(stages, "pack"), views.Bars() as bars:
         manifest = pack.pack(f"{root}/photos/labels.csv", f"{root}/data", settings.pack, bars)
     rows = ", ".join(f"{manifest.rows(name)} {name}" for name in ("train", "val", "test"))
     console.say(f"Packed {rows} photos of {', '.join(manifest.classes)}")
-    with _timed(stages, "search"), console.SearchView(settings.train.metric) as view:
-        result = search.search(settings, view.features, view.board)
+    with _timed(stages, "search"), views.SearchView(settings.train.metric) as view:
+        result = search.search(
+            settings, progress=view.features, watch=view.trials, on_round=view.round,
+            on_stage=view.stage,
+        )  # fmt: skip
     run_uri = runs.locate(settings)
     if result.test is None:
         raise DataError("The demo's data set has no test rows; this is a defect of the demo.")
-    with _timed(stages, "serve"):
+    with _timed(stages, "serve"), console.busy("Starting the endpoint"):
         registry.promote(settings.storage, result.name, result.version)
         bundle_uri = registry.resolve(settings.storage, result.name)
         url = deployment.deploy(bundle_uri, serve_config.model_copy(update={"port": 0}))
@@ -148,8 +164,10 @@ def _run(
     finally:
         if runtime.joined():
             deployment.shutdown()  # else the cluster ends with this process
+    if not as_json:
+        return
     auc = result.test.auc
-    console.say(
+    console.write(
         json.dumps(
             {
                 "accuracy": round(result.test.accuracy.value, 4),
@@ -160,6 +178,7 @@ def _run(
                 "stages_s": {name: round(seconds, 1) for name, seconds in stages.items()},
             }
         )
+        + "\n"
     )
 
 

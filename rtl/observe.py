@@ -131,10 +131,6 @@ class Meter:
         self._ended.set()
         self._thread.join()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles all that its callbacks reach, for a restart that rtl never asks."""
-        return {}
-
     def _tell_again(self) -> None:
         while not self._ended.wait(AGAIN_SECONDS):
             for gauge in self._gauges:

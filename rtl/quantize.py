@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rtl import baseline, bundle, calibration, inception, int8, metrics, registry, runtime
+from rtl import baseline, bundle, calibration, inception, int8, metrics, paired, registry, runtime
 from rtl.blocks import Folded
 from rtl.bundle import BundleInfo, Classifier, Quantized
 from rtl.data import ImageReader, InMemory, Plan
@@ -25,6 +25,7 @@ from rtl.errors import BundleError, DataError
 from rtl.evaluate import check_classes
 from rtl.inference import calibrate
 from rtl.metrics import Scores
+from rtl.paired import Comparison
 from rtl.predictions import Predictions, gather
 from rtl.sections import AugmentConfig, DataConfig
 from rtl.shards import load_manifest
@@ -57,8 +58,8 @@ def quantize(
     """Registers the model of a bundle in 8 bits, under its name.
 
     `at_most` is how many points of accuracy it may lose on `val`. Raises BundleError, and nothing
-    is registered, where it loses more or is one in 8 bits already; DataError for a data set of
-    other classes or without `val`; StorageError.
+    is registered, where it loses more beyond chance or is one in 8 bits already; DataError for a
+    data set of other classes or without `val`; StorageError.
     """
     info, network = bundle.load(bundle_uri)
     if info.quantized:
@@ -95,13 +96,7 @@ def quantize(
     before, _ = answers(network, "val")
     after, pooled = answers(smaller, "val")
     proof = compare(before, after)
-    lost = 100 * (proof.accuracy_before - proof.accuracy)
-    if lost > at_most:
-        raise BundleError(
-            f"In 8 bits {info.name} has accuracy {proof.accuracy:.4f} on the {proof.rows} rows of "
-            f"`val`, {lost:.2f} points less than {proof.accuracy_before:.4f}; {at_most:g} are "
-            "allowed, so it was not registered. Serve the model as it is, or allow more."
-        )
+    check_loss(paired.compare(before, after), proof, at_most)
     temperature = calibration.fit_temperature(after)
     certain = info.config.get("train", {}).get("certain_accuracy", 0.95)
 
@@ -131,6 +126,24 @@ def quantize(
         bundle.save(f"{folder}/bundle", made, smaller)
         version = registry.register(storage_root, name, f"{folder}/bundle")
     return Result(name, version, proof, val, test)
+
+
+def check_loss(before: Comparison, proof: Quantized, at_most: float) -> None:
+    """Raises BundleError where the loss is above `at_most` points, and chance alone is not enough.
+
+    `before` compares the model as it was with the one in 8 bits: the lower end of the 95 % interval
+    of the paired difference counts, so that one row of few does not.
+    """
+    lost = 100 * before.difference
+    if lost <= at_most or 100 * before.low <= at_most:
+        return
+    raise BundleError(
+        f"In 8 bits the model is wrong about {before.wins} rows of `val` that it had right, and "
+        f"right about {before.losses} that it had wrong, of {proof.rows}: accuracy "
+        f"{proof.accuracy:.4f} in place of {proof.accuracy_before:.4f}, {lost:.2f} points less "
+        f"(95 % interval {100 * before.low:.2f} to {100 * before.high:.2f}), and --at-most allows "
+        f"{at_most:g}. It was not registered: serve the model as it is, or raise --at-most."
+    )
 
 
 def in_8_bits(

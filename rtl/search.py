@@ -42,7 +42,7 @@ from rtl.judge import conclude, judge
 from rtl.loop import Hooks
 from rtl.rates import START_SECONDS, Rates, measure
 from rtl.sections import Range
-from rtl.sweep import Board, Watch
+from rtl.tracker import Round, TrialTracker, Watch
 from rtl.train import prepare, settle_precision
 from rtl.trial_process import Job
 from rtl.trials import Trial
@@ -50,15 +50,19 @@ from rtl.trials import Trial
 
 def search(
     config: Config,
+    *,
     progress: runtime.Progress = runtime.no_progress,
     watch: Watch = lambda _: None,
+    on_round: Callable[[Round], None] = lambda _: None,
+    on_stage: Callable[[str], None] = lambda _: None,
     resume: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> run.Result:
     """Runs a search to its end and registers the winner's bundle. Ray is connected already.
 
-    `progress` is told the images whose features are computed, `watch` all trials after each change.
-    `say` what a budget made it give up. `resume` goes on with a search of that name: what ended is
+    `progress` gets the images whose features are computed, `watch` all trials after each change,
+    `on_round` each round of trials as it begins, `on_stage` other long work, `say` what a budget
+    made it give up. `resume` goes on with a search of that name: what ended is
     not run again, but what failed by no fault of its own, of a lost process or of storage; a
     budget's time counts on from where it was. Raises the errors of `rtl.train.train`; a trial that
     fails does not end the search.
@@ -89,6 +93,7 @@ def search(
         if config.search.budget_minutes:
             deadline = started - worked + 60 * config.search.budget_minutes
             if not any(_is_last(trial) for trial in earlier):
+                on_stage("Measuring how fast this machine is")
                 rates = measure(config, concurrent)
             if rates is not None and planned is None:
                 left = deadline - time.monotonic()
@@ -111,11 +116,11 @@ def search(
             if rates is not None:  # the first that is told is what an earlier pass had done
                 rates = rates.after(seen[-1] - seen[:2][-1], time.monotonic() - began)
         features_seconds = time.monotonic() - started
-        board = Board(config, uri, earlier, watch)
+        tracker = TrialTracker(config, uri, ended=earlier, watch=watch, on_round=on_round)
         given_up: list[str] = []
         if planned is None:
-            _sweep(config, board, concurrent)
-            _repeat(config, board, concurrent)
+            _sweep(config, tracker, concurrent)
+            _repeat(config, tracker, concurrent)
         elif rates is not None:
             left = deadline - time.monotonic()
             second = budget.make_plan(config, manifest, rates, left, concurrent, built=True)
@@ -123,21 +128,22 @@ def search(
             given_up = [*planned["narrowed"], *second.narrowed, *second.given_up]
             for line in given_up:
                 say(f"For the time: {line}.")
-            _rounds(config, board, concurrent, second, deadline)
-            late = budget.unrun(second, board.trials)
+            _rounds(config, tracker, concurrent, second, deadline)
+            late = budget.unrun(second, tracker.trials)
             for line in late:
                 say(f"For the time: {line}.")
             given_up += late
-        choice = trials.choose(board.trials)
-        spent = trials.spent(board.trials, config.search)
+        choice = trials.choose(tracker.trials)
+        spent = trials.spent(tracker.trials, config.search)
         about = {
             "winner": choice.winner.number, "metric": config.train.metric, "mean": choice.mean,
             "spread": choice.spread, "seeds": choice.seeds, "currency": config.search.currency,
-            "spent": vars(spent), "last_half_percent": trials.share_after(board.trials),
+            "spent": vars(spent), "last_half_percent": trials.share_after(tracker.trials),
             "features_seconds": features_seconds, "given_up": given_up,
         }  # fmt: skip
-        storage.write_json(storage.join(uri, "trials.json"), [t.to_dict() for t in board.trials])
+        storage.write_json(storage.join(uri, "trials.json"), [t.to_dict() for t in tracker.trials])
         storage.write_json(storage.join(uri, "search.json"), about)
+        on_stage("Scoring the winner on val and test")
         outcome = _ask_winner(config, uri, choice.winner)
         curves.outcome(outcome, choice.winner)
         done = conclude(config, "search", uri, outcome, worked + time.monotonic() - started)
@@ -182,42 +188,45 @@ def _room(config: Config, data_cpus: int) -> int:
     return max(1, min(config.search.concurrent or room, room))
 
 
-def _sweep(config: Config, board: Board, concurrent: int) -> None:
+def _sweep(config: Config, tracker: TrialTracker, concurrent: int) -> None:
     """The first fit of every point that has not ended."""
     pending = [
         Job(t.number, t.point, t.seed)
-        for t in board.trials
+        for t in tracker.trials
         if t.state == "running" and t.finalist_of is None
     ]
-    ended = [t for t in board.trials if t.state != "running" and t.finalist_of is None]
+    ended = [t for t in tracker.trials if t.state != "running" and t.finalist_of is None]
     if config.search.sampler == "grid":
-        known = [t.point for t in board.trials]
+        known = [t.point for t in tracker.trials]
         fresh = [point for point in grid(config) if point not in known]
-        first = board.next_number
+        first = tracker.next_number
         pending += [Job(first + i, point, config.train.seed) for i, point in enumerate(fresh)]
-        sweep.run(config, board, concurrent, pending, 0, ended)
+        sweep.run(config, tracker, concurrent=concurrent, jobs=pending, ended=ended)
     else:
-        sweep.run(config, board, concurrent, pending, config.search.trials - len(ended), ended)
+        sweep.run(
+            config, tracker, concurrent=concurrent, jobs=pending,
+            proposals=config.search.trials - len(ended), ended=ended,
+        )  # fmt: skip
 
 
-def _repeat(config: Config, board: Board, concurrent: int) -> None:
+def _repeat(config: Config, tracker: TrialTracker, concurrent: int) -> None:
     """The finalists' points with their further seeds, as far as they have not ended."""
-    ended = {(t.finalist_of, t.seed) for t in board.trials if t.state != "running"}
-    pending = {(t.finalist_of, t.seed): t.number for t in board.trials if t.state == "running"}
+    ended = {(t.finalist_of, t.seed) for t in tracker.trials if t.state != "running"}
+    pending = {(t.finalist_of, t.seed): t.number for t in tracker.trials if t.state == "running"}
     jobs: list[Job] = []
-    number = board.next_number
+    number = tracker.next_number
     for extra in range(1, config.search.seeds):
-        for first in trials.finalists(board.trials, config.search.finalists):
+        for first in trials.finalists(tracker.trials, config.search.finalists):
             key = (first.number, config.train.seed + extra)
             if key in ended:
                 continue
             jobs.append(Job(pending.get(key, number), first.point, key[1], first.number))
             number += key not in pending
-    sweep.run(config, board, concurrent, jobs, 0, None)
+    sweep.run(config, tracker, concurrent=concurrent, jobs=jobs, ended=None)
 
 
 def _rounds(
-    config: Config, board: Board, concurrent: int, plan: BudgetPlan, deadline: float
+    config: Config, tracker: TrialTracker, concurrent: int, plan: BudgetPlan, deadline: float
 ) -> None:
     """The rounds of a search with a budget; all end in time."""
     first, final = plan.sweep, plan.final
@@ -233,31 +242,34 @@ def _rounds(
             points = grid(settings)
             spread = np.linspace(0, len(points) - 1, first.points)
             chosen = [points[round(at)] for at in spread]  # of all depths, and of all of the rest
-            jobs = _jobs(board, [{**point, **overrides} for point in chosen], seed)
-            sweep.run(settings, board, concurrent, jobs, 0, (), until)
+            jobs = _jobs(tracker, [{**point, **overrides} for point in chosen], seed)
+            sweep.run(settings, tracker, concurrent=concurrent, jobs=jobs, ended=(), deadline=until)
         else:
-            done = [t for t in board.ended if overrides.items() <= t.point.items()]
+            done = [t for t in tracker.ended if overrides.items() <= t.point.items()]
             more = first.points - len(done)
-            sweep.run(settings, board, concurrent, [], more, done, until, overrides)
+            sweep.run(
+                settings, tracker, concurrent=concurrent, jobs=(), proposals=more, ended=done,
+                deadline=until, fixed=overrides,
+            )  # fmt: skip
     if final.points:
-        best = [trial.point for trial in trials.finalists(board.trials, final.points)]
+        best = [trial.point for trial in trials.finalists(tracker.trials, final.points)]
         left = budget.SAFETY_PACE * (last - time.monotonic() - START_SECONDS)
         overrides = {
             "train.rows": final.rows, "train.epochs": config.train.epochs,
             "train.minutes": max(left, 1.0) / 60, "train.flip_features": plan.flip_features,
         }  # fmt: skip
         points = [{**point, **overrides} for point in best or [_first_point(config)]]
-        jobs = _jobs(board, points, seed)
+        jobs = _jobs(tracker, points, seed)
         if final.cpus:
             config = config.replace(train={"cpus_per_worker": final.cpus})
-        sweep.run(config, board, len(jobs), jobs, 0, None, last)
+        sweep.run(config, tracker, concurrent=len(jobs), jobs=jobs, ended=None, deadline=last)
 
 
-def _jobs(board: Board, points: Sequence[Mapping[str, Any]], seed: int) -> list[Job]:
+def _jobs(tracker: TrialTracker, points: Sequence[Mapping[str, Any]], seed: int) -> list[Job]:
     """Fits of the points of which none has ended."""
-    ended = [dict(trial.point) for trial in board.ended]
+    ended = [dict(trial.point) for trial in tracker.ended]
     fresh = [point for point in points if point not in ended]
-    return [Job(board.next_number + i, point, seed) for i, point in enumerate(fresh)]
+    return [Job(tracker.next_number + i, point, seed) for i, point in enumerate(fresh)]
 
 
 def _first_point(config: Config) -> dict[str, Any]:

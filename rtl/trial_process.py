@@ -51,19 +51,12 @@ def parts(
     return learner, make_source(config, plan, 0, count), plan
 
 
-def number_of(name: str) -> int:
-    """7 of `trial-0007`, what Tune calls a trial."""
-    return int(name.removeprefix("trial-"))
-
-
 def one_process(tune_config: dict[str, Any], tree: dict[str, Any], uri: str) -> None:
     """A trial of one worker, as a function for Tune: its process does the fit itself."""
-    from ray import tune
-
     runtime.quiet()
     settings = _settings(tune_config, tree)
     torch.set_num_threads(settings.train.cpus_per_worker or 1)
-    hooks = _TrialHooks(uri, number_of(tune.get_context().get_trial_name()), settings)
+    hooks = _TrialHooks(uri, tune_config["job"]["number"], settings)
     learner, source, plan = parts(settings)
     fit(learner, source, plan, settings, hooks)
 
@@ -75,7 +68,7 @@ def group_of_workers() -> Any:
     class GroupTrial(tune.Trainable):
         def setup(self, config: dict[str, Any], **about: Any) -> None:
             runtime.quiet()
-            settings, number = _settings(config, about["tree"]), number_of(self.trial_name)
+            settings, number = _settings(config, about["tree"]), config["job"]["number"]
             hooks = functools.partial(_TrialHooks, about["uri"], number, settings)
             self._metric, self._best = settings.train.metric, -math.inf
             self._group = Group(parts, hooks, settings)
@@ -92,10 +85,8 @@ def group_of_workers() -> Any:
 
 
 def _settings(tune_config: dict[str, Any], tree: dict[str, Any]) -> Config:
-    base = from_dict(tree)
-    job = tune_config.get("job")
-    point, seed = (job["point"], job["seed"]) if job else (tune_config, base.train.seed)
-    return at(base, point, seed)
+    job = tune_config["job"]
+    return at(from_dict(tree), job["point"], job["seed"])
 
 
 def _result(epoch: Epoch, metric: str, best: float) -> dict[str, Any]:

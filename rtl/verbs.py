@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rtl.run import Result
 
 
-def _load(arguments: argparse.Namespace) -> Config:
+def load(arguments: argparse.Namespace) -> Config:
+    """The config that a command line asks for."""
     from rtl import recipes
 
     settings = recipes.load(arguments.recipe, arguments.overrides)
@@ -34,20 +35,27 @@ def _load(arguments: argparse.Namespace) -> Config:
     return settings
 
 
+def _connect() -> None:
+    from rtl import console, runtime
+
+    with console.busy("Starting Ray"):
+        runtime.connect()
+
+
 def config(arguments: argparse.Namespace) -> None:
     """Prints the effective config."""
-    from rtl import recipes
+    from rtl import console, recipes
 
-    sys.stdout.write(recipes.to_yaml(_load(arguments)))
+    console.write(recipes.to_yaml(load(arguments)))
 
 
 def pack(arguments: argparse.Namespace) -> None:
     """Packs a source, and tells what was left out."""
-    from rtl import console, pack, runtime
+    from rtl import console, pack, views
 
-    settings = _load(arguments)
-    runtime.connect()
-    with console.Bars() as bars:
+    settings = load(arguments)
+    _connect()
+    with views.Bars() as bars:
         manifest = pack.pack(arguments.source, arguments.dest, settings.pack, bars)
     rows = ", ".join(f"{manifest.rows(s)} {s}" for s in ("train", "val", "test"))
     console.say(f"{len(manifest.classes)} classes, {rows} rows, digest {manifest.digest[:12]}")
@@ -62,12 +70,12 @@ def pack(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Fits one model."""
-    from rtl import console, runtime, train
+    from rtl import train, views
     from rtl.progress import Watcher
 
-    settings = _load(arguments)
-    runtime.connect()
-    with console.FitView() as view:
+    settings = load(arguments)
+    _connect()
+    with views.FitView(settings.train.epochs) as view:
         watcher = Watcher(features=view.features, step=view.step, epoch=view.epoch)
         result = train.train(settings, arguments.resume, watcher)
     _show(result, settings)
@@ -75,12 +83,15 @@ def train(arguments: argparse.Namespace) -> None:
 
 def search(arguments: argparse.Namespace) -> None:
     """Searches, and tells what it spent."""
-    from rtl import console, runtime, search, storage
+    from rtl import console, search, storage, views
 
-    settings = _load(arguments)
-    runtime.connect()
-    with console.SearchView(settings.train.metric) as view:
-        result = search.search(settings, view.features, view.board, arguments.resume, console.say)
+    settings = load(arguments)
+    _connect()
+    with views.SearchView(settings.train.metric) as view:
+        result = search.search(
+            settings, progress=view.features, watch=view.trials, on_round=view.round,
+            on_stage=view.stage, resume=arguments.resume, say=console.say,
+        )  # fmt: skip
     uri = storage.join(settings.storage, "runs", result.name, "search.json")
     console.say(console.spent_line(storage.read_json(uri)))
     _show(result, settings)
@@ -88,11 +99,11 @@ def search(arguments: argparse.Namespace) -> None:
 
 def lr_find(arguments: argparse.Namespace) -> None:
     """Tests learning rates, depth by depth."""
-    from rtl import console, lr_find, runtime
+    from rtl import console, lr_find, views
 
-    settings = _load(arguments)
-    runtime.connect()
-    with console.Bars() as bars:
+    settings = load(arguments)
+    _connect()
+    with views.Bars() as bars:
         tests = lr_find.find(settings, lambda done, total: bars(done, total, "features"))
     console.console.print(console.rates_table(tests))
     low, high = min(t.around[0] for t in tests), max(t.around[1] for t in tests)
@@ -103,7 +114,7 @@ def features(arguments: argparse.Namespace) -> None:
     """Lists the feature caches, after removing some where asked."""
     from rtl import console, prune
 
-    root = _load(arguments).storage
+    root = load(arguments).storage
     if arguments.all and not arguments.prune:
         raise ConfigError("--all says what --prune removes; give both.")
     if arguments.prune:
@@ -132,41 +143,43 @@ def _show(result: Result, settings: Config) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Scores a model on a split."""
-    from rtl import console, evaluate, registry, runtime
+    from rtl import console, evaluate, registry, views
     from rtl.errors import ConfigError
 
-    settings = _load(arguments)
+    settings = load(arguments)
     if settings.data.uri is None:
         raise ConfigError("data.uri is not set; give the packed data set with --data URI.")
     uri = registry.resolve(settings.storage, arguments.bundle)
-    runtime.connect()
-    with console.Bars() as bars:
+    _connect()
+    with views.Bars() as bars:
         scores = evaluate.evaluate(
             uri, settings.data.uri, arguments.split, bool(settings.train.gpus_per_worker),
             lambda done, total: bars(done, total, "rows"),
         )  # fmt: skip
+    if arguments.json:
+        console.write(json.dumps(scores.to_dict()) + "\n")
+        return
     for line in console.scores_lines(arguments.split, scores):
         console.say(line)
-    console.say(json.dumps(scores.to_dict()))
 
 
 def quantize(arguments: argparse.Namespace) -> None:
     """Registers a model in 8 bits."""
-    from rtl import console, quantize, registry
+    from rtl import console, quantize, registry, views
 
-    settings = _load(arguments)
+    settings = load(arguments)
     if settings.data.uri is None:
         raise ConfigError("data.uri is not set; give the packed data set with --data URI.")
     uri = registry.resolve(settings.storage, arguments.bundle)
-    with console.Bars() as bars:
+    with views.Bars() as bars:
         done = quantize.quantize(
             settings.storage, uri, settings.data.uri, arguments.at_most,
             lambda done, total: bars(done, total, "rows"),
         )  # fmt: skip
     proof = done.proof
     console.say(
-        f"Accuracy on val {proof.accuracy:.4f} in 8 bits, {proof.accuracy_before:.4f} before; the "
-        f"same answer for {proof.agreement:.2%} of {proof.rows} rows"
+        f"Accuracy on val {proof.accuracy:.4f} in 8 bits, {proof.accuracy_before:.4f} before; "
+        f"another answer for {round((1 - proof.agreement) * proof.rows)} of {proof.rows} rows"
     )
     for line in console.scores_lines("test", done.test) if done.test else []:
         console.say(line)
@@ -176,12 +189,12 @@ def quantize(arguments: argparse.Namespace) -> None:
 
 def predict(arguments: argparse.Namespace) -> None:
     """Answers for many images."""
-    from rtl import console, predict, registry, runtime
+    from rtl import console, predict, registry, views
 
-    settings = _load(arguments)
+    settings = load(arguments)
     uri = registry.resolve(settings.storage, arguments.bundle)
-    runtime.connect()
-    with console.Bars() as bars:
+    _connect()
+    with views.Bars() as bars:
         summary = predict.predict(
             uri, arguments.source, arguments.dest, bool(settings.train.gpus_per_worker),
             lambda done, total: bars(done, total, "images"),
@@ -199,7 +212,7 @@ def report(arguments: argparse.Namespace) -> None:
 
     uri = arguments.run
     if "/" not in uri:
-        uri = storage.join(_load(arguments).storage, "runs", uri)
+        uri = storage.join(load(arguments).storage, "runs", uri)
     out = arguments.out or uri.rstrip("/").rsplit("/", 1)[-1] + ".html"
     storage.write_bytes(out, report.report(uri).encode())
     console.say(f"Report at {out}")
@@ -209,10 +222,10 @@ def runs(arguments: argparse.Namespace) -> None:
     """Lists all runs of a storage root."""
     from rtl import console, runs
 
-    root = _load(arguments).storage
+    root = load(arguments).storage
     rows = runs.listing(root)
     if arguments.json:
-        sys.stdout.write(json.dumps([row.to_dict() for row in rows], indent=1) + "\n")
+        console.write(json.dumps([row.to_dict() for row in rows], indent=1) + "\n")
         return
     if not rows:
         console.say(f"No runs under {root}; name another place with --storage.")
@@ -227,7 +240,7 @@ def promote(arguments: argparse.Namespace) -> None:
     """Makes a version the current one."""
     from rtl import console, registry
 
-    settings = _load(arguments)
+    settings = load(arguments)
     registry.promote(settings.storage, arguments.name, arguments.version)
     console.say(f"{arguments.name}@{arguments.version} is current; {_followers(settings)}")
 
@@ -236,7 +249,7 @@ def rollback(arguments: argparse.Namespace) -> None:
     """Goes back to the version before."""
     from rtl import console, registry
 
-    settings = _load(arguments)
+    settings = load(arguments)
     version = registry.rollback(settings.storage, arguments.name)
     console.say(f"{arguments.name}@{version} is current again; {_followers(settings)}")
 
@@ -246,7 +259,7 @@ def canary(arguments: argparse.Namespace) -> None:
     from rtl import console, registry
     from rtl.registry import Canary
 
-    settings = _load(arguments)
+    settings = load(arguments)
     if arguments.version is None:
         registry.set_canary(settings.storage, arguments.name, None)
         console.say(f"No version of {arguments.name} is on trial; {_followers(settings)}")
@@ -279,18 +292,19 @@ def serve(arguments: argparse.Namespace) -> None:
 
 def deploy(arguments: argparse.Namespace) -> None:
     """Serves, and leaves it to the cluster."""
-    from rtl import console, registry, runtime
+    from rtl import console, registry
     from rtl.serve import deployment
 
-    settings = _load(arguments)
+    settings = load(arguments)
     token = os.environ.get("RTL_TOKEN", "")
     uri = registry.resolve(settings.storage, arguments.bundle)
-    runtime.connect()
-    if registry.follows(arguments.bundle):
-        root, served = settings.storage, settings.serve
-        url = deployment.deploy_name(root, arguments.bundle, served, token=token)
-    else:
-        url = deployment.deploy(uri, settings.serve, token=token)
+    _connect()
+    with console.busy("Starting the endpoint"):
+        if registry.follows(arguments.bundle):
+            root, served = settings.storage, settings.serve
+            url = deployment.deploy_name(root, arguments.bundle, served, token=token)
+        else:
+            url = deployment.deploy(uri, settings.serve, token=token)
     console.say(f"Serving {uri} at {url} (a page for the browser)")
     asked = ' -H "Authorization: Bearer $RTL_TOKEN"' if token else ""
     console.say(f"Try: curl{asked} --data-binary @photo.jpg {url}/v1/predict")
@@ -300,7 +314,7 @@ def export(arguments: argparse.Namespace) -> None:
     """Writes a model for another runtime."""
     from rtl import console, export, registry
 
-    uri = registry.resolve(_load(arguments).storage, arguments.bundle)
+    uri = registry.resolve(load(arguments).storage, arguments.bundle)
     samples = export.images_in(arguments.check) if arguments.check else []
     done = export.export(uri, arguments.out, arguments.format, samples)
     console.say(
@@ -314,13 +328,13 @@ def card(arguments: argparse.Namespace) -> None:
     """Prints or writes a model card."""
     from rtl import bundle, card, console, registry, storage
 
-    uri = registry.resolve(_load(arguments).storage, arguments.bundle)
+    uri = registry.resolve(load(arguments).storage, arguments.bundle)
     text = card.card(bundle.verify(uri))
     if arguments.out:
         storage.write_bytes(arguments.out, text.encode())
         console.say(f"Model card at {arguments.out}")
     else:
-        sys.stdout.write(text)
+        console.write(text)
 
 
 def submit(arguments: argparse.Namespace) -> None:
@@ -328,7 +342,7 @@ def submit(arguments: argparse.Namespace) -> None:
     from rtl import console, submit
 
     asked = arguments.asked
-    settings = _load(asked)
+    settings = load(asked)
     places = {"source": getattr(asked, "source", None), "dest": getattr(asked, "dest", None)}
     if asked.verb != "pack":
         places |= {"storage": settings.storage, "data.uri": settings.data.uri}
@@ -363,12 +377,11 @@ def jobs(arguments: argparse.Namespace) -> None:
 
 
 def _follow(jobs: JobSubmissionClient, submission_id: str) -> None:
-    from rtl import submit
+    from rtl import console, submit
 
     try:
         for text in submit.follow(jobs, submission_id):
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            console.write(text)
     except KeyboardInterrupt:
         sys.stderr.write(
             f"The job goes on. `rtl jobs --follow {submission_id}` shows it, --stop ends it.\n"
@@ -380,4 +393,7 @@ def demo(arguments: argparse.Namespace) -> None:
     """Runs the demo."""
     from rtl import demo
 
-    demo.run(arguments.storage, arguments.quick, arguments.keep, _load(arguments).serve)
+    demo.run(
+        arguments.storage, load(arguments).serve, quick=arguments.quick, keep=arguments.keep,
+        as_json=arguments.json,
+    )  # fmt: skip

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.stats
 from torchvision.io import encode_jpeg
 
 from rtl import images, run, shards, storage, trials
@@ -17,6 +15,7 @@ from rtl.calibration import Bin, calibration_error, reliability
 from rtl.checkpoint import Epoch
 from rtl.config import Config, from_dict
 from rtl.errors import NotFoundError, RtlError
+from rtl.paired import Comparison, compare
 from rtl.predictions import Predictions, decode
 from rtl.run import Result
 from rtl.trials import Trial
@@ -24,7 +23,6 @@ from rtl.trials import Trial
 MISTAKES = 12
 """Photos shown of those that the model is wrong about."""
 _THUMBNAIL = 224
-_Z = scipy.stats.norm.ppf(0.975)
 
 
 @dataclass(frozen=True)
@@ -32,22 +30,12 @@ class Lead:
     """Two points of a search on the same rows of `val`, the winner's answers against another's."""
 
     other: Trial
-    wins: int
-    """Rows that the winner alone has right."""
-    losses: int
-    """Rows that the other alone has right."""
-    difference: float
-    """Of the accuracies."""
-    low: float
-    high: float
-    """Its 95 % interval."""
-    p: float
-    """Of so unequal a count, or a more unequal one, if both were equally good."""
+    comparison: Comparison
 
     @property
     def real(self) -> bool:
         """Whether it is more than noise."""
-        return self.p < 0.05
+        return self.comparison.p < 0.05
 
 
 @dataclass(frozen=True)
@@ -166,23 +154,6 @@ def worst(predictions: Predictions, count: int = MISTAKES) -> list[tuple[str, in
     ]
 
 
-def compare(mine: Predictions, others: Predictions) -> tuple[int, int, float, float, float, float]:
-    """Wins, losses, difference of accuracy, ends of its 95 % interval, and p, on the same rows.
-
-    p is McNemar's exact test (1947, Psychometrika 12:153); the interval is D. G. Bonett and R. M.
-    Price's (2012, J. Educ. Behav. Stat. 37:479).
-    """
-    right = mine.probabilities.argmax(axis=1) == mine.labels
-    other = others.probabilities.argmax(axis=1) == others.labels
-    wins, losses, rows = int((right & ~other).sum()), int((other & ~right).sum()), len(right)
-    p = scipy.stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
-    more, less = (wins + 1) / (rows + 2), (losses + 1) / (rows + 2)
-    half = _Z * math.sqrt((more + less - (more - less) ** 2) / (rows + 2))
-    middle = more - less
-    difference = (wins - losses) / rows
-    return wins, losses, difference, float(middle - half), float(middle + half), float(p)
-
-
 def _same(one: Trial, other: Trial, keys: Sequence[str]) -> bool:
     """Whether they stand at one point of the keys that are searched: a budget sets others too."""
     return all(one.point.get(key) == other.point.get(key) for key in keys)
@@ -202,7 +173,7 @@ def _lead(
         theirs = _predictions(trials.val_predictions(run_uri, second.number))
     except RtlError:  # no other trial came as far as to answer
         return None
-    return Lead(second, *compare(mine, theirs))
+    return Lead(second, compare(mine, theirs))
 
 
 def _predictions(uri: str) -> Predictions:

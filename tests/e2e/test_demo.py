@@ -18,7 +18,7 @@ RTL = str(Path(sys.executable).parent / "rtl")
 def start_demo() -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
     return subprocess.Popen(
-        [RTL, "demo", "--quick"], env=environment, stdout=subprocess.PIPE,
+        [RTL, "demo", "--quick", "--json"], env=environment, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -44,7 +44,8 @@ def test_a_stopped_demo_leaves_no_process_behind(number: signal.Signals) -> None
     demo.send_signal(number)
     _, errors = demo.communicate(timeout=60)
     assert demo.returncode == 130
-    assert errors.strip().endswith("rtl demo: stopped.")
+    assert "rtl demo: Stopped. Its object storage has ended with it" in errors
+    assert errors.strip().endswith("Start again with: rtl demo --quick --json")
     assert wait_ended(children) == []
 
 

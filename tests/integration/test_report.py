@@ -133,21 +133,6 @@ def test_a_run_that_is_not_there_or_not_done_says_so(tmp_path: Path) -> None:
         report(f"{tmp_path}/runs/some")
 
 
-def test_a_lead_is_judged_on_the_same_rows() -> None:
-    mine = predictions(*[True] * 90, *[False] * 10)
-    wins, losses, difference, low, high, p = facts.compare(
-        mine, predictions(*[False] * 10, *[True] * 90)
-    )
-    assert (wins, losses, difference) == (10, 10, 0.0)
-    assert low < 0 < high
-    assert p == 1.0
-    ahead = facts.compare(mine, predictions(*[False] * 20, *[True] * 70, *[False] * 10))
-    assert ahead[:3] == (20, 0, 0.2)
-    assert 0.1 < ahead[3] < 0.2 < ahead[4] < 0.3
-    assert ahead[5] == pytest.approx(2 * 0.5**20)
-    assert facts.compare(mine, mine)[5] == 1.0
-
-
 @pytest.mark.parametrize("finals", [1, 2])
 def test_a_point_that_a_budget_fitted_twice_is_one_point(tmp_path: Path, finals: int) -> None:
     def fit(number: int, lr: float, score: float, **more: Any) -> Trial:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 
-from rtl import cli, demo, recipes
+from rtl import cli, console, demo, recipes, stopped, storage, trials, verbs
 from rtl.config import Config, from_dict
 
 ROOT = Path(__file__).parents[2]
@@ -79,3 +81,94 @@ def test_the_demo_splits_by_the_papers_protocol() -> None:
     assert demo.split(photos, 0.25, seed=1) != splits
     quick = demo.sample(photos, 300)
     assert len({photo.path for photo in quick}) == 300
+
+
+def broken(_: object) -> None:
+    console.begin("features")
+    raise ValueError("nobody expected this")
+
+
+def test_an_unexpected_error_is_three_lines_and_a_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(verbs, "runs", broken)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("RTL_DEBUG", raising=False)
+    assert cli.main(["runs"]) == 70
+    what, last, where = capsys.readouterr().err.splitlines()
+    assert what.startswith("rtl runs (features): an error that nobody expected")
+    assert last == "ValueError: nobody expected this"
+    (log,) = tmp_path.iterdir()
+    assert str(log) in where
+    assert "Traceback" in log.read_text()
+    assert log.stat().st_mode & 0o077 == 0
+    monkeypatch.setenv("RTL_DEBUG", "1")
+    assert cli.main(["runs"]) == 70
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("reader", ["true", "head -1"])
+@pytest.mark.parametrize("verb", ["config", "runs --json", "runs"])
+def test_a_reader_that_goes_away_is_no_error(verb: str, reader: str, tmp_path: Path) -> None:
+    rtl = f"{sys.executable} -m rtl.cli"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{rtl} {verb} --storage {tmp_path} | {reader}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def stopped_by(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verbs, arguments[0], stop)
+    return cli.main(arguments)
+
+
+def test_ctrl_c_says_what_stands_and_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    root = str(tmp_path / "my root")
+    uri = f"{root}/runs/dogs"
+    point = {"model.unfrozen_layers": 1, "optimizer.lr": 1e-3}
+    for number, state in enumerate(("finished", "stopped", "running")):
+        trials.record(uri, trials.Trial(number, point, state=state))  # type: ignore[arg-type]
+    given = ["search", "--name", "dogs", "--storage", root]
+    assert stopped_by(given, monkeypatch) == 130
+    first, command = capsys.readouterr().err.splitlines()
+    assert first == (
+        "rtl search: Stopped. 2 trials that ended and all features computed so far are kept "
+        f"({uri})."
+    )
+    assert command == f"Go on with: rtl search --name dogs --storage '{root}' --resume"
+    assert stopped_by([*given, "--resume"], monkeypatch) == 130
+    assert capsys.readouterr().err.count("--resume") == 1
+
+
+def test_ctrl_c_in_packing_says_whether_there_is_a_data_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    dest = str(tmp_path / "data")
+    assert stopped_by(["pack", "photos", dest], monkeypatch) == 130
+    assert f"{dest} holds no data set yet" in capsys.readouterr().err
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.json").write_text("{}")
+    assert stopped_by(["pack", "photos", dest], monkeypatch) == 130
+    assert f"The data set that was at {dest} is whole" in capsys.readouterr().err
+
+
+def test_a_storage_that_does_not_answer_does_not_hold_up_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    released = threading.Event()
+
+    def hang(*_: object) -> bool:
+        released.wait(60)
+        return False
+
+    monkeypatch.setattr(storage, "exists", hang)
+    monkeypatch.setattr(stopped, "PATIENCE_S", 0.1)
+    assert stopped_by(["pack", "photos", "s3://b/data"], monkeypatch) == 130
+    released.set()
+    assert "What was written before stays" in capsys.readouterr().err

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from rtl import blocks, bundle, card, device, export, inception, int8, pretrained, quantize
+from rtl import blocks, bundle, card, device, export, inception, int8, paired, pretrained, quantize
 from rtl.bundle import BundleInfo, Classifier, Quantized
 from rtl.errors import BundleError, DataError
+from rtl.predictions import Predictions
 from rtl.shards import Manifest
 from tests.conftest import COLOURS, make_dataset
 
@@ -195,9 +198,27 @@ def test_a_version_in_8_bits_is_registered(cells: str, tmp_path: Path) -> None:
 def test_what_loses_too_much_is_not_registered(cells: str, tmp_path: Path) -> None:
     manifest = make_dataset(str(tmp_path / "data"), train=8, val=6, test=0)
     root = str(tmp_path / "storage")
-    with pytest.raises(BundleError, match="are allowed, so it was not registered"):
+    with pytest.raises(BundleError, match=r"and --at-most allows -101\. It was not registered"):
         quantize.quantize(root, f"{cells}/made", manifest.uri, at_most=-101)
     assert not Path(root, "registry").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "wrong", "refused"),
+    [(40, 1, False), (40, 8, True), (2000, 4, False), (2000, 40, True)],
+)
+def test_one_row_of_few_is_chance_and_many_are_not(rows: int, wrong: int, refused: bool) -> None:
+    right = np.tile(np.array([0.1, 0.9], np.float32), (rows, 1))
+    less = right.copy()
+    less[:wrong] = less[:wrong, ::-1]
+    before, after = (
+        Predictions([str(n) for n in range(rows)], np.ones(rows, np.int64), found)
+        for found in (right, less)
+    )
+    proof = quantize.compare(before, after)
+    expected = pytest.raises(BundleError, match=f"wrong about {wrong} rows of `val` that it had")
+    with expected if refused else contextlib.nullcontext():
+        quantize.check_loss(paired.compare(before, after), proof, 0.3)
 
 
 def test_it_proves_itself_on_its_own_classes(cells: str, tmp_path: Path) -> None:

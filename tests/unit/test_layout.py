@@ -24,8 +24,8 @@ LAYERS = {
     "core": {
         "images", "shards", "convolution", "gradient", "graph", "blocks", "int8", "inception",
         "pretrained", "device", "metrics",
-        "predictions", "calibration", "baseline", "inference", "bundle", "registry", "local_s3",
-        "card", "export",
+        "predictions", "paired", "calibration", "baseline", "inference", "bundle", "registry",
+        "local_s3", "card", "export",
     },
     "cluster": {"runtime", "capacity"},
     "data": {
@@ -37,11 +37,14 @@ LAYERS = {
         "answers", "judge", "observe", "tensorboard", "tracking", "train",
     },
     "judge": {
-        "rates", "budget", "group_trial", "trial_process", "sweep", "search", "lr_find", "evaluate",
+        "rates", "budget", "group_trial", "trial_process", "sweep",
+        "proposals", "tracker", "search", "lr_find", "evaluate",
         "quantize", "report", "runs",
     },
     "serve": {"serve"},
-    "top": {"predict", "console", "demo", "submit", "verbs", "cli"},
+    "top": {
+        "predict", "console", "trial_view", "views", "stopped", "demo", "submit", "verbs", "cli",
+    },
 }  # fmt: skip
 """Layer by layer from the ground up: the modules and packages of `rtl`, `rtl` for its own file."""
 

@@ -13,6 +13,7 @@ from rtl import search, sweep, trials
 from rtl.config import Config
 from rtl.errors import TrainingError
 from rtl.sections import SearchConfig
+from rtl.tracker import TrialTracker, TuneEvents
 from rtl.trial_process import Job
 from rtl.trials import State, Trial, TrialEpoch, choose, finalists, share_after, spent, taken_up
 
@@ -102,14 +103,14 @@ def test_a_resumed_search_runs_again_what_failed_by_no_fault_of_its_own() -> Non
 def test_a_trial_whose_process_dies_as_it_starts_has_failed(tmp_path: Path, known: bool) -> None:
     point = {"model.unfrozen_layers": 1, "optimizer.lr": 1e-3}
     earlier = [Trial(0, point)] if known else []
-    board = sweep.Board(Config(), str(tmp_path), earlier, lambda _: None)
-    board.jobs = {0: Job(0, point, 0)} if known else {}
-    board.callback().log_trial_end(SimpleNamespace(trial_id="a", config=point), failed=True)
-    board.explain("trial-0000", RuntimeError("The actor died."))
+    tracker = TrialTracker(Config(), str(tmp_path), ended=earlier, watch=lambda _: None)
+    job = vars(Job(0, point, 0))
+    TuneEvents(tracker).log_trial_end(SimpleNamespace(config={"job": job}), failed=True)
+    tracker.explain(0, RuntimeError("The actor died."))
     (found,) = trials.recorded(str(tmp_path))
     assert (found.number, found.point, found.state) == (0, point, "failed")
     assert (found.reason, found.own_fault) == ("The actor died.", False)
-    assert board.trials == [found]
+    assert tracker.trials == [found]
 
 
 @pytest.mark.parametrize(
@@ -149,12 +150,12 @@ def test_a_grid_sees_every_depth_at_one_rate_before_the_next() -> None:
 
 def test_trials_with_workers_end_after_an_epoch_and_others_at_the_deadline() -> None:
     past = time.monotonic() - 1
-    at_once, after_epoch = sweep._stopper(past, True), sweep._stopper(past, False)
+    at_once, after_epoch = sweep._stopper(past, at_once=True), sweep._stopper(past, at_once=False)
     for stopper in (at_once, after_epoch):
         assert not stopper.stop_all()  # no trial has ended an epoch
     assert not at_once("a", {})
     assert at_once.stop_all()
     assert after_epoch("a", {})
     assert not after_epoch.stop_all()
-    later = sweep._stopper(past + 1000, False)
+    later = sweep._stopper(past + 1000, at_once=False)
     assert not later("a", {})
