@@ -205,6 +205,8 @@ class SearchView(Bars):
         console.begin("trials")
         self._stage = ""
         self._trials.begin(round_)
+        if console.live():
+            self._show()
 
     def trials(self, trials: Sequence[Trial]) -> None:
         """All trials as they stand."""
