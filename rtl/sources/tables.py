@@ -1,101 +1,140 @@
-"""Tables: one .csv or .parquet with a column of paths or URIs and one of labels."""
+"""Tables: a .csv, .tsv or .parquet with a column of paths or URIs and one of labels.
+
+A folder of such a name holds the table's parts, as Spark and Dask write them. Paths of images are
+relative to the folder that holds the table.
+"""
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator
-
-import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from rtl import storage
 from rtl.errors import DataError
 from rtl.sections import PackConfig
 from rtl.shards import Quarantined
-from rtl.sources.labels import label_text
-from rtl.sources.rows import SPLITS, Row, no_image, unlabelled
+from rtl.sources.csv_table import read_csv
+from rtl.sources.labels import classes_of, is_mark, label_text
+from rtl.sources.parquet_table import read_parquet
+from rtl.sources.places import locate
+from rtl.sources.rows import SPLITS, Row, shown, unlabelled
+from rtl.sources.table_columns import Cells
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+"""Endings, in lower case, of the name of a table."""
+
+_MAX_ID = 500
+"""Letters of a row's id; longer is no path that a person wrote."""
 
 
 def table_rows(uri: str, config: PackConfig, quarantine: list[Quarantined]) -> Iterator[Row]:
-    """Rows of a table; what cannot become one goes to `quarantine`."""
+    """Rows of a table; what cannot become one goes to `quarantine`.
+
+    Raises DataError for a table that cannot be read, has no row, or lacks a column.
+    """
     folder = uri.rsplit("/", 1)[0]
-    columns = _read_table(uri, config)
-    splits = columns[config.split_column]
-    has_splits = any(splits)
-    images, labels = columns[config.image_column], columns[config.label_column]
-    confidences = columns.get(str(config.confidence_column), [""] * len(images))
-    rows = zip(images, labels, splits, confidences, strict=True)
-    for number, (image, label, split, confidence) in enumerate(rows, 1):
-        sure = _probability(confidence or "1")
-        place = _resolve(folder, image)
-        identity = image or f"row {number}"
-        if place is not None and place.startswith(f"{folder}/"):
-            identity = place[len(folder) + 1 :]
-        if not image:
-            quarantine.append(no_image(identity, f"{config.image_column!r} is empty"))
-        elif place is None:
-            quarantine.append(no_image(identity, "only paths and s3:// URIs are read"))
-        elif not label:
-            quarantine.append(unlabelled(identity, f"{config.label_column!r} is empty"))
-        elif has_splits and split.lower() not in SPLITS:
-            reason = f"The split {split!r} is not train, val or test; correct the table."
-            quarantine.append(Quarantined(identity, reason))
-        elif sure is None:
-            reason = (
-                f"The {config.confidence_column} {confidence!r} is no probability above 0 and up "
-                "to 1; correct the table."
-            )
-            quarantine.append(Quarantined(identity, reason))
+    table = _read(uri, config)
+    labels = {cells.label for cells in table}
+    named = [label for label in labels if not _no_label(label, config)]
+    classes = classes_of(named, f"{uri}: column {config.label_column!r}")
+    has_splits = any(label_text(cells.split) for cells in table)
+    for number, cells in enumerate(table, 1):
+        identity = f"row {number}"
+        try:
+            _check_image(cells, config)
+            if len(cells.image) <= _MAX_ID and cells.image.isprintable():
+                identity = cells.image
+            place = locate(folder, cells.image)
+            inside = place.startswith(f"{folder}/")
+            identity = place[len(folder) + 1 :] if inside else cells.image
+            if why := _no_label(cells.label, config):
+                quarantine.append(unlabelled(identity, why))
+                continue
+            split = _split(cells.split) if has_splits else None
+            sure = _probability(cells.confidence, config)
+        except DataError as error:
+            quarantine.append(Quarantined(identity, str(error)))
         else:
-            yield Row(identity, place, label, SPLITS[split.lower()] if has_splits else None, sure)
+            yield Row(identity, place, classes[cells.label], split, sure)
 
 
-def _read_table(uri: str, config: PackConfig) -> dict[str, list[str]]:
-    """The columns that count as stripped text; a missing value is empty."""
-    data = pa.BufferReader(storage.read_bytes(uri))
-    wanted = [config.image_column, config.label_column, config.split_column]
-    wanted += [config.confidence_column] if config.confidence_column else []
-    try:
-        if uri.lower().endswith(".csv"):
-            types = dict.fromkeys(wanted, pa.string())
-            table = pacsv.read_csv(data, convert_options=pacsv.ConvertOptions(column_types=types))
-        else:
-            file = pq.ParquetFile(data)
-            table = file.read(columns=[n for n in file.schema_arrow.names if n in wanted])
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{uri} cannot be read as a table ({error}); save it anew.") from None
-    columns: dict[str, list[str]] = {}
-    for name in wanted:
-        if table.column_names.count(name) == 1:
-            columns[name] = [
-                label_text(value, f"{uri}: column {name!r}") for value in table[name].to_pylist()
-            ]
-        elif name == config.split_column == PackConfig().split_column:
-            columns[name] = [""] * len(table)
-        else:
+def _read(uri: str, config: PackConfig) -> list[Cells]:
+    """The rows of a table, of all its parts where it is a folder of them."""
+    parts = _parts(uri)
+    read = read_parquet if uri.lower().endswith(".parquet") else read_csv
+    first, *others = [read(storage.read_bytes(part), config, part) for part in parts]
+    rows = first.rows
+    for part, table in zip(parts[1:], others, strict=True):
+        if table.has_splits != first.has_splits:
             raise DataError(
-                f"{uri} has no single column {name!r}, it has {', '.join(table.column_names)}. Set "
-                "pack.image_column, pack.label_column, pack.split_column or pack.confidence_column "
-                "to what it has."
+                f"Of {parts[0]} and {part} one alone has the column {config.split_column!r}; write "
+                "all parts with the same columns."
             )
-    return columns
+        rows += table.rows
+    if not rows:
+        raise DataError(f"{uri} has no row below the names of its columns; add a row an image.")
+    return rows
 
 
-def _probability(text: str) -> float | None:
+def _parts(uri: str) -> list[str]:
+    """The table itself, or the files of the folder that it is."""
+    files = storage.list_files(uri)
+    if not files:
+        return [uri]
+    visible = [entry for entry in files if entry.path.rpartition("/")[2][0] not in "._"]
+    suffix = next(suffix for suffix in TABLE_SUFFIXES if uri.lower().endswith(suffix))
+    odd = [entry.path for entry in visible if not entry.path.lower().endswith(suffix)]
+    below = [entry.path for entry in visible if "/" in entry.path]
+    if odd or below or not visible:
+        found = f"also {shown((odd or below)[0])!r}" if odd or below else "none"
+        raise DataError(
+            f"{uri} is a folder, which must hold a table's parts: {suffix} files, not compressed "
+            f"and not in folders of their own. It holds {found}. Write the table as one file."
+        )
+    return [entry.uri for entry in visible]
+
+
+def _check_image(cells: Cells, config: PackConfig) -> None:
+    if cells.fault:
+        raise DataError(cells.fault)
+    column = repr(config.image_column)
+    if not cells.image:
+        raise DataError(f"There is no such image: {column} is empty.")
+    if is_mark(cells.image):
+        raise DataError(f"There is no such image: {column} is {_missing(cells.image)}.")
+
+
+def _no_label(label: str, config: PackConfig) -> str:
+    """Why a label is none; empty for one that is."""
+    column = repr(config.label_column)
+    if not label:
+        return f"{column} is empty"
+    if is_mark(label):
+        return f"{column} is {_missing(label)}; a class needs another name"
+    if "\n" in label or "\r" in label:
+        return (
+            f"{column} holds the line break of {label[:80]!r}, as after a quote that is not closed"
+        )
+    return ""
+
+
+def _missing(text: str) -> str:
+    return f"{text!r}, which software writes for a missing value"
+
+
+def _split(text: str) -> str:
+    if text.lower() not in SPLITS:
+        raise DataError(f"The split {text!r} is not train, val or test; correct the table.")
+    return SPLITS[text.lower()]
+
+
+def _probability(text: str, config: PackConfig) -> float:
     try:
-        value = float(text)
+        value = float(label_text(text) or "1")
     except ValueError:
-        return None
-    return value if 0 < value <= 1 else None
-
-
-def _resolve(folder: str, image: str) -> str | None:
-    """Where a table's image is, or None for what is no path."""
-    if "\0" in image or ("://" in image and not image.startswith("s3://")):
-        return None
-    if image.startswith(("/", "s3://")):
-        return image.rstrip("/")
-    scheme, start = ("s3://", folder.removeprefix("s3://")) if "s3://" in folder else ("", folder)
-    path = posixpath.normpath(f"{start}/{image}")
-    return None if path.startswith("..") else scheme + path
+        value = 0.0
+    if not 0 < value <= 1:
+        raise DataError(
+            f"The {config.confidence_column} {text!r} is no probability above 0 and up to 1, with "
+            "a point before the fraction; correct the table."
+        )
+    return value

@@ -7,8 +7,6 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import scipy.io
 
@@ -152,94 +150,6 @@ def test_an_archive_is_no_source(place: str) -> None:
     put(place, {"photos.zip": "x"})
     with pytest.raises(DataError, match=r"photos\.zip has none of the layouts"):
         sources.list_source(storage.join(place, "photos.zip"), CONFIG)
-
-
-# Tables
-
-
-def test_csv(place: str) -> None:
-    text = (
-        "image,label,split,note\n"
-        "x/1.jpg,01,train,\n"
-        "./x/../2.jpg, cat ,VALIDATION,\n"
-        f"{place}/3.jpg,cat,test,\n"
-        "s3://other/4.jpg,NA,train,\n"
-        "5.jpg,,train,\n"
-        "6.jpg,NaN,train,\n"
-        ",cat,train,\n"
-        "8.jpg,cat,holdout,\n"
-        "http://host/9.jpg,cat,train,\n"
-    )
-    source = storage.join(put(place, {"t.csv": text}), "t.csv")
-    listing = sources.list_source(source, CONFIG)
-    assert listing.layout == "table"
-    assert listed(source) == [
-        ("x/1.jpg", "01", "train"), ("2.jpg", "cat", "val"), ("3.jpg", "cat", "test"),
-        ("s3://other/4.jpg", "NA", "train"),
-    ]  # fmt: skip
-    assert [row.uri for row in listing.rows] == [
-        f"{place}/x/1.jpg", f"{place}/2.jpg", f"{place}/3.jpg", "s3://other/4.jpg",
-    ]  # fmt: skip
-    found = reasons(listing)
-    assert sorted(found) == ["5.jpg", "6.jpg", "8.jpg", "http://host/9.jpg", "row 7"]
-    assert "'label' is empty" in found["5.jpg"]
-    assert "'label' is empty" in found["6.jpg"]
-    assert "'image' is empty" in found["row 7"]
-    assert "'holdout' is not train, val or test" in found["8.jpg"]
-
-
-def test_parquet_with_other_columns(place: str) -> None:
-    table = pa.table(
-        {"file": ["1.jpg", "2.jpg", "1.jpg", "3.jpg"], "y": [0.0, 1.0, 0.0, float("nan")]}
-    )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    source = storage.join(put(place, {"t.parquet": sink.getvalue().to_pybytes()}), "t.parquet")
-    listing = sources.list_source(source, PackConfig(image_column="file", label_column="y"))
-    assert [(row.id, row.label, row.split) for row in listing.rows] == [
-        ("1.jpg", "0", None), ("2.jpg", "1", None), ("1.jpg#2", "0", None),
-    ]  # fmt: skip
-    assert list(reasons(listing)) == ["3.jpg"]
-
-
-def test_a_column_of_confidence_is_read_where_it_is_named(tmp_path: Path) -> None:
-    text = (
-        "image,label,sure\n1.jpg,a,0.75\n2.jpg,b,\n3.jpg,b,1.2\n4.jpg,b,0\n5.jpg,b,yes\n"
-        "6.jpg,b,nan\n"
-    )
-    put(str(tmp_path), {"t.csv": text})
-    listing = sources.list_source(str(tmp_path / "t.csv"), PackConfig(confidence_column="sure"))
-    assert [(row.id, row.confidence) for row in listing.rows] == [
-        ("1.jpg", 0.75), ("2.jpg", 1.0), ("6.jpg", 1.0),
-    ]  # fmt: skip
-    found = reasons(listing)
-    assert sorted(found) == ["3.jpg", "4.jpg", "5.jpg"]
-    assert "'1.2' is no probability" in found["3.jpg"]
-    plain = sources.list_source(str(tmp_path / "t.csv"), CONFIG)
-    assert {row.confidence for row in plain.rows} == {1.0}
-
-
-@pytest.mark.parametrize(
-    ("text", "config", "message"),
-    [
-        ("image,label\nx,y\n", PackConfig(confidence_column="sure"), "no single column 'sure'"),
-        ("a,b\n1,2\n", PackConfig(), "no single column 'image', it has a, b"),
-        ("image,label\nx,y\n", PackConfig(split_column="fold"), "no single column 'fold'"),
-        ("image,label\n1,2,3\n", PackConfig(), "cannot be read as a table"),
-        (b"image,label\nx,\xff\n", PackConfig(), "cannot be read as a table"),
-        ("image,label\nx,\n", PackConfig(), "no image with a label; 1 rows"),
-    ],
-)
-def test_bad_tables(tmp_path: Path, text: str | bytes, config: PackConfig, message: str) -> None:
-    put(str(tmp_path), {"t.csv": text})
-    with pytest.raises(DataError, match=message):
-        sources.list_source(str(tmp_path / "t.csv"), config)
-
-
-def test_a_column_of_lists_is_an_error(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"image": ["1.jpg"], "label": [[1]]}), tmp_path / "t.parquet")
-    with pytest.raises(DataError, match="column 'label' holds a list"):
-        sources.list_source(str(tmp_path / "t.parquet"), CONFIG)
 
 
 # Stanford Dogs
