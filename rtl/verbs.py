@@ -35,10 +35,10 @@ def _load(arguments: argparse.Namespace) -> Config:
 
 
 def config(arguments: argparse.Namespace) -> None:
-    """Prints the effective config."""
+    """Prints the effective config, each key with what it decides."""
     from rtl import recipes
 
-    sys.stdout.write(recipes.to_yaml(_load(arguments)))
+    sys.stdout.write(recipes.to_yaml(_load(arguments), arguments.only, comments=True))
 
 
 def pack(arguments: argparse.Namespace) -> None:
