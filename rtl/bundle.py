@@ -24,7 +24,7 @@ from torch import nn
 from rtl import device as devices
 from rtl import images, inception, int8, storage
 from rtl.baseline import Baseline
-from rtl.errors import BundleError, DataError, NotFoundError
+from rtl.errors import BundleError, DataError, NotFoundError, reason
 from rtl.inference import Output, Predictor
 from rtl.sections import Flips
 
@@ -231,7 +231,9 @@ def _check(uri: str, files: dict[str, bytes]) -> tuple[BundleInfo, dict[str, tor
     try:
         state = load_safetensors(files[MODEL])
     except Exception as error:  # noqa: BLE001 -- safetensors raises its own Rust errors
-        raise BundleError(f"{uri}: {MODEL} is not safetensors ({error}). {_REMEDY}") from None
+        raise BundleError(
+            f"{uri}: {MODEL} is not safetensors ({reason(error)}). {_REMEDY}"
+        ) from None
     _check_state(state, info, uri)
     return info, state
 

@@ -102,7 +102,10 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--storage", metavar="URI", help="folder or s3:// prefix for all results")
         return verb
 
-    add("config", verbs.config, "Print the effective config as a recipe.")
+    verb = add("config", verbs.config, "Print the effective config as a recipe.")
+    verb.add_argument(
+        "--only", metavar="KEY", help="a section or key of it, such as search or search.lr"
+    )
     verb = add("pack", verbs.pack, "Turn labelled images into shards.")
     verb.add_argument("source", help="folder a class, CSV, Parquet, Stanford Dogs or WebDataset")
     verb.add_argument("dest", help="folder or s3:// prefix of the data set")

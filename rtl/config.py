@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pydantic
 from pydantic import Field
 
-from rtl.errors import ConfigError
+from rtl.errors import ConfigError, reason
 from rtl.sections import (
     DataConfig,
     FeaturesConfig,
@@ -52,23 +53,23 @@ class Config(Section):
     storage: str = "rtl-data"
     """Folder or `s3://` prefix under which runs, features and the registry live."""
     pack: PackConfig = PackConfig()
-    """How a source becomes shards."""
+    """Packing: from a source of labelled images to shards (`rtl pack`)."""
     data: DataConfig = DataConfig()
-    """What is read and how it looks to the network."""
+    """The data set and the random changes of its training images."""
     features: FeaturesConfig = FeaturesConfig()
     """The cache of the frozen trunk's output."""
     model: ModelConfig = ModelConfig()
     """The network and how much of it trains."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """AdamW's numbers."""
+    """AdamW with a linear warm-up and a cosine decay to zero."""
     train: TrainConfig = TrainConfig()
-    """One fit."""
+    """Training of one model."""
     search: SearchConfig = SearchConfig()
-    """The sweep."""
+    """The search over depths, learning rates and further keys (`rtl search`)."""
     serve: ServeConfig = ServeConfig()
-    """The HTTP endpoint."""
+    """The HTTP endpoint (`rtl serve`)."""
     track: TrackConfig = TrackConfig()
-    """Where finished runs are logged besides."""
+    """MLflow, where finished runs are logged too."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Config:
@@ -127,14 +128,30 @@ class Config(Section):
         return self.model_dump(mode="json")
 
 
-def from_dict(tree: dict[str, Any]) -> Config:
-    """A `Config` from plain values. Raises ConfigError for a key or value that is not allowed."""
+def from_dict(tree: dict[str, Any], places: Mapping[str, str] = MappingProxyType({})) -> Config:
+    """A `Config` from plain values. Raises ConfigError for a key or value that is not allowed.
+
+    `places` says of dotted keys where they stand, such as a recipe's line; errors begin with it.
+    """
     try:
-        return Config.model_validate_json(json.dumps(tree), strict=True)
+        encoded = json.dumps(tree, ensure_ascii=False).encode()
+        return Config.model_validate_json(encoded, strict=True)
     except TypeError as error:
-        raise ConfigError(f"The config holds more than text, numbers and lists: {error}.") from None
+        raise ConfigError(
+            f"The config holds more than text, numbers and lists: {reason(error)}."
+        ) from None
+    except UnicodeEncodeError as error:
+        before, after = error.object[: error.start], error.object[error.start :]
+        text = before.rpartition('"')[2] + after.partition('"')[0]
+        raise ConfigError(f"{text!r} is not UTF-8; rename the file or folder.") from None
     except pydantic.ValidationError as error:
-        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
+        raise ConfigError("\n".join(_explain(e, places) for e in error.errors())) from None
+
+
+def check_key(key: str) -> None:
+    """Raises ConfigError, with the nearest, for what is neither a section nor a key."""
+    if not any(f"{known}.".startswith(f"{key}.") for known in _keys(Config)):
+        raise ConfigError(_unknown(key))
 
 
 def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -147,27 +164,51 @@ def _merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _keys(section: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
+def _keys(
+    section: type[pydantic.BaseModel], prefix: str = "", *, of: Collection[Any] = ()
+) -> list[str]:
+    """All dotted keys, or those whose type is one of `of`."""
     keys: list[str] = []
     for name, field in section.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
-            keys += _keys(annotation, f"{prefix}{name}.")
-        else:
+            keys += _keys(annotation, f"{prefix}{name}.", of=of)
+        elif not of or annotation in of:
             keys.append(prefix + name)
     return keys
 
 
-def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"] if part not in ("range", "list"))
-    known = _keys(Config)
-    if error["type"] == "extra_forbidden":
-        # The whole path first, then the last part anywhere in the tree: `lr` finds optimizer.lr.
-        near = difflib.get_close_matches(key, [*known, *Config.model_fields], n=1, cutoff=0.6)
-        near = near or [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
-        hint = f"; the nearest is {near[0]}" if near else ""
-        return f"{key} is not a key of the config{hint}. `rtl config` lists them all."
+TEXT_KEYS = frozenset(_keys(Config, of=(str, str | None)))
+"""Keys whose value is any text."""
+
+
+def _explain(error: Any, places: Mapping[str, str]) -> str:
+    path = [str(part) for part in error["loc"] if part not in ("range", "list")]
+    key = ".".join(path)
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":  # of a whole section: the message names the keys
         return f"{key}: {message}." if key else f"{message}."
-    return f"{key} is {error['input']!r}: {message[0].lower()}{message[1:]}."
+    place = f"{places[key]}: " if key in places else ""
+    if error["type"] == "extra_forbidden":
+        if key in _keys(Config) and key in path:
+            return f"{place}{key} must be nested: write `{_nested(key, error['input'])}`."
+        return place + _unknown(key)
+    return f"{place}{key} is {error['input']!r}: {message[0].lower()}{message[1:]}."
+
+
+def _unknown(key: str) -> str:
+    # The whole path first, then the last part anywhere in the tree: `lr` finds optimizer.lr.
+    known = _keys(Config)
+    near = difflib.get_close_matches(key, [*known, *Config.model_fields], n=1, cutoff=0.6)
+    near = near or [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
+    hint = f"; the nearest is {near[0]}" if near else ""
+    return f"{key or repr(key)} is not a key of the config{hint}. `rtl config` lists them all."
+
+
+def _nested(key: str, value: Any) -> str:
+    """`train: {epochs: 3}` of `train.epochs` and 3."""
+    *sections, name = key.split(".")
+    inner = f"{name}: {json.dumps(value)}"
+    for section in reversed(sections):
+        inner = f"{section}: {{{inner}}}"
+    return inner

@@ -21,6 +21,8 @@ survives pickling between Ray's processes.
 
 from __future__ import annotations
 
+import re
+
 
 class RtlError(Exception):
     """The root: everything that rtl raises on purpose."""
@@ -76,3 +78,9 @@ class TrainingError(RtlError):
 
 class BundleError(RtlError):
     """A bundle or registry entry that fails its checks."""
+
+
+def reason(error: BaseException) -> str:
+    """An error's text as a part of a message: on one line, without its number and full stop."""
+    text = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(str(error).split()))
+    return text.rstrip(". ") or type(error).__name__

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtl.errors import ConfigError, DataError, TrainingError
+from rtl.errors import ConfigError, DataError, TrainingError, reason
 
 SCORES = ("accuracy", "top5", "macro_f1", "auc")
 """The names that `Scores.score` takes; each is better when higher, from 0 to 1."""
@@ -164,7 +164,8 @@ class Scores:
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise DataError(
-                f"The scores are not as rtl writes them ({error}); evaluate the model again."
+                f"The scores are not as rtl writes them ({reason(error)}); evaluate the model "
+                "again."
             ) from None
 
 

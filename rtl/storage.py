@@ -1,7 +1,7 @@
 """The one storage seam: a local path and an `s3://` URI behave alike, callers never branch.
 
-Reads, listings and deletions go through `pyarrow.fs`, writes to S3 through boto3: one PUT is atomic
-and can be conditional, while a pyarrow stream that is closed by an exception leaves a cut object.
+S3 is read and listed through `pyarrow.fs`, and written through boto3: one PUT is atomic and can be
+conditional, while a pyarrow stream that is closed by an exception leaves a cut object.
 Endpoint, region and keys come from the environment (`AWS_ENDPOINT_URL`, `AWS_REGION`, ...), are
 looked up in each process, and appear in no message. Passing faults are tried again with
 exponential back-off and full jitter.
@@ -10,7 +10,6 @@ exponential back-off and full jitter.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import hashlib
 import json
@@ -26,8 +25,9 @@ from typing import Any, TypeVar
 
 import pyarrow.fs as pafs
 
-from rtl import s3
-from rtl.errors import DataError, NotFoundError, StorageError
+from rtl import faults, s3
+from rtl import uri as uris
+from rtl.errors import DataError, NotFoundError, StorageError, reason
 
 COMMIT = "COMMIT"
 """Name of the marker that is written last: a folder without it does not exist."""
@@ -35,14 +35,6 @@ COMMIT = "COMMIT"
 _ATTEMPTS = 6
 _BASE_DELAY_S = 0.2
 _MAX_DELAY_S = 8.0
-_FINAL_ERRNO = {
-    errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EISDIR,
-    errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST,
-}  # fmt: skip
-_FINAL_WORDS = (
-    "ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH",
-    "locate credentials", "Parameter validation", "is a directory", "Not a regular file",
-)  # fmt: skip
 
 T = TypeVar("T")
 
@@ -62,22 +54,15 @@ class Entry:
 def normalize(uri: str | Path) -> str:
     """An absolute local path or an `s3://` URI, without a trailing slash.
 
-    Raises StorageError for another scheme.
+    Raises StorageError for another scheme, and for a name that no bucket or file can have.
     """
-    text = os.fspath(uri)
-    if text.startswith("s3://"):
-        if not _bucket_and_key(text)[0]:
-            raise StorageError(f"{text} names no bucket; write s3://BUCKET/PREFIX.")
-        return text.rstrip("/")
-    text = text.removeprefix("file://")
-    if "://" in text:
-        raise StorageError(f"{text} is neither a local path nor s3://; rtl reads and writes these.")
-    return str(Path(text).expanduser().absolute())
+    return uris.normalized(os.fspath(uri))
 
 
 def join(uri: str | Path, *parts: str) -> str:
     """The URI of something below `uri`."""
-    return "/".join([normalize(uri), *(part.strip("/") for part in parts)])
+    root, kept = normalize(uri), [part.strip("/") for part in parts]
+    return "/".join([root.rstrip("/"), *filter(None, kept)]) if any(kept) else root
 
 
 def is_local(uri: str | Path) -> bool:
@@ -87,13 +72,16 @@ def is_local(uri: str | Path) -> bool:
 
 def read_bytes(uri: str | Path) -> bytes:
     """The whole object. Raises NotFoundError or StorageError."""
-    fs, path = _open(uri)
+    target = normalize(uri)
+    if is_local(target):
+        return _retry(Path(target).read_bytes, "read", target)
+    fs, path = _open_s3(target)
 
     def read() -> bytes:
         with fs.open_input_file(path) as file:
             return bytes(file.read())
 
-    return _retry(read, "read", normalize(uri))
+    return _retry(read, "read", target)
 
 
 def read_range(uri: str | Path, offset: int, size: int) -> bytes:
@@ -110,7 +98,7 @@ def read_range(uri: str | Path, offset: int, size: int) -> bytes:
                 return file.read(size)
         from botocore.exceptions import ClientError
 
-        bucket, key = _bucket_and_key(target)
+        bucket, key = uris.bucket_and_key(target)
         part = f"bytes={offset}-{offset + size - 1}"
         try:
             found = s3.client().get_object(Bucket=bucket, Key=key, Range=part)
@@ -130,7 +118,9 @@ def read_json(uri: str | Path) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise DataError(f"{normalize(uri)} is not JSON: {error}. It was cut or edited.") from None
+        raise DataError(
+            f"{normalize(uri)} is not JSON: {reason(error)}. It was cut or edited."
+        ) from None
 
 
 def write_bytes(uri: str | Path, data: bytes) -> None:
@@ -139,7 +129,7 @@ def write_bytes(uri: str | Path, data: bytes) -> None:
     if is_local(target):
         _retry(lambda: _write_local(Path(target), data, replace=True), "write", target)
         return
-    bucket, key = _bucket_and_key(target)
+    bucket, key = uris.bucket_and_key(target)
     _retry(lambda: s3.client().put_object(Bucket=bucket, Key=key, Body=data), "write", target)
 
 
@@ -160,7 +150,7 @@ def create(uri: str | Path, data: bytes) -> bool:
         return _retry(lambda: _write_local(Path(target), data, replace=False), "create", target)
     if exists(target):
         return False
-    bucket, key = _bucket_and_key(target)
+    bucket, key = uris.bucket_and_key(target)
 
     def put() -> bool:
         from botocore.exceptions import ClientError
@@ -178,8 +168,11 @@ def create(uri: str | Path, data: bytes) -> bool:
 
 def exists(uri: str | Path) -> bool:
     """Whether there is an object or a folder. Raises StorageError."""
-    fs, path = _open(uri)
-    info = _retry(lambda: fs.get_file_info(path), "look up", normalize(uri))
+    target = normalize(uri)
+    if is_local(target):
+        return _retry(Path(target).exists, "look up", target)
+    fs, path = _open_s3(target)
+    info = _retry(lambda: fs.get_file_info(path), "look up", target)
     return bool(info.type != pafs.FileType.NotFound)
 
 
@@ -191,23 +184,29 @@ def list_files(uri: str | Path) -> list[Entry]:
     root = normalize(uri)
     if is_local(root):
         return _retry(lambda: _list_local(Path(root)), "list", root)
-    fs, path = _open(root)
+    fs, path = _open_s3(root)
     selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
     infos = _retry(lambda: fs.get_file_info(selector), "list", root)
     entries = [
         Entry(uri=f"{root}/{relative}", path=relative, size=info.size)
         for info in infos
         if info.type == pafs.FileType.File
-        for relative in [info.path[len(path) :].lstrip("/")]
+        for relative in [_below(info.path, path)]
     ]
     return sorted(entries, key=lambda entry: entry.path)
 
 
 def list_names(uri: str | Path) -> list[str]:
-    """Names of the files and folders directly below, sorted; none where it does not exist."""
-    fs, path = _open(uri)
+    """Names of the files and folders directly below, sorted; none where it does not exist.
+
+    Raises StorageError.
+    """
+    root = normalize(uri)
+    if is_local(root):
+        return _retry(lambda: _names_local(root), "list", root)
+    fs, path = _open_s3(root)
     selector = pafs.FileSelector(path, recursive=False, allow_not_found=True)
-    infos = _retry(lambda: fs.get_file_info(selector), "list", normalize(uri))
+    infos = _retry(lambda: fs.get_file_info(selector), "list", root)
     return sorted(info.base_name for info in infos)
 
 
@@ -217,12 +216,12 @@ def delete(uri: str | Path) -> None:
     if is_local(target):
         _retry(lambda: _delete_local(Path(target)), "delete", target)
         return
-    fs, path = _open(target)
+    fs, path = _open_s3(target)
     info = _retry(lambda: fs.get_file_info(path), "look up", target)
     below = [entry.uri for entry in list_files(target)]
     for name in [target] if info.type == pafs.FileType.File else below:
-        bucket, key = _bucket_and_key(name)
-        _retry(functools.partial(s3.client().delete_object, Bucket=bucket, Key=key), "delete", name)
+        bucket, key = uris.bucket_and_key(name)
+        _retry(functools.partial(_delete_object, bucket, key), "delete", name)
 
 
 def commit(uri: str | Path, files: Mapping[str, bytes]) -> None:
@@ -315,11 +314,22 @@ def _list_local(root: Path) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.path)
 
 
+def _names_local(root: str) -> list[str]:
+    try:
+        return sorted(path.name for path in Path(root).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def _delete_local(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _delete_object(bucket: str, key: str) -> None:
+    s3.client().delete_object(Bucket=bucket, Key=key)
 
 
 def _retry(action: Callable[[], T], verb: str, uri: str) -> T:
@@ -330,39 +340,29 @@ def _retry(action: Callable[[], T], verb: str, uri: str) -> T:
         except FileNotFoundError:
             raise NotFoundError(f"{uri} does not exist; check the path or URI.") from None
         except Exception as error:
-            if not _is_storage_fault(error):
+            if not faults.is_of_storage(error):
                 raise
-            if attempt == _ATTEMPTS or _is_final(error):
+            if attempt == _ATTEMPTS or faults.is_final(error):
                 raise StorageError(
-                    f"Could not {verb} {uri} ({attempt} attempts): {error}. Check the path, the "
-                    "free space, and for S3 the AWS_* variables and the endpoint."
+                    f"Could not {verb} {uri} ({attempt} attempts): "
+                    f"{s3.without_keys(reason(error))}. {faults.remedy(error)}"
                 ) from error
             ceiling = min(_MAX_DELAY_S, _BASE_DELAY_S * 2**attempt)
             time.sleep(random.uniform(0, ceiling))  # noqa: S311 -- jitter, not a secret
     raise AssertionError("unreachable")
 
 
-def _is_storage_fault(error: Exception) -> bool:
-    # boto3's errors are recognised by module, so that local work never imports boto3.
-    return isinstance(error, OSError) or type(error).__module__.startswith(("botocore", "boto3"))
+def _open_s3(target: str) -> tuple[Any, str]:
+    bucket = uris.bucket_and_key(target)[0]
+    fs = _retry(lambda: s3.filesystem(bucket), "open", target)  # may ask for the bucket's region
+    return fs, target.removeprefix("s3://")
 
 
-def _is_final(error: Exception) -> bool:
-    response = getattr(error, "response", None) or {}
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if 400 <= status < 500:
-        return status not in (408, 409, 429)
-    known = isinstance(error, OSError) and error.errno in _FINAL_ERRNO
-    return known or any(word in str(error) for word in _FINAL_WORDS)
-
-
-def _open(uri: str | Path) -> tuple[Any, str]:
-    target = normalize(uri)
-    if is_local(target):
-        return pafs.LocalFileSystem(), target
-    return s3.filesystem(_bucket_and_key(target)[0]), target.removeprefix("s3://")
-
-
-def _bucket_and_key(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return bucket, key
+def _below(path: str, root: str) -> str:
+    """The part of a listed path after its root. Raises StorageError for one that is not read."""
+    if not uris.is_plain(uris.bucket_and_key(path)[1]):
+        raise StorageError(
+            f"The object s3://{path} has an empty, . or .. part between its slashes, which rtl "
+            "does not read; rename or remove it."
+        )
+    return path[len(root) + 1 :]

@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import requests
-import yaml
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import rtl
-from rtl import capacity
-from rtl.errors import ConfigError, ResourceError, RtlError
+from rtl import capacity, yaml12
+from rtl.errors import ConfigError, ResourceError, RtlError, reason
 
 _PASSED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION",
            "AWS_EC2_METADATA_DISABLED")  # fmt: skip
@@ -92,7 +91,7 @@ def client(address: str | None) -> Iterator[JobSubmissionClient]:
             "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to that of the cluster."
         ) from None
     except RuntimeError as error:
-        raise ResourceError(f"The cluster at {address} answers: {error}") from None
+        raise ResourceError(f"The cluster at {address} answers: {reason(error)}.") from None
     finally:
         logging.disable(before)
 
@@ -220,10 +219,7 @@ def read_environment(path: str) -> dict[str, Any]:
 
     Raises ConfigError for a file that cannot be used, or that has a key in it.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"The runtime environment {path} cannot be read: {error}.") from None
+    content = yaml12.read(path, f"The runtime environment {path}").value
     variables = content.get("env_vars", {}) if isinstance(content, dict) else None
     if not isinstance(content, dict) or not isinstance(variables, dict):
         raise ConfigError(

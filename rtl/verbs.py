@@ -43,10 +43,10 @@ def _connect() -> None:
 
 
 def config(arguments: argparse.Namespace) -> None:
-    """Prints the effective config."""
+    """Prints the effective config, each key with what it decides."""
     from rtl import console, recipes
 
-    console.write(recipes.to_yaml(load(arguments)))
+    console.write(recipes.to_yaml(load(arguments), arguments.only, comments=True))
 
 
 def pack(arguments: argparse.Namespace) -> None:

@@ -32,6 +32,7 @@ from rtl.errors import (
     ImageTooLargeError,
     RtlError,
     UnsupportedImageError,
+    reason,
 )
 from rtl.serve import openapi, static
 from rtl.serve.body import RETRY_AFTER_S, Asked, Bodies, RequestError, parse, read
@@ -217,8 +218,8 @@ async def _healthz(request: Request) -> Response:
     try:
         await engine.check()
     except Exception as error:
-        reason = str(error) if isinstance(error, RtlError) else type(error).__name__
-        raise RequestError(503, "unhealthy", f"The model does not answer: {reason}.") from error
+        cause = reason(error) if isinstance(error, RtlError) else type(error).__name__
+        raise RequestError(503, "unhealthy", f"The model does not answer: {cause}.") from error
     return JSONResponse({"status": "ok", "model": _describe(engine.served)})
 
 

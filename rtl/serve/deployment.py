@@ -23,7 +23,7 @@ from ray.serve.context import _get_global_client
 import rtl
 from rtl import bundle, capacity, local_s3, registry, runtime, storage
 from rtl.capacity import Need
-from rtl.errors import BundleError, ConfigError, ResourceError
+from rtl.errors import BundleError, ConfigError, ResourceError, reason
 from rtl.sections import ServeConfig
 from rtl.serve.clerk import Clerk
 from rtl.serve.replica import Endpoint, Target
@@ -134,10 +134,11 @@ def _deploy(target: Target, uri: str, config: ServeConfig, name: str, token: str
     except RuntimeError as error:
         if before is None:
             serve.delete(name)
-            raise BundleError(f"The replicas for {uri} do not start: {error}") from None
+            raise BundleError(f"The replicas for {uri} do not start: {reason(error)}.") from None
         _bring_back(before, name, spare)
         raise BundleError(
-            f"The replicas for {uri} do not start, {before['bundle']} stays in service: {error}"
+            f"The replicas for {uri} do not start, {before['bundle']} stays in service: "
+            f"{reason(error)}."
         ) from None
     rejected = _state(name)["rejected"].get(uri)
     if before is not None and rejected is not None:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 import rtl
 from rtl import registry
-from rtl.errors import BundleError
+from rtl.errors import BundleError, reason
 from rtl.registry import Canary
 from rtl.sections import ServeConfig
 from rtl.serve import app
@@ -155,7 +155,7 @@ class Endpoint:
         except Exception as error:  # noqa: BLE001 -- whatever it is, the model before stays
             final = isinstance(error, BundleError)
             self._not_before[uri] = math.inf if final else time.monotonic() + _AGAIN_S
-            self.rejected[uri] = f"{type(error).__name__}: {error}"
+            self.rejected[uri] = f"{type(error).__name__}: {reason(error)}."
             _log.error("%s was refused, the model before stays: %s", uri, error)
             return False
         self.rejected.pop(uri, None)

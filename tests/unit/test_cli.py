@@ -24,6 +24,20 @@ def test_config_prints_a_recipe_that_reads_back(
     assert (read.search.trials, read.storage) == (16, "s3://b/p")
 
 
+def test_config_prints_one_section_with_what_its_keys_do(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["config", "--set", "search.trials=16", "--only", "search.trials"]) == 0
+    assert capsys.readouterr().out == (
+        "# The search over depths, learning rates and further keys (`rtl search`).\n"
+        "search:\n"
+        "  # Number of points that `optuna` proposes.\n"
+        "  trials: 16\n"
+    )
+    assert cli.main(["config", "--only", "trials"]) == 1
+    assert "the nearest is search.trials. `rtl config`" in capsys.readouterr().err
+
+
 def test_an_error_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["config", "--set", "search.trails=16"]) == 1
     error = capsys.readouterr().err

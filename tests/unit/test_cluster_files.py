@@ -315,11 +315,11 @@ def test_a_cluster_on_one_machine_has_the_same_environment(environment: dict[str
 
 
 def test_a_laptop_serves_with_the_same_settings(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY", raising=False)
     nodes = settings(environment)
-    assert settings(runtime._ingress_env()) == {
+    assert settings(runtime._ingress_env(tmp_path)) == {
         name: value for name, value in nodes.items() if name.startswith("RAY_SERVE_")
     }
 

@@ -35,3 +35,18 @@ def test_the_tree_drawn_in_the_docstring_is_the_tree() -> None:
             drawn[match[2]] = above[depth]
     actual = {error.__name__: error.__base__.__name__ for error in ALL if error is not RtlError}
     assert drawn == actual
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("It broke."), "It broke"),
+        (ValueError("It broke...\n"), "It broke"),
+        (ValueError("one\n  two. \n"), "one two"),
+        (ValueError(), "ValueError"),
+        (OSError(28, "No space left on device", "/x"), "No space left on device: '/x'"),
+        (KeyError("a"), "'a'"),
+    ],
+)
+def test_a_reason_is_one_line_that_a_sentence_can_hold(error: Exception, reason: str) -> None:
+    assert errors.reason(error) == reason

@@ -20,14 +20,16 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = {
     "errors": {"rtl", "errors"},
-    "ground": {"sections", "config", "recipes", "s3", "storage", "trials"},
+    "ground": {
+        "sections", "config", "yaml12", "recipes", "uri", "faults", "s3", "storage", "trials",
+    },
     "core": {
         "images", "shards", "convolution", "gradient", "graph", "blocks", "int8", "inception",
         "pretrained", "device", "metrics",
         "predictions", "paired", "calibration", "baseline", "inference", "bundle", "registry",
         "local_s3", "card", "export",
     },
-    "cluster": {"runtime", "capacity"},
+    "cluster": {"ray_folder", "runtime", "capacity"},
     "data": {
         "sources", "placement", "pack", "data", "streaming", "lease", "features",
         "trunk_pass", "prune",
@@ -52,10 +54,11 @@ WITHOUT_RAY = ("errors", "ground", "core")
 """Layers that never import Ray: they work, and are tested, without a cluster."""
 
 SERVE_IMPORTS = {
-    "rtl", "errors", "sections", "config", "storage", "images", "convolution", "gradient", "graph",
-    "blocks",
+    "rtl", "errors", "sections", "config", "uri", "faults", "storage", "images", "convolution",
+    "gradient", "graph", "blocks",
     "int8", "inception",
-    "pretrained", "device", "metrics", "baseline", "inference", "bundle", "registry", "runtime",
+    "pretrained", "device", "metrics", "baseline", "inference", "bundle", "registry", "ray_folder",
+    "runtime",
     "capacity", "local_s3",
 }  # fmt: skip
 """All that the endpoint is made of: a server needs no training code."""

@@ -1,0 +1,52 @@
+"""The folder of a Ray cluster that starts on this machine.
+
+Ray keeps sockets, logs and spilled objects there. A socket's path has to fit into the 107 bytes
+that Linux takes (103 on macOS), which a long TMPDIR does not leave.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from rtl.errors import ResourceError
+
+_SYSTEM = "/tmp"  # noqa: S108 -- Ray's own default, shared by all users
+_SOCKET = "/ray/session_2026-11-24_10-00-00_123456_1234567/sockets/plasma_store"
+"""Longest path that Ray makes below it; the last number is the process's."""
+_PATH_MAX = 103 if sys.platform == "darwin" else 107
+LONGEST = _PATH_MAX - len(_SOCKET)
+"""Bytes that the path of the folder that holds Ray's may have."""
+
+
+def find() -> str:
+    """Ray's own choice (below RAY_TMPDIR, TMPDIR or /tmp) if it can be used, else another folder.
+
+    Raises ResourceError where none can be used.
+    """
+    named = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR")
+    places = dict.fromkeys((named, _SYSTEM, os.environ.get("XDG_RUNTIME_DIR")))
+    problems = {}
+    for place in filter(None, places):
+        problems[place] = _problem(Path(place).absolute())
+        if problems[place] is None:
+            return str(Path(place).absolute() / "ray")
+    listed = "; ".join(f"{place} {problem}" for place, problem in problems.items())
+    raise ResourceError(
+        f"Ray finds no folder for its sockets: {listed}. Their paths have {len(_SOCKET)} bytes "
+        f"after the folder's, of {_PATH_MAX} that the system takes: set RAY_TMPDIR to a folder "
+        f"that you can write, {LONGEST} bytes long at most."
+    )
+
+
+def _problem(place: Path) -> str | None:
+    """Why Ray cannot use a folder."""
+    size = len(os.fsencode(place))
+    if size > LONGEST:
+        return f"has {size} bytes"
+    try:
+        (place / "ray").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"cannot be used ({error.strerror})"
+    return None if os.access(place / "ray", os.W_OK | os.X_OK) else "cannot be written"
