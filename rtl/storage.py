@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import pyarrow.fs as pafs
 
-from rtl import faults, s3
+from rtl import s3, storage_faults
 from rtl import uri as uris
 from rtl.errors import DataError, NotFoundError, StorageError, reason
 
@@ -340,12 +340,12 @@ def _retry(action: Callable[[], T], verb: str, uri: str) -> T:
         except FileNotFoundError:
             raise NotFoundError(f"{uri} does not exist; check the path or URI.") from None
         except Exception as error:
-            if not faults.is_of_storage(error):
+            if not storage_faults.is_of_storage(error):
                 raise
-            if attempt == _ATTEMPTS or faults.is_final(error):
+            if attempt == _ATTEMPTS or storage_faults.is_final(error):
                 raise StorageError(
                     f"Could not {verb} {uri} ({attempt} attempts): "
-                    f"{s3.without_keys(reason(error))}. {faults.remedy(error)}"
+                    f"{s3.without_keys(reason(error))}. {storage_faults.remedy(error)}"
                 ) from error
             ceiling = min(_MAX_DELAY_S, _BASE_DELAY_S * 2**attempt)
             time.sleep(random.uniform(0, ceiling))  # noqa: S311 -- jitter, not a secret

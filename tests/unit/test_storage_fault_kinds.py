@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from botocore import exceptions
 
-from rtl import faults, storage
+from rtl import storage, storage_faults
 from rtl.errors import StorageError
 
 
@@ -101,7 +101,7 @@ def test_each_kind_of_fault_has_its_remedy(
     assert said.endswith(".")
     assert ".." not in said
     assert "\n" not in said
-    assert faults.is_final(error) is final
+    assert storage_faults.is_final(error) is final
 
 
 def test_what_the_code_does_wrong_is_no_fault_of_storage(
