@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 LAYERS = {
     "errors": {"rtl", "errors"},
     "ground": {
-        "sections", "config", "yaml12", "recipes", "uri", "storage_faults", "s3", "storage", "trials",
+        "sections", "config", "yaml12", "recipes", "uri", "storage_faults", "s3", "storage",
+        "trials",
     },
     "core": {
         "images", "shards", "convolution", "gradient", "graph", "blocks", "int8", "inception",
@@ -54,7 +55,8 @@ WITHOUT_RAY = ("errors", "ground", "core")
 """Layers that never import Ray: they work, and are tested, without a cluster."""
 
 SERVE_IMPORTS = {
-    "rtl", "errors", "sections", "config", "uri", "storage_faults", "storage", "images", "convolution",
+    "rtl", "errors", "sections", "config", "uri", "storage_faults", "storage", "images",
+    "convolution",
     "gradient", "graph", "blocks",
     "int8", "inception",
     "pretrained", "device", "metrics", "baseline", "inference", "bundle", "registry", "ray_folder",
