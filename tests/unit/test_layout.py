@@ -22,7 +22,8 @@ LAYERS = {
     "errors": {"rtl", "errors"},
     "ground": {"sections", "config", "recipes", "s3", "storage", "trials"},
     "core": {
-        "images", "shards", "convolution", "gradient", "graph", "blocks", "int8", "inception",
+        "tiff", "orientation", "samples", "unreadable", "images", "shards", "convolution",
+        "gradient", "graph", "blocks", "int8", "inception",
         "pretrained", "device", "metrics",
         "predictions", "calibration", "baseline", "inference", "bundle", "registry", "local_s3",
         "card", "export",
@@ -49,9 +50,8 @@ WITHOUT_RAY = ("errors", "ground", "core")
 """Layers that never import Ray: they work, and are tested, without a cluster."""
 
 SERVE_IMPORTS = {
-    "rtl", "errors", "sections", "config", "storage", "images", "convolution", "gradient", "graph",
-    "blocks",
-    "int8", "inception",
+    "rtl", "errors", "sections", "config", "storage", "images", "tiff", "orientation", "samples",
+    "unreadable", "convolution", "gradient", "graph", "blocks", "int8", "inception",
     "pretrained", "device", "metrics", "baseline", "inference", "bundle", "registry", "runtime",
     "capacity", "local_s3",
 }  # fmt: skip
