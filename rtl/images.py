@@ -8,34 +8,35 @@ device.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import struct
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch.nn import functional
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from rtl.errors import CorruptImageError, ImageTooLargeError, UnsupportedImageError
+from rtl import orientation, samples, unreadable
+from rtl.errors import CorruptImageError, ImageTooLargeError
 from rtl.sections import AugmentConfig
+from rtl.unreadable import FORMATS
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""What is accepted, told by content; every other decoder that Pillow knows stays closed."""
-
-_ROWS = 64
-"""That are scaled at once to 8 bits: in float64 a whole image would be 8 times as large."""
-
-# What Pillow and torchvision raise on damaged bytes; the second line comes from damaged EXIF.
 _BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, RuntimeError,
-    struct.error, TypeError, AttributeError,
+    struct.error, TypeError, AttributeError, ArithmeticError,
 )  # fmt: skip
+"""Errors of Pillow and torchvision on damaged bytes."""
+
+_MOST_PIXELS = 178_956_970
+"""Pixels above which Pillow opens no image, whatever our own limit."""
 
 
 @dataclass(frozen=True)
@@ -47,43 +48,34 @@ class ImageHeader:
     mode: str
     """Pillow's name of the pixel layout: `RGB`, `L`, `CMYK`, `I;16`, ..."""
     width: int
-    """Pixels, before EXIF rotation."""
+    """Pixels, before it is turned upright."""
     height: int
-    """Pixels, before EXIF rotation."""
+    """Pixels, before it is turned upright."""
 
 
 def read_header(data: bytes, max_pixels: int) -> ImageHeader:
     """Format and size, without decoding.
 
     Raises CorruptImageError for empty or broken bytes, UnsupportedImageError for what is not one of
-    `FORMATS`, ImageTooLargeError above `max_pixels`.
+    `FORMATS` or a kind of them that is not read, ImageTooLargeError above `max_pixels`.
     """
     with _open(data, max_pixels) as image:
         return ImageHeader(str(image.format), image.mode, image.width, image.height)
 
 
 def decode(data: bytes, max_pixels: int = 100_000_000) -> torch.Tensor:
-    """Encoded bytes to an RGB tensor, uint8, (3, H, W), EXIF rotation applied.
+    """Encoded bytes to an RGB tensor, uint8, (3, H, W), turned upright as its Exif says.
 
-    CMYK is converted, 16 bits are scaled to 8, transparency is laid on white, of an animation the
-    first frame is taken. Raises CorruptImageError, UnsupportedImageError or ImageTooLargeError.
+    CMYK is converted, more than 8 bits are scaled to 8, transparency is laid on white, of an
+    animation the first frame is taken. Raises CorruptImageError, UnsupportedImageError or
+    ImageTooLargeError.
     """
-    header = read_header(data, max_pixels)
-    try:
-        if header.format == "JPEG" and header.mode in ("RGB", "L"):
-            buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            pixels: torch.Tensor = decode_image(
-                buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True
-            )
-            return pixels
-        return _decode_with_pillow(data, max_pixels)
-    except _BROKEN as error:
-        # torchvision's first line holds the path of its own build; the reason is its last words.
-        reason = str(error).partition("\n")[0].rsplit(".cpp:", 1)[-1].split(",", 1)[-1].strip()
-        raise CorruptImageError(
-            f"The {header.format} image cannot be decoded to its end ({reason or 'broken data'}); "
-            "it was cut or damaged. Fetch it again from where it came."
-        ) from None
+    with _open(data, max_pixels) as image:
+        try:
+            pixels = _decode(image, data)
+        except _BROKEN as error:
+            raise unreadable.undecoded(str(image.format), data, error) from None
+        return orientation.upright(pixels, orientation.of_image(data, image.info))
 
 
 def resize(image: torch.Tensor, size: int) -> torch.Tensor:
@@ -149,6 +141,14 @@ def heatmap_png(heat: torch.Tensor, size: int) -> bytes:
     return buffer.getvalue()
 
 
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silences Pillow: its warning of many pixels, where our limit comes next, and of odd tags."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 
@@ -175,21 +175,18 @@ def _random_part(size: int, augment: AugmentConfig) -> Any:
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise CorruptImageError("The image is empty (0 bytes); send or pack the file itself.")
+    unreadable.check(data)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own bomb warning; our cap comes next
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        with _without_warnings():
+            image = Image.open(io.BytesIO(orientation.without(data)), formats=FORMATS)
     except Image.DecompressionBombError:
         raise ImageTooLargeError(
-            f"The image has more pixels than the limit of {max_pixels}; scale it down."
+            f"The image has more pixels than the limit of {min(max_pixels, _MOST_PIXELS)}; "
+            "scale it down."
         ) from None
-    except UnidentifiedImageError:
-        raise UnsupportedImageError(
-            f"The {len(data)} bytes starting {data[:8]!r} are not an image in one of the formats "
-            f"{', '.join(FORMATS)}; convert it to one of them."
-        ) from None
-    except _BROKEN as error:
-        raise CorruptImageError(f"The image's header is broken ({error}).") from None
+    except _BROKEN:
+        with _without_warnings():
+            raise unreadable.unopened(data, _BROKEN) from None
     if image.width * image.height > max_pixels:
         raise ImageTooLargeError(
             f"The image is {image.width} x {image.height} pixels, the limit is {max_pixels}; "
@@ -198,28 +195,16 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def _decode_with_pillow(data: bytes, max_pixels: int) -> torch.Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with _open(data, max_pixels) as image:
-            image.seek(0)
-            image.load()
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image)
-        grey = np.empty(values.shape, np.uint8)
-        for start in range(0, len(values), _ROWS):
-            part = values[start : start + _ROWS].astype(np.float64)
-            # Integer modes hold 16-bit samples, whatever their container; floats are 0..1.
-            scaled = part * 255.0 if image.mode == "F" else part / 257.0
-            grey[start : start + _ROWS] = scaled.round().clip(0, 255)
-        return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+def _decode(image: Image.Image, data: bytes) -> torch.Tensor:
+    """An opened image's pixels as they are stored, uint8 (3, H, W)."""
+    if image.format == "JPEG" and image.mode in ("RGB", "L"):
+        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        pixels: torch.Tensor = decode_image(
+            buffer, mode=ImageReadMode.RGB, apply_exif_orientation=False
+        )
+        return pixels
+    with _without_warnings():
+        image.seek(0)
+        image.info.pop("xmp", None)  # Pillow would turn a TIFF by it
+        image.load()
+        return samples.to_rgb(image, data)

@@ -25,7 +25,8 @@ LAYERS = {
         "trials",
     },
     "core": {
-        "images", "shards", "convolution", "gradient", "graph", "blocks", "int8", "inception",
+        "tiff", "orientation", "samples", "unreadable", "images", "shards", "convolution",
+        "gradient", "graph", "blocks", "int8", "inception",
         "pretrained", "device", "metrics",
         "predictions", "paired", "calibration", "baseline", "inference", "bundle", "registry",
         "local_s3", "card", "export",
@@ -56,12 +57,9 @@ WITHOUT_RAY = ("errors", "ground", "core")
 
 SERVE_IMPORTS = {
     "rtl", "errors", "sections", "config", "uri", "storage_faults", "storage", "images",
-    "convolution",
-    "gradient", "graph", "blocks",
-    "int8", "inception",
-    "pretrained", "device", "metrics", "baseline", "inference", "bundle", "registry", "ray_folder",
-    "runtime",
-    "capacity", "local_s3",
+    "convolution", "gradient", "graph", "blocks", "int8", "inception", "pretrained", "device",
+    "metrics", "baseline", "inference", "bundle", "registry", "ray_folder", "runtime", "tiff",
+    "orientation", "samples", "unreadable", "capacity", "local_s3",
 }  # fmt: skip
 """All that the endpoint is made of: a server needs no training code."""
 
