@@ -52,7 +52,7 @@ class Bar:
         self._said = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
-        """Shows `done` of `total`."""
+        """Shows `done` of `total`; 0 is a total that is not known yet."""
         if console.is_terminal:
             if self._progress is None:
                 self._progress = Progress(
@@ -60,12 +60,12 @@ class Bar:
                     TimeElapsedColumn(), TimeRemainingColumn(), console=console,
                 )  # fmt: skip
                 self._progress.start()
-                self._task = self._progress.add_task(self._what, total=total)
+                self._task = self._progress.add_task(self._what, total=total or None)
             if self._task is not None:
-                self._progress.update(self._task, completed=done, total=total)
+                self._progress.update(self._task, completed=done, total=total or None)
         elif done == total or time.monotonic() - self._said > _LINE_EVERY_S:
             self._said = time.monotonic()
-            say(f"{self._what}: {done} of {total}")
+            say(f"{self._what}: {done} of {total}" if total else f"{self._what}: {done}")
 
     def close(self) -> None:
         """Ends the bar where it is."""

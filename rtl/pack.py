@@ -33,7 +33,7 @@ ROWS_PER_TASK = 64
 """Images that one task of the first pass checks."""
 
 Progress = Callable[[int, int, str], None]
-"""Called with (done, total, what is counted)."""
+"""Called with (done, total, what is counted); the total is 0 while it is not known."""
 
 _OURS = re.compile(r"(train|val|test)/(\d{5}\.parquet|\.\d{5}\.parquet\..+)")
 _PLACE = pa.schema([("uri", pa.binary()), ("offset", pa.int64()), ("size", pa.int64())])
@@ -51,7 +51,7 @@ def pack(
     """
     _check_apart(source, dest)
     runtime.quiet()
-    listing = sources.list_source(source, config)
+    listing = sources.list_source(source, config, progress=progress)
     checked, bad = _check(listing.rows, config.max_pixels, progress)
     kept, copies = settle(checked)
     quarantine = sorted([*listing.quarantine, *bad, *copies], key=lambda q: (q.id, q.reason))
@@ -76,6 +76,7 @@ def pack(
             "seed": config.seed,
             "shard_mb": config.shard_mb,
         },
+        left_out=listing.left_out,
         uri=target,
     )
     manifest.save(target)

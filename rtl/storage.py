@@ -1,7 +1,8 @@
 """The one storage seam: a local path and an `s3://` URI behave alike, callers never branch.
 
-Reads, listings and deletions go through `pyarrow.fs`, writes to S3 through boto3: one PUT is atomic
-and can be conditional, while a pyarrow stream that is closed by an exception leaves a cut object.
+Reads go through `pyarrow.fs`. Listings of S3 go through boto3, since pyarrow takes no key with
+`//`; so do writes: one PUT is atomic and can be conditional, while a pyarrow stream that is closed
+by an exception leaves a cut object.
 Endpoint, region and keys come from the environment (`AWS_ENDPOINT_URL`, `AWS_REGION`, ...), are
 looked up in each process, and appear in no message. Passing faults are tried again with
 exponential back-off and full jitter.
@@ -20,14 +21,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow.fs as pafs
 
-from rtl import s3
+from rtl import s3, tree
 from rtl.errors import DataError, NotFoundError, StorageError
+from rtl.tree import Entry, Tree
 
 COMMIT = "COMMIT"
 """Name of the marker that is written last: a folder without it does not exist."""
@@ -45,18 +46,6 @@ _FINAL_WORDS = (
 )  # fmt: skip
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file or object found by `list_files`."""
-
-    uri: str
-    """Where it is; `read_bytes` takes it."""
-    path: str
-    """Relative to the folder that was listed, with `/`."""
-    size: int
-    """Bytes."""
 
 
 def normalize(uri: str | Path) -> str:
@@ -188,19 +177,19 @@ def list_files(uri: str | Path) -> list[Entry]:
 
     Links to folders and links that lead out of the folder are left out. Raises StorageError.
     """
+    return list_tree(uri).files
+
+
+def list_tree(uri: str | Path, *, found: Callable[[int], None] = lambda _: None) -> Tree:
+    """`list_files` with the folders and with what is no file; `found` is told the files so far."""
     root = normalize(uri)
     if is_local(root):
-        return _retry(lambda: _list_local(Path(root)), "list", root)
-    fs, path = _open(root)
-    selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
-    infos = _retry(lambda: fs.get_file_info(selector), "list", root)
-    entries = [
-        Entry(uri=f"{root}/{relative}", path=relative, size=info.size)
-        for info in infos
-        if info.type == pafs.FileType.File
-        for relative in [info.path[len(path) :].lstrip("/")]
-    ]
-    return sorted(entries, key=lambda entry: entry.path)
+        return _retry(lambda: tree.walk_folder(Path(root), found), "list", root)
+    bucket, key = _bucket_and_key(root)
+    prefix = f"{key}/" if key else ""
+    return tree.walk_prefix(
+        bucket, prefix, fetch=lambda page: _retry(page, "list", root), found=found
+    )
 
 
 def list_names(uri: str | Path) -> list[str]:
@@ -296,23 +285,6 @@ def _write_local(path: Path, data: bytes, replace: bool) -> bool:
         return False
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _list_local(root: Path) -> list[Entry]:
-    # pyarrow follows links to folders: in circles, or through the whole file system.
-    def fail(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise error
-
-    entries, real_root = [], root.resolve()
-    for folder, _, names in os.walk(root, onerror=fail):
-        for path in (Path(folder, name) for name in names):
-            inside = not path.is_symlink() or path.resolve().is_relative_to(real_root)
-            with contextlib.suppress(FileNotFoundError):  # gone in between: another's temporary
-                if inside and path.is_file():
-                    size = path.stat().st_size
-                    entries.append(Entry(str(path), str(path.relative_to(root)), size))
-    return sorted(entries, key=lambda entry: entry.path)
 
 
 def _delete_local(path: Path) -> None:

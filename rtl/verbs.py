@@ -54,9 +54,11 @@ def pack(arguments: argparse.Namespace) -> None:
     if manifest.quarantine:
         first = manifest.quarantine[0]
         console.say(
-            f"{len(manifest.quarantine)} rows were left out (see quarantine in manifest.json), "
+            f"{len(manifest.quarantine)} rows were quarantined (see quarantine in manifest.json), "
             f"first {first.id}: {first.reason}"
         )
+    for kind in manifest.left_out:
+        console.say(f"Left out {kind}")
     console.say(f"Packed at {manifest.uri}")
 
 
@@ -190,6 +192,8 @@ def predict(arguments: argparse.Namespace) -> None:
         f"{summary.rows} images, {summary.uncertain} uncertain, {summary.errors} unreadable (see "
         "the column `error`)"
     )
+    for kind in summary.left_out:
+        console.say(f"Left out {kind}")
     console.say(f"Answers at {arguments.dest}/answers")
 
 

@@ -6,12 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from rtl.shards import Quarantined
-
-SPLITS = {
-    "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-}  # fmt: skip
-"""Names of a split, in lower case, and the split that each means."""
+from rtl.shards import LeftOut, Quarantined
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +37,8 @@ class Listing:
     """`class folders`, `table`, `Stanford Dogs` or `WebDataset`."""
     rows: tuple[Row, ...]
     quarantine: tuple[Quarantined, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    """The files that are neither, most first."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -60,11 +57,13 @@ def shown(name: str) -> str:
 def unique(rows: Iterable[Row]) -> Iterator[Row]:
     """An id that occurs again gets `#2`, `#3`, ..."""
     taken: set[str] = set()
+    last: dict[str, int] = {}
     for row in rows:
-        identity, number = row.id, 1
+        identity, number = row.id, last.get(row.id, 1)
         while identity in taken:
             number += 1
             identity = f"{row.id}#{number}"
+        last[row.id] = number
         taken.add(identity)
         yield row if identity == row.id else replace(row, id=identity)
 

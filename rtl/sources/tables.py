@@ -14,7 +14,8 @@ from rtl.errors import DataError
 from rtl.sections import PackConfig
 from rtl.shards import Quarantined
 from rtl.sources.labels import label_text
-from rtl.sources.rows import SPLITS, Row, no_image, unlabelled
+from rtl.sources.rows import Row, no_image, unlabelled
+from rtl.sources.splits import split_of
 
 
 def table_rows(uri: str, config: PackConfig, quarantine: list[Quarantined]) -> Iterator[Row]:
@@ -38,7 +39,7 @@ def table_rows(uri: str, config: PackConfig, quarantine: list[Quarantined]) -> I
             quarantine.append(no_image(identity, "only paths and s3:// URIs are read"))
         elif not label:
             quarantine.append(unlabelled(identity, f"{config.label_column!r} is empty"))
-        elif has_splits and split.lower() not in SPLITS:
+        elif has_splits and split_of(split) is None:
             reason = f"The split {split!r} is not train, val or test; correct the table."
             quarantine.append(Quarantined(identity, reason))
         elif sure is None:
@@ -48,7 +49,7 @@ def table_rows(uri: str, config: PackConfig, quarantine: list[Quarantined]) -> I
             )
             quarantine.append(Quarantined(identity, reason))
         else:
-            yield Row(identity, place, label, SPLITS[split.lower()] if has_splits else None, sure)
+            yield Row(identity, place, label, split_of(split) if has_splits else None, sure)
 
 
 def _read_table(uri: str, config: PackConfig) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = {
     "errors": {"rtl", "errors"},
-    "ground": {"sections", "config", "recipes", "s3", "storage", "trials"},
+    "ground": {"sections", "config", "recipes", "s3", "tree", "storage", "trials"},
     "core": {
         "images", "shards", "convolution", "gradient", "graph", "blocks", "int8", "inception",
         "pretrained", "device", "metrics",

@@ -4,27 +4,19 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import scipy.io
 
 from rtl import sources, storage
 from rtl.errors import DataError, NotFoundError
 from rtl.sections import PackConfig
 from rtl.sources import Listing, webdataset
+from tests.support.trees import mat, put, tar
 
 CONFIG = PackConfig()
-
-
-def put(place: str, files: Mapping[str, bytes | str]) -> str:
-    for path, data in files.items():
-        content = data.encode() if isinstance(data, str) else data
-        storage.write_bytes(storage.join(place, path), content)
-    return place
 
 
 def listed(source: str) -> list[tuple[str, str, str | None]]:
@@ -39,26 +31,6 @@ def fetch(row: sources.Row) -> bytes:
     if row.size is None:
         return storage.read_bytes(row.uri)
     return storage.read_range(row.uri, row.offset, row.size)
-
-
-def tar(*members: tuple[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as file:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def mat(*paths: str) -> bytes:
-    import numpy as np
-
-    cells = np.empty((len(paths), 1), dtype=object)
-    cells[:, 0] = paths
-    buffer = io.BytesIO()
-    scipy.io.savemat(buffer, {"file_list": cells})
-    return buffer.getvalue()
 
 
 # Class folders
@@ -167,7 +139,7 @@ def test_csv(place: str) -> None:
         "5.jpg,,train,\n"
         "6.jpg,NaN,train,\n"
         ",cat,train,\n"
-        "8.jpg,cat,holdout,\n"
+        "8.jpg,cat,spare,\n"
         "http://host/9.jpg,cat,train,\n"
     )
     source = storage.join(put(place, {"t.csv": text}), "t.csv")
@@ -185,7 +157,7 @@ def test_csv(place: str) -> None:
     assert "'label' is empty" in found["5.jpg"]
     assert "'label' is empty" in found["6.jpg"]
     assert "'image' is empty" in found["row 7"]
-    assert "'holdout' is not train, val or test" in found["8.jpg"]
+    assert "'spare' is not train, val or test" in found["8.jpg"]
 
 
 def test_parquet_with_other_columns(place: str) -> None:
