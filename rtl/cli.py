@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rtl import runtime, stopped, verbs
+from rtl import job_verbs, runtime, stopped, verbs
 from rtl.errors import RtlError
 
 VERBS = ("pack", "features", "search", "train", "lr-find", "evaluate", "predict", "deploy")
@@ -184,7 +184,9 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--address", metavar="URL", help="job server, such as http://HEAD:8265")
         return verb
 
-    verb = remote("submit", verbs.submit, "Run a verb, with its own arguments, as a cluster's job.")
+    verb = remote(
+        "submit", job_verbs.submit, "Run a verb, with its own arguments, as a cluster's job."
+    )
     verb.add_argument("submitted", metavar="VERB", choices=VERBS, help=", ".join(VERBS))
     verb.add_argument("--id", metavar="ID", help="submission id (default: one is made)")
     verb.add_argument("--no-wait", action="store_true", help="return once it is submitted")
@@ -192,7 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--cpus", type=float, help="that the job's own process reserves")
     verb.add_argument("--gpus", type=float, help="that the job's own process reserves")
     verb.add_argument("--memory-gb", type=float, help="that the job's own process reserves")
-    verb = remote("jobs", verbs.jobs, "List a cluster's jobs; follow, stop or take one up again.")
+    verb = remote(
+        "jobs", job_verbs.jobs, "List a cluster's jobs; follow, stop or take one up again."
+    )
     one = verb.add_mutually_exclusive_group()
     one.add_argument("--follow", metavar="ID", help="show its output until it ends")
     one.add_argument("--stop", metavar="ID", help="end it; what it committed stays")

@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -28,12 +29,13 @@ from rtl.placement import Checked, draw, plan_shards, settle
 from rtl.sections import PackConfig
 from rtl.shards import MANIFEST, SPLITS, Manifest, Quarantined, Shard
 from rtl.sources import Row
+from rtl.sources.rows import by_reason
 
 ROWS_PER_TASK = 64
 """Images that one task of the first pass checks."""
 
 Progress = Callable[[int, int, str], None]
-"""Called with (done, total, what is counted)."""
+"""Called with (done, total, what is counted); the total is 0 while it is not known."""
 
 _OURS = re.compile(r"(train|val|test)/(\d{5}\.parquet|\.\d{5}\.parquet\..+)")
 _PLACE = pa.schema([("uri", pa.binary()), ("offset", pa.int64()), ("size", pa.int64())])
@@ -51,7 +53,7 @@ def pack(
     """
     _check_apart(source, dest)
     runtime.quiet()
-    listing = sources.list_source(source, config)
+    listing = sources.list_source(source, config, progress=progress)
     checked, bad = _check(listing.rows, config.max_pixels, progress)
     kept, copies = settle(checked)
     quarantine = sorted([*listing.quarantine, *bad, *copies], key=lambda q: (q.id, q.reason))
@@ -76,6 +78,7 @@ def pack(
             "seed": config.seed,
             "shard_mb": config.shard_mb,
         },
+        left_out=listing.left_out,
         uri=target,
     )
     manifest.save(target)
@@ -136,6 +139,9 @@ def _check_block(block: Any, max_pixels: int) -> Any:
                 break
             entry["reason"] = "There is no such image: the table names a file that is not there."
         except RtlError as error:
+            if place["size"] is None and Path(os.fsdecode(place["uri"])).is_dir():
+                entry["reason"] = "There is no such image: the table names a folder."
+                continue
             fault = _fault(error)
             break
     schema = pa.schema(
@@ -252,13 +258,10 @@ def _check_ceiling(total: int, quarantine: Sequence[Quarantined], config: PackCo
     share = len(quarantine) / total
     if share <= config.max_quarantined:
         return
-    # Reasons that differ in a number or a name count as one; the first stands for all.
-    kinds: dict[str, list[str]] = defaultdict(list)
-    for row in quarantine:
-        kind = re.sub(r"b?'(\\.|[^'])*'|b?\"(\\.|[^\"])*\"|\d+", "*", row.reason)
-        kinds[kind].append(f"{row.id}: {row.reason}")
-    top = sorted(kinds.values(), key=lambda rows: (-len(rows), rows[0]))[:3]
-    why = "".join(f"\n  {len(rows)} such as {rows[0]}" for rows in top)
+    why = "".join(
+        f"\n  {len(rows)} such as {rows[0].id}: {rows[0].reason}"
+        for rows in by_reason(quarantine)[:3]
+    )
     raise DataError(
         f"{len(quarantine)} of {total} rows ({share:.1%}) cannot be used, pack.max_quarantined "
         f"allows {config.max_quarantined:.1%}; nothing was written. Repair the source or raise the "

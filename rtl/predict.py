@@ -28,8 +28,8 @@ from rtl import bundle, capacity, device, runtime, shards, storage
 from rtl.bundle import BundleInfo, Classifier
 from rtl.capacity import Need
 from rtl.errors import BundleError, ConfigError, DataError, ImageError, NotFoundError
-from rtl.shards import Manifest, Shard
-from rtl.sources import shown, visible_files
+from rtl.shards import LeftOut, Manifest, Shard
+from rtl.sources import Tally, shown, visible_files
 
 PLAN = "plan.json"
 ANSWERS = "answers"
@@ -72,6 +72,8 @@ class Summary:
     """Images that could not be read."""
     uncertain: int
     """Answers below the bundle's `uncertain_below`."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Files of the source that are no images: hidden ones, clutter of systems, links."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,8 @@ def predict(
 ) -> Summary:
     """Answers for every image of a source, by actors of Ray Data. Ray is connected already.
 
-    `source` is a packed data set (all its splits) or a folder or prefix whose files, hidden ones
-    and links that lead out left aside, are images. A finished `dest` gives its summary at once.
+    `source` is a packed data set (all its splits) or a folder or prefix whose files are images, but
+    for those in `Summary.left_out`. A finished `dest` gives its summary at once.
     Raises BundleError, DataError (no image, or one went away), NotFoundError (no source),
     ConfigError (`dest` holds something else), ResourceError (no GPU) and StorageError.
     """
@@ -103,7 +105,8 @@ def predict(
     root, target = storage.normalize(source), storage.normalize(dest)
     _check_apart(root, target)
     manifest = _manifest(root)
-    chunks = _shard_chunks(manifest) if manifest else _folder_chunks(root)
+    left_out = Tally()
+    chunks = _shard_chunks(manifest) if manifest else _folder_chunks(root, left_out)
     info, digests = _identify(bundle_uri)
     plan = {"version": _VERSION, "bundle": digests, "source": root, "chunks": chunks}
     _settle(target, plan)
@@ -131,6 +134,7 @@ def predict(
         rows=sum(entry["rows"] for entry in entries),
         errors=sum(entry["errors"] for entry in entries),
         uncertain=sum(entry["uncertain"] for entry in entries),
+        left_out=left_out.result(),
     )
     _seal(target, summary, entries)
     return summary
@@ -160,12 +164,15 @@ def _shard_chunks(manifest: Manifest) -> list[_Chunk]:
     return chunks
 
 
-def _folder_chunks(root: str) -> list[_Chunk]:
-    images = [(entry.path, entry.size) for entry in visible_files(root)]
+def _folder_chunks(root: str, left_out: Tally) -> list[_Chunk]:
+    # The place below the root as it is: that of an S3 key may hold empty names.
+    entries = visible_files(root, left_out).entries
+    images = [(entry.uri.removeprefix(f"{root}/"), entry.size) for entry in entries]
     if not images:
+        beside = "".join(f" Left out {kind}." for kind in left_out.result())
         raise DataError(
             f"{shown(root)} holds no image; give a folder or s3:// prefix of images, or a packed "
-            "data set."
+            f"data set.{beside}"
         )
     fewest, most = _CHUNK
     size = min(most, max(fewest, len(images) // most))
@@ -236,7 +243,12 @@ def _finished(target: str) -> Summary | None:
         return None
     content = storage.read_json(storage.join(target, SUMMARY))
     return Summary(
-        **{**content, "classes": tuple(content["classes"]), "chunks": tuple(content["chunks"])}
+        **{
+            **content,
+            "classes": tuple(content["classes"]),
+            "chunks": tuple(content["chunks"]),
+            "left_out": tuple(LeftOut(**kind) for kind in content.get("left_out", [])),
+        }
     )
 
 
@@ -350,7 +362,7 @@ class _Answerer:
     def _read(self, image: _Image) -> tuple[str, bytes]:
         path, size = image
         try:
-            return shown(path), storage.read_range(storage.join(self._root, path), 0, size)
+            return shown(path), storage.read_range(f"{self._root}/{path}", 0, size)
         except NotFoundError as error:
             raise DataError(
                 f"{error} It was there when SRC was listed: it went away, or SRC is a local folder "

@@ -55,6 +55,21 @@ class Quarantined:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Files of one kind that are no rows of the source."""
+
+    kind: str
+    """Plural words, such as `hidden files`."""
+    count: int
+    example: str
+    """Path of the first, relative to the source; bytes that are not UTF-8 stand escaped."""
+
+    def __str__(self) -> str:
+        """`3: hidden files, such as 'cat/.DS_Store'`."""
+        return f"{self.count}: {self.kind}, such as {self.example!r}"
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a data set holds."""
 
@@ -66,12 +81,14 @@ class Manifest:
     quarantine: tuple[Quarantined, ...] = ()
     packing: dict[str, Any] = field(default_factory=dict)
     """The parameters that decided the packing's outcome."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Files that are no rows, such as hidden ones; not part of the digest."""
     uri: str = ""
     """Where it was read from; not part of the digest."""
 
     @property
     def digest(self) -> str:
-        """sha256 over everything but the place: equal digests mean equal data."""
+        """sha256 over all but place and `left_out`: equal digests mean equal data."""
         return _digest(self._content())
 
     def split(self, name: str) -> tuple[Shard, ...]:
@@ -84,11 +101,12 @@ class Manifest:
 
     def save(self, uri: str) -> None:
         """Writes `manifest.json`, the last act of packing. Raises StorageError."""
-        storage.write_json(storage.join(uri, MANIFEST), {**self._content(), "digest": self.digest})
+        beside = {"left_out": [asdict(kind) for kind in self.left_out], "digest": self.digest}
+        storage.write_json(storage.join(uri, MANIFEST), {**self._content(), **beside})
 
     def _content(self) -> dict[str, Any]:
         content = asdict(self)
-        del content["uri"]
+        del content["uri"], content["left_out"]
         return {"version": VERSION, **content}
 
 
@@ -109,6 +127,7 @@ def load_manifest(uri: str) -> Manifest:
     version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:
         raise DataError(f"{path} has version {version!r}, this rtl reads {VERSION}; pack again.")
+    left_out = content.pop("left_out", [])
     if content.pop("digest", None) != _digest(content):
         raise DataError(f"{path} does not match its own digest: it was cut or edited; pack again.")
     return Manifest(
@@ -117,6 +136,7 @@ def load_manifest(uri: str) -> Manifest:
         shards=tuple(Shard(**shard) for shard in content["shards"]),
         quarantine=tuple(Quarantined(**row) for row in content["quarantine"]),
         packing=content["packing"],
+        left_out=tuple(LeftOut(**kind) for kind in left_out),
         uri=storage.normalize(uri),
     )
 

@@ -1,7 +1,8 @@
 """The one storage seam: a local path and an `s3://` URI behave alike, callers never branch.
 
-S3 is read and listed through `pyarrow.fs`, and written through boto3: one PUT is atomic and can be
-conditional, while a pyarrow stream that is closed by an exception leaves a cut object.
+Reads go through `pyarrow.fs`. Listings of S3 go through boto3, since pyarrow takes no key with
+`//`; so do writes: one PUT is atomic and can be conditional, while a pyarrow stream that is closed
+by an exception leaves a cut object.
 Endpoint, region and keys come from the environment (`AWS_ENDPOINT_URL`, `AWS_REGION`, ...), are
 looked up in each process, and appear in no message. Passing faults are tried again with
 exponential back-off and full jitter.
@@ -19,15 +20,15 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow.fs as pafs
 
-from rtl import s3, storage_faults
+from rtl import s3, storage_faults, tree
 from rtl import uri as uris
 from rtl.errors import DataError, NotFoundError, StorageError, reason
+from rtl.tree import Entry, Tree
 
 COMMIT = "COMMIT"
 """Name of the marker that is written last: a folder without it does not exist."""
@@ -37,18 +38,6 @@ _BASE_DELAY_S = 0.2
 _MAX_DELAY_S = 8.0
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file or object found by `list_files`."""
-
-    uri: str
-    """Where it is; `read_bytes` takes it."""
-    path: str
-    """Relative to the folder that was listed, with `/`."""
-    size: int
-    """Bytes."""
 
 
 def normalize(uri: str | Path) -> str:
@@ -87,12 +76,13 @@ def read_bytes(uri: str | Path) -> bytes:
 def read_range(uri: str | Path, offset: int, size: int) -> bytes:
     """`size` bytes from `offset` on, fewer where the object ends before.
 
-    Takes local names that are not UTF-8 too. Raises NotFoundError or StorageError.
+    Takes the URIs that `list_files` gives, keys of S3 with empty names too. Raises NotFoundError
+    or StorageError.
     """
-    target = normalize(uri)
+    target = uris.normalized(os.fspath(uri), listed=True)
 
     def read() -> bytes:
-        if is_local(target):
+        if not target.startswith("s3://"):
             with Path(target).open("rb") as file:
                 file.seek(offset)
                 return file.read(size)
@@ -181,19 +171,19 @@ def list_files(uri: str | Path) -> list[Entry]:
 
     Links to folders and links that lead out of the folder are left out. Raises StorageError.
     """
+    return list_tree(uri).files
+
+
+def list_tree(uri: str | Path, *, found: Callable[[int], None] = lambda _: None) -> Tree:
+    """`list_files` with the folders and with what is no file; `found` is told the files so far."""
     root = normalize(uri)
     if is_local(root):
-        return _retry(lambda: _list_local(Path(root)), "list", root)
-    fs, path = _open_s3(root)
-    selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
-    infos = _retry(lambda: fs.get_file_info(selector), "list", root)
-    entries = [
-        Entry(uri=f"{root}/{relative}", path=relative, size=info.size)
-        for info in infos
-        if info.type == pafs.FileType.File
-        for relative in [_below(info.path, path)]
-    ]
-    return sorted(entries, key=lambda entry: entry.path)
+        return _retry(lambda: tree.walk_folder(Path(root), found), "list", root)
+    bucket, key = uris.bucket_and_key(root)
+    prefix = f"{key}/" if key else ""
+    return tree.walk_prefix(
+        bucket, prefix, fetch=lambda page: _retry(page, "list", root), found=found
+    )
 
 
 def list_names(uri: str | Path) -> list[str]:
@@ -295,23 +285,6 @@ def _write_local(path: Path, data: bytes, replace: bool) -> bool:
         return False
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _list_local(root: Path) -> list[Entry]:
-    # pyarrow follows links to folders: in circles, or through the whole file system.
-    def fail(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise error
-
-    entries, real_root = [], root.resolve()
-    for folder, _, names in os.walk(root, onerror=fail):
-        for path in (Path(folder, name) for name in names):
-            inside = not path.is_symlink() or path.resolve().is_relative_to(real_root)
-            with contextlib.suppress(FileNotFoundError):  # gone in between: another's temporary
-                if inside and path.is_file():
-                    size = path.stat().st_size
-                    entries.append(Entry(str(path), str(path.relative_to(root)), size))
-    return sorted(entries, key=lambda entry: entry.path)
 
 
 def _names_local(root: str) -> list[str]:

@@ -15,8 +15,12 @@ _BUCKET = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _ODD = ("", ".", "..")
 
 
-def normalized(text: str) -> str:
-    """The one spelling of a place, without a trailing slash. Raises StorageError for none."""
+def normalized(text: str, *, listed: bool = False) -> str:
+    """The one spelling of a place, without a trailing slash. Raises StorageError for none.
+
+    `listed` is whether a listing gave it: keys of S3 may hold empty names, which nobody is to
+    choose for a place.
+    """
     if not text.strip():
         raise StorageError("The path or URI is empty; write a folder, or s3://BUCKET/PREFIX.")
     if "\0" in text:
@@ -26,7 +30,7 @@ def normalized(text: str) -> str:
     if scheme in ("s3", "file") and text[0].isspace():
         raise StorageError(f"{_shown(text)!r} begins with a blank; remove it.")
     if found and scheme == "s3":
-        return _s3(text, slashes=len(found[3]), rest=text[found.end() :])
+        return _s3(text, slashes=len(found[3]), rest=text[found.end() :], listed=listed)
     if scheme == "file":
         return _file(text)
     if scheme in ("s3a", "s3n") or "://" in text:
@@ -49,7 +53,7 @@ def is_plain(key: str) -> bool:
     return not key or not any(part in _ODD for part in key.split("/"))
 
 
-def _s3(text: str, *, slashes: int, rest: str) -> str:
+def _s3(text: str, *, slashes: int, rest: str, listed: bool) -> str:
     bucket, key = bucket_and_key(rest)
     if "@" in bucket or ":" in bucket:  # perhaps a key: it is not shown
         raise StorageError(
@@ -65,8 +69,8 @@ def _s3(text: str, *, slashes: int, rest: str) -> str:
             f"{text}: {bucket!r} is no name of a bucket, which has small letters, digits, dots and "
             "hyphens, at most 63 in all; correct it, or use another bucket."
         )
-    key = key.rstrip("/")
-    if not is_plain(key):
+    key = key if listed else key.rstrip("/")
+    if not is_plain(re.sub("/+", "/", key).strip("/") if listed else key):
         kept = "/".join(part for part in key.split("/") if part not in _ODD)
         raise StorageError(
             f"{text} has an empty, . or .. part between its slashes; write s3://{bucket}/{kept}."
@@ -75,7 +79,7 @@ def _s3(text: str, *, slashes: int, rest: str) -> str:
         key.encode()
     except UnicodeEncodeError:
         raise StorageError(f"{text!r} is not UTF-8, as S3's keys are; correct it.") from None
-    return f"s3://{bucket}/{key}".rstrip("/")
+    return f"s3://{bucket}/{key}" if listed else f"s3://{bucket}/{key}".rstrip("/")
 
 
 def _file(text: str) -> str:

@@ -6,14 +6,11 @@ import argparse
 import json
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING
 
 from rtl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
-
     from rtl.config import Config
     from rtl.run import Result
 
@@ -62,9 +59,11 @@ def pack(arguments: argparse.Namespace) -> None:
     if manifest.quarantine:
         first = manifest.quarantine[0]
         console.say(
-            f"{len(manifest.quarantine)} rows were left out (see quarantine in manifest.json), "
+            f"{len(manifest.quarantine)} rows were quarantined (see quarantine in manifest.json), "
             f"first {first.id}: {first.reason}"
         )
+    for kind in manifest.left_out:
+        console.say(f"Left out {kind}")
     console.say(f"Packed at {manifest.uri}")
 
 
@@ -203,6 +202,8 @@ def predict(arguments: argparse.Namespace) -> None:
         f"{summary.rows} images, {summary.uncertain} uncertain, {summary.errors} unreadable (see "
         "the column `error`)"
     )
+    for kind in summary.left_out:
+        console.say(f"Left out {kind}")
     console.say(f"Answers at {arguments.dest}/answers")
 
 
@@ -335,58 +336,6 @@ def card(arguments: argparse.Namespace) -> None:
         console.say(f"Model card at {arguments.out}")
     else:
         console.write(text)
-
-
-def submit(arguments: argparse.Namespace) -> None:
-    """Starts a verb on a cluster, and follows it."""
-    from rtl import console, submit
-
-    asked = arguments.asked
-    settings = load(asked)
-    places = {"source": getattr(asked, "source", None), "dest": getattr(asked, "dest", None)}
-    if asked.verb != "pack":
-        places |= {"storage": settings.storage, "data.uri": settings.data.uri}
-    submit.check_places(places)
-    resources = submit.Resources(arguments.cpus, arguments.gpus, arguments.memory_gb)
-    job = submit.make(asked.verb, arguments.rest, asked.recipe, resources)
-    given = arguments.runtime_env
-    environment = submit.read_environment(given) if given else {}
-    with submit.client(arguments.address) as jobs:
-        submission_id = submit.submit(jobs, job, arguments.id, environment)
-        console.say(f"Submitted as {submission_id}")
-        if not arguments.no_wait:
-            _follow(jobs, submission_id)
-
-
-def jobs(arguments: argparse.Namespace) -> None:
-    """Lists jobs, or follows, stops or resumes one."""
-    from rtl import console, submit
-
-    with submit.client(arguments.address) as jobs:
-        if arguments.stop:
-            submit.stop(jobs, arguments.stop)
-            console.say(f"{arguments.stop} is asked to end; resume it with --resume")
-        elif arguments.resume:
-            submission_id = submit.resume(jobs, arguments.resume)
-            console.say(f"Submitted as {submission_id}")
-            _follow(jobs, submission_id)
-        elif arguments.follow:
-            _follow(jobs, arguments.follow)
-        else:
-            console.console.print(console.jobs_table(submit.listing(jobs)))
-
-
-def _follow(jobs: JobSubmissionClient, submission_id: str) -> None:
-    from rtl import console, submit
-
-    try:
-        for text in submit.follow(jobs, submission_id):
-            console.write(text)
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            f"The job goes on. `rtl jobs --follow {submission_id}` shows it, --stop ends it.\n"
-        )
-        raise
 
 
 def demo(arguments: argparse.Namespace) -> None:

@@ -2,44 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from rtl import storage
 from rtl.errors import NotFoundError
+from rtl.sources.clutter import Tally, clutter_kind
 from rtl.sources.rows import shown
-from rtl.storage import Entry
+from rtl.tree import Entry
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-"""Endings of a file name that tell an image."""
+IMAGE_SUFFIXES = (
+    "jpg", "jpeg", "jpe", "jfif", "pjpeg", "pjp", "png", "apng", "webp", "gif", "bmp", "dib", "tif",
+    "tiff",
+)  # fmt: skip
+"""Endings of a file name that tell an image of a format that is decoded."""
 
-_CLUTTER = ("Thumbs.db", "desktop.ini", "__MACOSX")
+OTHER_IMAGE_SUFFIXES = (
+    "avif", "heic", "heif", "jxl", "jp2", "j2k", "svg", "ico", "ppm", "pgm", "pbm", "pnm", "tga",
+    "psd", "exr", "hdr", "dcm", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf",
+)  # fmt: skip
+"""Endings of a file name that tell an image of a format that is not."""
 
 
-def visible_files(root: str) -> list[Entry]:
-    """All files below a folder that are not hidden, sorted by path."""
-    entries = storage.list_files(root)
-    if not entries and not storage.exists(root):
+@dataclass(frozen=True)
+class Files:
+    """The files below a folder that count."""
+
+    entries: list[Entry]
+    """Sorted by path; an empty name between two `/` of an S3 key is no part of the path."""
+    folders: dict[str, list[str]]
+    """Path of a folder (`/` at its end, empty for the source) to the names of those inside."""
+
+    def below(self, parent: str) -> list[str]:
+        """Names of the folders directly below one, empty ones too, clutter left aside."""
+        return self.folders.get(parent, [])
+
+
+def visible_files(
+    root: str, left_out: Tally, *, found: Callable[[int], None] = lambda _: None
+) -> Files:
+    """The files that are no clutter; clutter, and what is no file, goes to `left_out`.
+
+    `found` is told the files so far. Raises NotFoundError where there is no such folder.
+    """
+    tree = storage.list_tree(root, found=found)
+    if not (tree.files or tree.others or tree.folders or storage.exists(root)):
         raise NotFoundError(f"{shown(root)} does not exist; check the path or URI.")
-    return [entry for entry in entries if not _hidden(entry.path)]
+    entries = []
+    for entry in tree.files:
+        path = "/".join(filter(None, entry.path.split("/")))
+        if kind := clutter_kind(path):
+            left_out.add(kind, path)
+        else:
+            entries.append(replace(entry, path=path) if path != entry.path else entry)
+    for path, kind in tree.others:
+        left_out.add(clutter_kind(path) or kind, path)
+    paths = {path for path in tree.folders if not clutter_kind(path)}
+    paths |= {entry.path.rpartition("/")[0] for entry in entries} - {""}
+    return Files(sorted(entries, key=lambda entry: entry.path), _by_parent(paths))
 
 
-def subfolders(root: str, files: Iterable[Entry]) -> list[str]:
-    """Names of the folders directly below, empty ones too."""
-    names = {entry.path.split("/")[0] for entry in files if "/" in entry.path}
-    if storage.is_local(root):
-        below = [path for path in Path(root).glob("*") if path.is_dir()]
-        names.update(path.name for path in below if not path.is_symlink())
-    else:
-        plain = {entry.path for entry in files if "/" not in entry.path}
-        names.update(set(storage.list_names(root)) - plain)
-    return sorted(name for name in names if not _hidden(name))
-
-
-def _hidden(path: str) -> bool:
-    return any(part.startswith(".") or part in _CLUTTER for part in path.split("/"))
+def _by_parent(paths: set[str]) -> dict[str, list[str]]:
+    inside: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        parent = ""
+        for name in path.split("/"):
+            inside[parent].add(name)
+            parent += f"{name}/"
+    return {parent: sorted(names) for parent, names in inside.items()}
 
 
 def looks_like_image(path: str) -> bool:
-    """Whether the name ends as an image's does."""
-    return path.lower().rsplit(".", 1)[-1] in IMAGE_SUFFIXES
+    """Whether the name ends as an image's does, also of a format that is not decoded."""
+    return path.lower().rsplit(".", 1)[-1] in IMAGE_SUFFIXES + OTHER_IMAGE_SUFFIXES

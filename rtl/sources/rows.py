@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from rtl.shards import Quarantined
-
-SPLITS = {
-    "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-}  # fmt: skip
-"""Names of a split, in lower case, and the split that each means."""
+from rtl.shards import LeftOut, Quarantined
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +38,8 @@ class Listing:
     """`class folders`, `table`, `Stanford Dogs` or `WebDataset`."""
     rows: tuple[Row, ...]
     quarantine: tuple[Quarantined, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    """The files that are neither, most first."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -60,11 +58,13 @@ def shown(name: str) -> str:
 def unique(rows: Iterable[Row]) -> Iterator[Row]:
     """An id that occurs again gets `#2`, `#3`, ..."""
     taken: set[str] = set()
+    last: dict[str, int] = {}
     for row in rows:
-        identity, number = row.id, 1
+        identity, number = row.id, last.get(row.id, 1)
         while identity in taken:
             number += 1
             identity = f"{row.id}#{number}"
+        last[row.id] = number
         taken.add(identity)
         yield row if identity == row.id else replace(row, id=identity)
 
@@ -77,3 +77,15 @@ def unlabelled(identity: str, why: str) -> Quarantined:
 def no_image(identity: str, why: str) -> Quarantined:
     """A quarantine entry for a label that has no image."""
     return Quarantined(identity, f"There is no such image: {why}.")
+
+
+def by_reason(quarantine: Iterable[Quarantined]) -> list[list[Quarantined]]:
+    """Quarantined rows by the kind of their reason, the most frequent kind first.
+
+    Reasons that differ in a number or a quoted name are of one kind.
+    """
+    kinds: dict[str, list[Quarantined]] = {}
+    for row in quarantine:
+        kind = re.sub(r"b?'(\\.|[^'])*'|b?\"(\\.|[^\"])*\"|\d+", "*", row.reason)
+        kinds.setdefault(kind, []).append(row)
+    return sorted(kinds.values(), key=lambda rows: (-len(rows), rows[0].id))

@@ -9,14 +9,26 @@ from collections.abc import Iterator, Sequence
 from rtl import storage
 from rtl.errors import DataError
 from rtl.shards import Quarantined
+from rtl.sources.clutter import Tally
 from rtl.sources.rows import Row, no_image, shown, unlabelled
-from rtl.storage import Entry
+from rtl.tree import Entry
+
+DOGS_LISTS = tuple(
+    tuple(f"{folder}{split}_list.mat" for split in ("train", "test")) for folder in ("", "lists/")
+)
+"""Where the two lists may lie in the source."""
+BESIDE = "files outside Images/ that are no lists of Stanford Dogs"
 
 
 def stanford_dogs(
-    root: str, files: Sequence[Entry], lists: Sequence[str], quarantine: list[Quarantined]
+    root: str,
+    files: Sequence[Entry],
+    *,
+    lists: Sequence[str],
+    quarantine: list[Quarantined],
+    left_out: Tally,
 ) -> Iterator[Row]:
-    """Rows of Stanford Dogs, split as its lists say."""
+    """Rows of Stanford Dogs, split as its lists say; files beside go to `left_out`."""
     splits: dict[str, str] = {}
     for split, path in zip(("train", "test"), lists, strict=True):
         for name in _read_mat(storage.join(root, path)):
@@ -25,9 +37,12 @@ def stanford_dogs(
     images = {
         entry.path.removeprefix("Images/"): entry
         for entry in files
-        if entry.path.startswith("Images/") and entry.path.count("/") == 2
+        if entry.path.startswith("Images/")
     }
-    breeds = {path.split("/")[0] for path in (*images, *splits)}
+    for entry in files:
+        if not entry.path.startswith("Images/") and entry.path not in lists:
+            left_out.add(BESIDE, entry.path)
+    breeds = {path.split("/")[0] for path in (*images, *splits) if "/" in path}
     names = Counter(breed.partition("-")[2] for breed in breeds)
     for path, entry in images.items():
         if path not in splits:

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rtl import storage
-from rtl.errors import DataError
+from rtl.errors import DataError, StorageError
 from rtl.sections import PackConfig
 from rtl.shards import Quarantined
 from rtl.sources.csv_table import read_csv
 from rtl.sources.labels import classes_of, is_mark, label_text
 from rtl.sources.parquet_table import read_parquet
 from rtl.sources.places import locate
-from rtl.sources.rows import SPLITS, Row, shown, unlabelled
+from rtl.sources.rows import Row, shown, unlabelled
+from rtl.sources.splits import split_of
 from rtl.sources.table_columns import Cells
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -43,7 +44,7 @@ def table_rows(uri: str, config: PackConfig, quarantine: list[Quarantined]) -> I
             _check_image(cells, config)
             if len(cells.image) <= _MAX_ID and cells.image.isprintable():
                 identity = cells.image
-            place = locate(folder, cells.image)
+            place = storage.normalize(locate(folder, cells.image))
             inside = place.startswith(f"{folder}/")
             identity = place[len(folder) + 1 :] if inside else cells.image
             if why := _no_label(cells.label, config):
@@ -51,7 +52,7 @@ def table_rows(uri: str, config: PackConfig, quarantine: list[Quarantined]) -> I
                 continue
             split = _split(cells.split) if has_splits else None
             sure = _probability(cells.confidence, config)
-        except DataError as error:
+        except (DataError, StorageError) as error:
             quarantine.append(Quarantined(identity, str(error)))
         else:
             yield Row(identity, place, classes[cells.label], split, sure)
@@ -122,9 +123,10 @@ def _missing(text: str) -> str:
 
 
 def _split(text: str) -> str:
-    if text.lower() not in SPLITS:
+    split = split_of(text)
+    if split is None:
         raise DataError(f"The split {text!r} is not train, val or test; correct the table.")
-    return SPLITS[text.lower()]
+    return split
 
 
 def _probability(text: str, config: PackConfig) -> float:

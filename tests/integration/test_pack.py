@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtl import images, pack, placement, shards, storage
+from rtl import cli, images, pack, placement, shards, storage
 from rtl.errors import DataError, NotFoundError, StorageError
 from rtl.placement import Checked
 from rtl.sections import PackConfig
 from rtl.shards import Manifest
 from rtl.sources import Row
 from tests.conftest import make_folder, make_image
+from tests.support.trees import put
 
 CONFIG = PackConfig(shard_mb=0.02)
 
@@ -77,6 +78,7 @@ def test_packs_every_row_once(ray_cluster: None, place: str, tmp_path: Path) -> 
     assert max(sizes) < 2 * CONFIG.shard_mb * 1e6
     last = {what: (done, total) for done, total, what in told}
     assert last == {
+        "files found": (60, 60),
         "images checked": (60, 60),
         "shards written": (len(manifest.shards), len(manifest.shards)),
     }
@@ -87,11 +89,15 @@ def test_the_digest_depends_on_content_and_parameters_alone(
 ) -> None:
     folder = make_folder(tmp_path / "src", 8)
     (folder / "red/bad.jpg").write_bytes(b"not an image")
+    (folder / "red/link.jpg").symlink_to("nowhere")  # not uploaded
     here = pack.pack(str(folder), str(tmp_path / "out"), CONFIG)
     monkeypatch.setattr(pack, "ROWS_PER_TASK", 3)
     there = pack.pack(upload(folder, f"{s3}/src"), f"{s3}/out", CONFIG)
     assert here.digest == there.digest
     assert len(here.quarantine) == 1
+    assert shards.load_manifest(str(tmp_path / "out")).left_out == here.left_out
+    assert [kind.example for kind in here.left_out] == ["red/link.jpg"]
+    assert there.left_out == ()
     assert str(tmp_path) not in storage.read_bytes(tmp_path / "out/manifest.json").decode()
     other = pack.pack(str(folder), str(tmp_path / "other"), CONFIG.model_copy(update={"seed": 1}))
     assert other.digest != here.digest
@@ -315,6 +321,20 @@ def test_train_has_enough_shards(rows: int, min_shards: int, number: int) -> Non
 
 
 # The manifest comes last
+
+
+def test_the_command_says_what_it_left_out(
+    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_folder(tmp_path / "src", 8)
+    put(str(folder), ["red/@eaDir/0.jpg", "blue/Thumbs.db", "README.md"])
+    assert cli.main(["pack", str(folder), str(tmp_path / "out")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Left out")]
+    assert lines == [
+        "Left out 2: files of operating systems and NAS (thumbnails, recycle bins, folder "
+        "settings), such as 'blue/Thumbs.db'",
+        "Left out 1: files outside the class folders that are no images, such as 'README.md'",
+    ]
 
 
 def test_packing_again_replaces_all(ray_cluster: None, place: str, tmp_path: Path) -> None:

@@ -15,8 +15,11 @@ from rtl import bundle, inception, pretrained, storage
 from rtl.bundle import BundleInfo, Classifier
 from rtl.errors import BundleError, ConfigError, DataError, NotFoundError
 from rtl.predict import ANSWERS, PLAN, SCHEMA, SUMMARY, Summary, predict
-from rtl.shards import read_shard
+from rtl.shards import LeftOut, read_shard
+from rtl.sources.clutter import HIDDEN, SYSTEM
+from rtl.tree import LINKS
 from tests.conftest import COLOURS, make_dataset, make_folder, make_image
+from tests.support.trees import put
 
 INFO = BundleInfo(
     name="first",
@@ -67,8 +70,9 @@ def finished(
     Path(os.fsdecode(os.fsencode(source) + b"/n\xff.jpg")).write_bytes(make_image("blue", 92))
     (source / CUT).write_bytes(make_image("blue", 93)[:900])
     (source / TEXT).write_text("no image")
-    # Neither hidden files nor links that lead out are images of the source.
-    (source / ".hidden.jpg").write_bytes(make_image("red", 94))
+    # Neither hidden files, clutter nor links that lead out are images of the source.
+    for path in (".hidden.jpg", ".more/hidden.jpg", "red/@eaDir/0.jpg"):
+        put(str(source), {path: make_image("red", 94)})
     (root / "outside.jpg").write_bytes(make_image("red", 95))
     (source / "link.jpg").symlink_to(root / "outside.jpg")
     dest = root / "dest"
@@ -131,6 +135,11 @@ def test_every_image_of_a_folder_has_the_classifiers_answer(
         rows=71,
         errors=2,
         uncertain=sum(row["uncertain"] is True for row in rows.values()),
+        left_out=(
+            LeftOut(HIDDEN, 2, ".hidden.jpg"),
+            LeftOut(SYSTEM, 1, "red/@eaDir/0.jpg"),
+            LeftOut(LINKS, 1, "link.jpg"),
+        ),
     )
     assert 0 < summary.uncertain < 69
 

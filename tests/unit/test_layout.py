@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 LAYERS = {
     "errors": {"rtl", "errors"},
     "ground": {
-        "sections", "config", "yaml12", "recipes", "uri", "storage_faults", "s3", "storage",
-        "trials",
+        "sections", "config", "yaml12", "recipes", "uri", "storage_faults", "s3", "tree",
+        "storage", "trials",
     },
     "core": {
         "tiff", "orientation", "samples", "unreadable", "images", "shards", "convolution",
@@ -47,7 +47,8 @@ LAYERS = {
     },
     "serve": {"serve"},
     "top": {
-        "predict", "console", "trial_view", "views", "stopped", "demo", "submit", "verbs", "cli",
+        "predict", "console", "trial_view", "views", "stopped", "demo", "submit", "verbs",
+        "job_verbs", "cli",
     },
 }  # fmt: skip
 """Layer by layer from the ground up: the modules and packages of `rtl`, `rtl` for its own file."""
@@ -56,7 +57,7 @@ WITHOUT_RAY = ("errors", "ground", "core")
 """Layers that never import Ray: they work, and are tested, without a cluster."""
 
 SERVE_IMPORTS = {
-    "rtl", "errors", "sections", "config", "uri", "storage_faults", "storage", "images",
+    "tree", "rtl", "errors", "sections", "config", "uri", "storage_faults", "storage", "images",
     "convolution", "gradient", "graph", "blocks", "int8", "inception", "pretrained", "device",
     "metrics", "baseline", "inference", "bundle", "registry", "ray_folder", "runtime", "tiff",
     "orientation", "samples", "unreadable", "capacity", "local_s3",

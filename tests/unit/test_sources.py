@@ -4,25 +4,17 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import scipy.io
 
 from rtl import sources, storage
 from rtl.errors import DataError, NotFoundError
 from rtl.sections import PackConfig
 from rtl.sources import Listing, webdataset
+from tests.support.trees import mat, put, tar
 
 CONFIG = PackConfig()
-
-
-def put(place: str, files: Mapping[str, bytes | str]) -> str:
-    for path, data in files.items():
-        content = data.encode() if isinstance(data, str) else data
-        storage.write_bytes(storage.join(place, path), content)
-    return place
 
 
 def listed(source: str) -> list[tuple[str, str, str | None]]:
@@ -37,26 +29,6 @@ def fetch(row: sources.Row) -> bytes:
     if row.size is None:
         return storage.read_bytes(row.uri)
     return storage.read_range(row.uri, row.offset, row.size)
-
-
-def tar(*members: tuple[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as file:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def mat(*paths: str) -> bytes:
-    import numpy as np
-
-    cells = np.empty((len(paths), 1), dtype=object)
-    cells[:, 0] = paths
-    buffer = io.BytesIO()
-    scipy.io.savemat(buffer, {"file_list": cells})
-    return buffer.getvalue()
 
 
 # Class folders

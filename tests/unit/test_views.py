@@ -133,3 +133,25 @@ def test_a_table_fits_and_tells_the_epoch_of_what_runs(width: int) -> None:
 )
 def test_a_duration(seconds: float, text: str) -> None:
     assert console.duration(seconds) == text
+
+
+def test_a_bar_without_a_total_says_the_number_so_far(
+    piped: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "LINE_EVERY_S", -1.0)
+    with views.Bars() as bars:
+        bars(5, 0, "files found")
+        bars(7, 7, "files found")
+    assert piped.getvalue().splitlines() == ["Files found: 5", "Files found: 7 of 7"]
+
+
+def test_a_bar_without_a_total_is_not_full_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(
+        console, "console", Console(file=screen, force_terminal=True, width=80, color_system=None)
+    )
+    with views.Bars() as bars:
+        bars(5, 0, "files found")
+    assert "Files found" in screen.getvalue()
+    assert "5/?" in screen.getvalue()
