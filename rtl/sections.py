@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -302,6 +303,11 @@ class TrackConfig(Section):
         return self
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
+_DEFAULT_PORT = re.compile(r"http://.*:80|https://.*:443")
+"""Browsers leave it out of an origin."""
+
+
 class ServeConfig(Section):
     """The HTTP endpoint."""
 
@@ -333,6 +339,10 @@ class ServeConfig(Section):
     """Seconds until a request is given up."""
     follow_s: float = Field(default=2.0, gt=0)
     """Seconds between looks at the registry, where a name without a version is served."""
+    # Not strict: Ray Serve reads the arguments of an application from YAML, which has no tuples.
+    cors_origins: tuple[str, ...] = Field(default=(), strict=False)
+    """Origins whose web pages may ask, besides the endpoint's own: `https://shop.example`,
+    `http://localhost:5173`; `*` for all."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> ServeConfig:
@@ -340,4 +350,12 @@ class ServeConfig(Section):
             raise ValueError(
                 f"max_replicas is {self.max_replicas}, below replicas {self.replicas}; raise it"
             )
+        for origin in self.cors_origins:
+            known = _ORIGIN.fullmatch(origin) and not _DEFAULT_PORT.fullmatch(origin)
+            if origin != "*" and not known:
+                raise ValueError(
+                    f"cors_origins holds {origin!r}; an origin is scheme://host or "
+                    "scheme://host:port in lower case, without a path or a default port; write it "
+                    "as https://shop.example, or * for all"
+                )
         return self

@@ -35,8 +35,11 @@ from rtl.errors import (
     reason,
 )
 from rtl.serve import openapi, static
-from rtl.serve.body import RETRY_AFTER_S, Asked, Bodies, RequestError, parse, read
+from rtl.serve.asked import Asked, parse
+from rtl.serve.body import Bodies, read
+from rtl.serve.cors import Cors
 from rtl.serve.engine import Answer, Engine, OverloadedError, Served
+from rtl.serve.errors import RETRY_AFTER_S, RequestError, reply
 from rtl.serve.pace import Pace
 from rtl.serve.traffic import Ledger, observe_request, prometheus
 
@@ -93,16 +96,17 @@ def build(engine: Engine, books: Books, status: Status, token_sha256: str | None
     app.state.token_sha256 = token_sha256
     app.state.bodies = Bodies(int(_BODIES * engine.config.max_body_mb * 1e6))
     app.state.pace = Pace(engine.config.refusals_per_s)
-    return _Observed(app, engine)
+    routes = {route.path for route in app.routes if isinstance(route, Route)}
+    return _Observed(Cors(app, engine.config.cors_origins), engine, routes)
 
 
 class _Observed:
     """Counts each request of a known route by its status and time."""
 
-    def __init__(self, app: Starlette, engine: Engine) -> None:
+    def __init__(self, app: ASGIApp, engine: Engine, routes: set[str]) -> None:
         self._app = app
         self._engine = engine
-        self._routes = {route.path for route in app.routes if isinstance(route, Route)}
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, status = time.monotonic(), 500
@@ -137,7 +141,7 @@ async def _predict(request: Request) -> Response:
         answers = await _answers(engine, asked, deadline)
     if asked.alone and isinstance(answers[0], ImageError):
         raise RequestError(*_explain(answers[0]), str(answers[0]))
-    top_k = asked.top_k or engine.config.top_k
+    top_k = asked.options.top_k or engine.config.top_k
     results = [_result(n, a, top_k) for n, a in zip(asked.names, answers, strict=True)]
     said = next((a.served for a in answers if isinstance(a, Answer)), engine.served)
     return JSONResponse({"model": _describe(said), "results": results})
@@ -146,7 +150,7 @@ async def _predict(request: Request) -> Response:
 async def _answers(engine: Engine, asked: Asked, deadline: float) -> list[Answer | ImageError]:
     try:
         async with asyncio.timeout_at(deadline):
-            return await engine.classify(asked.images, asked.explain)
+            return await engine.classify(asked.images, bool(asked.options.explain))
     except OverloadedError as error:
         raise _overloaded(str(error)) from None
     except TimeoutError:
@@ -270,17 +274,13 @@ def _overloaded(message: str) -> RequestError:
     return RequestError(503, "overloaded", message, Retry_After=RETRY_AFTER_S)
 
 
-def _error(status: int, type_: str, message: str, headers: Any = None) -> Response:
-    return JSONResponse({"error": {"type": type_, "message": message}}, status, headers)
-
-
 async def _on_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)  # noqa: S101 -- Starlette chose the handler by its type
     if error.status < 500:
         error.__traceback__ = error.__context__ = None  # their frames hold the body
         pace: Pace = request.app.state.pace
         request.scope[_WAITED] = await pace.turn()
-    return _error(error.status, error.type, str(error), error.headers)
+    return reply(error.status, error.type, message=str(error), headers=error.headers)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -290,8 +290,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         f"{request.method} {request.url.path[:200]}: {error.detail}. There are POST /v1/predict, "
         "GET /v1/model and what /openapi.json lists."
     )
-    return _error(error.status_code, type_, message, error.headers)
+    return reply(error.status_code, type_, message=message, headers=error.headers)
 
 
 async def _on_bug(_: Request, error: Exception) -> Response:
-    return _error(500, "internal", f"The server failed ({type(error).__name__}); its log says why.")
+    message = f"The server failed ({type(error).__name__}); its log says why."
+    return reply(500, "internal", message=message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rtl import __version__
-from rtl.serve.body import MAX_IMAGES, JsonBody
+from rtl.serve.json_body import MAX_IMAGES, JsonBody
 
 _TEXT, _NUMBER, _WHOLE, _FLAG = (
     {"type": "string"}, {"type": "number"}, {"type": "integer"}, {"type": "boolean"},
@@ -105,15 +105,21 @@ def _query(name: str, schema: Any, about: str) -> dict[str, Any]:
 def document(secured: bool) -> dict[str, Any]:
     """OpenAPI 3.1; `secured` where a bearer token is asked for."""
     binary = {"schema": {"type": "string", "format": "binary"}}
-    files = {"type": "object", "additionalProperties": {"type": "string", "format": "binary"}}
+    count = {"type": "integer", "minimum": 1}
+    options = {"top_k": count, "explain": _FLAG}
+    files = {"type": "object", "properties": options, "additionalProperties": binary["schema"]}
     body = JsonBody.model_json_schema(ref_template="#/components/schemas/{model}")
     extra = body.pop("$defs")
     predict = {
         "operationId": "predict",
         "summary": "Classify images.",
         "parameters": [
-            _query("top_k", {"type": "integer", "minimum": 1}, "Classes in an answer."),
-            _query("explain", _FLAG, "Adds a heatmap (Grad-CAM) of the most probable class."),
+            _query("top_k", count, "Classes in an answer."),
+            _query(
+                "explain",
+                options["explain"],
+                "Adds a heatmap (Grad-CAM) of the most probable class.",
+            ),
         ],
         "requestBody": {
             "required": True,

@@ -58,7 +58,7 @@ from tests.conftest import COLOURS, make_dataset, make_image
 with warnings.catch_warnings():
     # Ray Serve's own config classes use a form of `Field` that pydantic 2 deprecates.
     warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field`")
-    from rtl.serve import app, batching, body, deployment, replica, traffic
+    from rtl.serve import app, batching, deployment, errors, json_body, replica, traffic
     from rtl.serve.engine import Engine
     from rtl.serve.pace import Pace
 
@@ -249,7 +249,7 @@ def test_multipart(client: httpx.Client) -> None:
         {"content": b"nonsense", "headers": {"content-type": "multipart/form-data; boundary=x"}},
         {"content": JPEG, "headers": {"content-type": "multipart/form-data"}},
         {"files": {"field": (None, "no file name")}},
-        {"files": [("f", (f"{i}.jpg", b"x")) for i in range(body.MAX_IMAGES + 1)]},
+        {"files": [("f", (f"{i}.jpg", b"x")) for i in range(json_body.MAX_IMAGES + 1)]},
     ],
 )
 def test_a_broken_multipart_body_is_the_clients_error(client: httpx.Client, wrong: Any) -> None:
@@ -870,7 +870,7 @@ def test_a_refusal_that_waits_keeps_no_body(monkeypatch: pytest.MonkeyPatch) -> 
         try:
             raise ValueError("not JSON")
         except ValueError:
-            raise body.RequestError(400, "bad_request", "It is not JSON.") from None
+            raise errors.RequestError(400, "bad_request", "It is not JSON.") from None
 
     async def turn(_: Pace) -> float:
         alive.append(kept[0]() is not None)
@@ -879,7 +879,7 @@ def test_a_refusal_that_waits_keeps_no_body(monkeypatch: pytest.MonkeyPatch) -> 
     async def main() -> httpx.Response:
         application = Starlette(
             routes=[Route("/", refuse)],
-            exception_handlers={body.RequestError: app._on_request_error},
+            exception_handlers={errors.RequestError: app._on_request_error},
         )
         application.state.pace = Pace(50)
         transport = httpx.ASGITransport(application)

@@ -36,7 +36,8 @@ with warnings.catch_warnings():
 
 TOKEN = "canary-token-5c1d"
 JPEG = make_image("red", 0)
-CONFIG = ServeConfig(port=0, max_batch_size=4, top_k=2, follow_s=0.2)
+SHOP = "https://shop.example"
+CONFIG = ServeConfig(port=0, max_batch_size=4, top_k=2, follow_s=0.2, cors_origins=(SHOP,))
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +167,18 @@ def test_without_the_token_nothing_is_said(client: httpx.Client) -> None:
             assert reply.headers["www-authenticate"] == "Bearer"
     for path in ("/healthz", "/readyz", "/openapi.json", "/"):
         assert httpx.get(client.base_url.join(path)).status_code == 200
+
+
+def test_a_page_of_another_origin_may_ask(client: httpx.Client) -> None:
+    url = client.base_url.join("/v1/predict")
+    asking = {"origin": SHOP, "access-control-request-method": "POST"}
+    may = httpx.options(url, headers=asking)
+    without_token = httpx.post(url, headers={"origin": SHOP}, content=JPEG)
+    assert (may.status_code, without_token.status_code) == (200, 401)
+    for reply in (may, without_token):
+        assert reply.headers["access-control-allow-origin"] == SHOP
+    other = httpx.options(url, headers={**asking, "origin": "https://other.example"})
+    assert (other.status_code, "serve.cors_origins" in other.text) == (403, True)
 
 
 @pytest.mark.browser
