@@ -22,7 +22,7 @@ import pyarrow as pa
 import ray.data
 import torch
 
-from rtl import errors, images, runtime, shards, sources, storage
+from rtl import errors, images, places, runtime, shards, sources, storage
 from rtl.errors import DataError, ImageError, NotFoundError, RtlError
 from rtl.placement import Checked, draw, plan_shards, settle
 from rtl.sections import PackConfig
@@ -35,6 +35,7 @@ ROWS_PER_TASK = 64
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is counted)."""
 
+_GO_ON = "A data set is there once its manifest is: mend that, then give the same command again."
 _OURS = re.compile(r"(train|val|test)/(\d{5}\.parquet|\.\d{5}\.parquet\..+)")
 _PLACE = pa.schema([("uri", pa.binary()), ("offset", pa.int64()), ("size", pa.int64())])
 
@@ -50,6 +51,12 @@ def pack(
     quarantined, a class without a train row, changed meanwhile), NotFoundError or StorageError.
     """
     _check_apart(source, dest)
+    places.check_writable(dest, "DEST")
+    with places.advise(_GO_ON):
+        return _pack(source, dest, config, progress)
+
+
+def _pack(source: str, dest: str, config: PackConfig, progress: Progress) -> Manifest:
     runtime.quiet()
     listing = sources.list_source(source, config)
     checked, bad = _check(listing.rows, config.max_pixels, progress)
@@ -240,8 +247,8 @@ def _with_fault(table: pa.Table, fault: str | None) -> pa.Table:
 
 
 def _check_apart(source: str, dest: str) -> None:
-    src, dst = storage.normalize(source), storage.normalize(dest)
-    if f"{dst}/".startswith(f"{src}/"):
+    if places.lies_in(dest, source):
+        src, dst = storage.normalize(source), storage.normalize(dest)
         raise DataError(
             f"DEST {dst} lies in SRC {src}: the shards would become rows of the next packing. "
             "Choose a DEST beside it."

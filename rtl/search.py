@@ -21,6 +21,7 @@ import torch
 from rtl import (
     budget,
     capacity,
+    checks,
     features,
     observe,
     run,
@@ -65,6 +66,7 @@ def search(
     """
     started = time.monotonic()
     config, manifest = prepare(config)
+    checks.check_points(config, manifest)
     tracking.check(config)
     count = budget.points(config, config.search.unfrozen_layers)
     cached = [k for k in config.search.unfrozen_layers if features.pays(config, manifest, k, count)]

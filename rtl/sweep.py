@@ -15,9 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from rtl import runtime, storage, trials
+from rtl import faults, runtime, storage, trials
 from rtl.config import Config
-from rtl.errors import TrainingError
 from rtl.optimizer import planned_epochs
 from rtl.sections import Range
 from rtl.trial_process import Job, group_of_workers, number_of, one_process
@@ -100,7 +99,8 @@ def run(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )  # fmt: skip
-        outcomes = tuner.fit()
+        with runtime.own_errors(tune.TuneError):  # of the board: storage that is away
+            outcomes = tuner.fit()
         board.stop_running()  # Tune does not tell of those that the deadline ended
         for outcome in (outcomes[i] for i in range(len(outcomes))):
             if outcome.error is not None:
@@ -299,8 +299,8 @@ class Board:
         """Adds to a failed trial what rtl said, else the last line of what Ray did."""
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = lines[-1].removeprefix("rtl.errors.")
-        fault = isinstance(error, TrainingError)
-        trial = replace(self._trials[number_of(name)], reason=reason, own_fault=fault)
+        own = faults.is_own(error)
+        trial = replace(self._trials[number_of(name)], reason=reason, own_fault=own)
         trials.record(self.uri, trial)
         self._put(trial)
 

@@ -195,12 +195,13 @@ def predict(arguments: argparse.Namespace) -> None:
 
 def report(arguments: argparse.Namespace) -> None:
     """Writes a run as HTML."""
-    from rtl import console, report, storage
+    from rtl import console, places, report, storage
 
     uri = arguments.run
     if "/" not in uri:
         uri = storage.join(_load(arguments).storage, "runs", uri)
     out = arguments.out or uri.rstrip("/").rsplit("/", 1)[-1] + ".html"
+    places.check_file(out, "--out")
     storage.write_bytes(out, report.report(uri).encode())
     console.say(f"Report at {out}")
 
@@ -312,8 +313,10 @@ def export(arguments: argparse.Namespace) -> None:
 
 def card(arguments: argparse.Namespace) -> None:
     """Prints or writes a model card."""
-    from rtl import bundle, card, console, registry, storage
+    from rtl import bundle, card, console, places, registry, storage
 
+    if arguments.out:
+        places.check_file(arguments.out, "--out")
     uri = registry.resolve(_load(arguments).storage, arguments.bundle)
     text = card.card(bundle.verify(uri))
     if arguments.out:

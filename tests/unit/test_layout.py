@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = {
     "errors": {"rtl", "errors"},
-    "ground": {"sections", "config", "recipes", "s3", "storage", "trials"},
+    "ground": {"sections", "config", "recipes", "s3", "storage", "places", "trials"},
     "core": {
         "images", "shards", "convolution", "gradient", "graph", "blocks", "int8", "inception",
         "pretrained", "device", "metrics",
@@ -33,7 +33,8 @@ LAYERS = {
         "trunk_pass", "prune",
     },
     "fit": {
-        "checkpoint", "run", "optimizer", "regularization", "loop", "progress", "trainer",
+        "checkpoint", "run", "optimizer", "regularization", "loop", "checks", "faults",
+        "progress", "trainer",
         "answers", "judge", "observe", "tensorboard", "tracking", "train",
     },
     "judge": {
