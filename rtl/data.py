@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from rtl import images, shards
+from rtl import images, inception, shards
 from rtl.config import Config
 from rtl.errors import DataError
 from rtl.sections import DataConfig
@@ -90,6 +90,9 @@ class Plan:
     num_ranks: int = 1
     share: float = 1.0
     """Of the training rows, the first of each shard."""
+    singles: bool = True
+    """Whether a worker's part of a batch may be one row; else an epoch that would end with one
+    leaves its last row out, another one in each epoch."""
 
     @classmethod
     def of(cls, config: Config, manifest: Manifest, rank: int = 0, num_ranks: int = 1) -> Plan:
@@ -97,13 +100,15 @@ class Plan:
         train = config.train
         return cls(
             manifest, train.seed, train.batch_size, config.features.views, rank, num_ranks,
-            train.rows,
+            train.rows, not needs_two_rows(config),
         )  # fmt: skip
 
     @property
     def rows(self) -> int:
         """Training rows of an epoch."""
-        return sum(self._used(shard) for shard in self.manifest.split("train"))
+        rows = sum(self._used(shard) for shard in self.manifest.split("train"))
+        alone = rows % (self.batch_size // self.num_ranks) == 1
+        return rows - 1 if alone and not self.singles else rows
 
     def _used(self, shard: Shard) -> int:
         return math.ceil(self.share * shard.rows)
@@ -116,7 +121,7 @@ class Plan:
         for shard, drawn in order:
             rows = drawn[drawn < self._used(shard)]
             positions = np.arange(start, start + len(rows))
-            mine = positions % self.batch_size // local == self.rank
+            mine = (positions % self.batch_size // local == self.rank) & (positions < self.rows)
             start += len(rows)
             if mine.any():
                 reads.append(Read(epoch, "train", shard, rows[mine], epoch % self.views))
@@ -150,6 +155,18 @@ class Plan:
     def batch_sizes(self, steps: int | None) -> list[int]:
         """This worker's rows of each of the first `steps` batches of an epoch, or of all."""
         return [self.local_rows(step) for step in range(self.steps if steps is None else steps)]
+
+
+def needs_two_rows(config: Config) -> bool:
+    """Whether a fit cannot take a step on one row: BatchNorm that trains, on maps of one pixel.
+
+    Of a single value it has no variance. The last block's maps are of one pixel up to 106 x 106
+    pixels of an image.
+    """
+    k = config.model.unfrozen_layers
+    if config.model.batch_norm == "frozen" or k == 0:
+        return False
+    return inception.feature_shape(1, config.data.image_size)[1:] == (1, 1)
 
 
 def cut_batches(parts: Iterator[Batch], sizes: Sequence[int]) -> Iterator[Batch]:

@@ -26,13 +26,11 @@ def evaluate(
     use_gpu: bool = False,
     progress: runtime.Progress = runtime.no_progress,
 ) -> Scores:
-    """Scores over all rows of a split, by actors of Ray Data. Ray is connected already.
+    """Scores over all rows of a split, by actors of Ray Data; connects to Ray once all is checked.
 
     Raises BundleError, DataError where the split is empty or the classes are others, and
     ResourceError for a GPU that is not there.
     """
-    runtime.quiet()
-    capacity.check(Need("The evaluation", 1, int(not use_gpu), int(use_gpu)))
     info = bundle.verify(bundle_uri)
     manifest = load_manifest(data_uri)
     if split not in SPLITS or not manifest.rows(split):
@@ -41,6 +39,10 @@ def evaluate(
     check_classes(manifest, info)
     reads = Plan(manifest, 0, 1, 1).evaluation(split, 0)
     total = manifest.rows(split)
+    progress(0, total)
+    runtime.connect()
+    runtime.quiet()
+    capacity.check(Need("The evaluation", 1, int(not use_gpu), int(use_gpu)))
     dataset = ray.data.from_items(reads, override_num_blocks=len(reads)).map_batches(
         _Judge,
         fn_constructor_args=(bundle_uri, manifest, info.image_size, use_gpu),

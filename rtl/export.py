@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import Inception3
 from torchvision.models.inception import BasicConv2d
 
-from rtl import bundle, images, storage
+from rtl import bundle, images, places, storage
 from rtl.bundle import BundleInfo, Classifier
 from rtl.card import card, preprocessing
 from rtl.errors import BundleError, ConfigError, DataError, ImageError
@@ -67,6 +67,7 @@ def export(uri: str, out: str, target: Format, samples: Sequence[bytes] = ()) ->
     """
     if target == "onnx":
         _require(_PACKAGES)
+    places.check_writable(out, "OUT")
     info, network = bundle.load(uri)
     if info.quantized:
         raise BundleError(

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 import torch
 
-from rtl import runtime
+from rtl import faults, runtime
 from rtl.checkpoint import Checkpoint, Epoch
 from rtl.config import Config, from_dict
 from rtl.errors import RtlError, TrainingError
@@ -85,7 +85,7 @@ class Group:
 
     def _run(self, about: dict[str, Any], config: Config) -> None:
         try:
-            launch(_worker, about, config, max_failures=0)  # a trial is not resumed in mid-fit
+            launch(_worker, about, config)  # once: a trial is not resumed in mid-fit
         except TrainingError as error:  # of a lost worker: no fault of the fit
             ray.get(self._turns.put.remote(RtlError(str(error))))  # behind what one said itself
         except RtlError as error:
@@ -106,8 +106,10 @@ def _worker(about: dict[str, Any]) -> None:
         fit(learner, source, plan, config, hooks)
     except _StoppedError:
         return
-    except RtlError as error:
-        ray.get(about["turns"].put.remote(error))
+    except Exception as error:
+        reason = faults.lasting(error, hooks.ranks)
+        if reason is not None:
+            ray.get(about["turns"].put.remote(reason))
         raise
 
 

@@ -28,6 +28,9 @@ BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 """Without a change after which a waiter takes over."""
 
+_BEAT_ATTEMPTS = 3
+"""At one change: who lets go waits for it."""
+
 
 class Lease:
     """One lease as one process sees it; a context manager that lets it go at the end."""
@@ -78,7 +81,7 @@ class Lease:
         self._thread.join()
         self._thread = None
         with contextlib.suppress(StorageError):
-            storage.delete(self.uri)
+            storage.delete(self.uri, attempts=1)
 
     def __enter__(self) -> Lease:
         """Does not take it yet."""
@@ -107,7 +110,7 @@ class Lease:
         while not self._ended.wait(BEAT_SECONDS):
             beat += 1
             try:
-                storage.write_bytes(self.uri, self._content(beat))
+                storage.write_bytes(self.uri, self._content(beat), attempts=_BEAT_ATTEMPTS)
             except StorageError:
                 continue  # the next beat may pass; if none does, another builder takes over
 

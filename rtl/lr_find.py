@@ -20,9 +20,11 @@ import torch
 from rtl import (
     budget,
     capacity,
+    checks,
     device,
     features,
     inception,
+    places,
     pretrained,
     runtime,
     trial_process,
@@ -45,6 +47,7 @@ _EXPLODED = 2.0
 """Times the lowest loss: above it the test ends."""
 _FROM_LOWEST = 10.0
 _AROUND = 3.0
+_GO_ON = "The features so far stand: once that is mended, the same command goes on from there."
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,15 @@ def find(config: Config, progress: runtime.Progress = runtime.no_progress) -> li
     errors of `rtl.train.train`.
     """
     config, manifest = prepare(config)
+    checks.check_points(config, manifest)
     depths = config.search.unfrozen_layers
     count = budget.points(config, depths)
     cached = [k for k in depths if features.pays(config, manifest, k, count)]
     capacity.check(Need("The test", 1, 1, config.train.gpus_per_worker))
     config = settle_precision(config)
     if cached:
-        trunk_pass.build(config, manifest, cached, progress)
+        with places.advise(_GO_ON):
+            trunk_pass.build(config, manifest, cached, progress)
     task = ray.remote(
         num_cpus=1,
         num_gpus=config.train.gpus_per_worker,

@@ -23,7 +23,7 @@ import pyarrow as pa
 import ray.data
 import torch
 
-from rtl import errors, images, runtime, shards, sources, storage
+from rtl import errors, images, places, runtime, shards, sources, storage
 from rtl.errors import DataError, ImageError, NotFoundError, RtlError
 from rtl.placement import Checked, draw, plan_shards, settle
 from rtl.sections import PackConfig
@@ -37,6 +37,8 @@ ROWS_PER_TASK = 64
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is counted); the total is 0 while it is not known."""
 
+_CHECKED = "images checked"
+_GO_ON = "A data set is there once its manifest is: mend that, then give the same command again."
 _OURS = re.compile(r"(train|val|test)/(\d{5}\.parquet|\.\d{5}\.parquet\..+)")
 _PLACE = pa.schema([("uri", pa.binary()), ("offset", pa.int64()), ("size", pa.int64())])
 
@@ -46,14 +48,22 @@ def pack(
 ) -> Manifest:
     """Packs a source (see `rtl.sources`) into a data set at `dest`, and returns its manifest.
 
-    Ray must be connected. An older data set at `dest` stays whole until this one's rows are
+    Connects to Ray once the source is listed. An older data set at `dest` stays whole until this one's rows are
     settled; then its manifest goes first and the new one comes last, so that there is never a
     manifest over other shards. Raises DataError for a source that cannot be packed (too many rows
     quarantined, a class without a train row, changed meanwhile), NotFoundError or StorageError.
     """
     _check_apart(source, dest)
-    runtime.quiet()
+    places.check_writable(dest, "DEST")
+    with places.advise(_GO_ON):
+        return _pack(source, dest, config, progress)
+
+
+def _pack(source: str, dest: str, config: PackConfig, progress: Progress) -> Manifest:
     listing = sources.list_source(source, config, progress=progress)
+    progress(0, len(listing.rows), _CHECKED)
+    runtime.connect()
+    runtime.quiet()
     checked, bad = _check(listing.rows, config.max_pixels, progress)
     kept, copies = settle(checked)
     quarantine = sorted([*listing.quarantine, *bad, *copies], key=lambda q: (q.id, q.reason))
@@ -97,8 +107,7 @@ def _check(
     ]
     checked: dict[int, Checked] = {}
     quarantine: list[Quarantined] = []
-    what, done = "images checked", 0
-    progress(0, len(rows), what)
+    what, done = _CHECKED, 0
     for result in _run(tables, _check_block, {"max_pixels": max_pixels}):
         for found in result.to_pylist():
             row = rows[found["number"]]
@@ -246,8 +255,8 @@ def _with_fault(table: pa.Table, fault: str | None) -> pa.Table:
 
 
 def _check_apart(source: str, dest: str) -> None:
-    src, dst = storage.normalize(source), storage.normalize(dest)
-    if f"{dst}/".startswith(f"{src}/"):
+    if places.lies_in(dest, source):
+        src, dst = storage.normalize(source), storage.normalize(dest)
         raise DataError(
             f"DEST {dst} lies in SRC {src}: the shards would become rows of the next packing. "
             "Choose a DEST beside it."

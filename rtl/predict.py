@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import ray.data
 import torch
 
-from rtl import bundle, capacity, device, runtime, shards, storage
+from rtl import bundle, capacity, device, places, runtime, shards, storage
 from rtl.bundle import BundleInfo, Classifier
 from rtl.capacity import Need
 from rtl.errors import BundleError, ConfigError, DataError, ImageError, NotFoundError
@@ -48,6 +48,7 @@ SCHEMA = pa.schema(
 _CHUNK = (32, 256)  # images of a folder, fewest and most: few images are spread over all cores
 _READ_AHEAD = 16  # encoded images that wait for their turn
 _VERSION = 1
+_GO_ON = "The answers so far stand: once that is mended, the same command goes on from there."
 
 _Image = tuple[str, int]  # path relative to SRC and bytes
 _Done = dict[str, Any]  # of a chunk's file: path, rows, errors, uncertain, sha256, bytes
@@ -94,16 +95,16 @@ def predict(
     use_gpu: bool = False,
     progress: runtime.Progress = runtime.no_progress,
 ) -> Summary:
-    """Answers for every image of a source, by actors of Ray Data. Ray is connected already.
+    """Answers for every image of a source, by actors of Ray Data; connects to Ray where it must.
 
     `source` is a packed data set (all its splits) or a folder or prefix whose files are images, but
     for those in `Summary.left_out`. A finished `dest` gives its summary at once.
     Raises BundleError, DataError (no image, or one went away), NotFoundError (no source),
     ConfigError (`dest` holds something else), ResourceError (no GPU) and StorageError.
     """
-    runtime.quiet()
     root, target = storage.normalize(source), storage.normalize(dest)
     _check_apart(root, target)
+    places.check_writable(target, "DEST")
     manifest = _manifest(root)
     left_out = Tally()
     chunks = _shard_chunks(manifest) if manifest else _folder_chunks(root, left_out)
@@ -120,6 +121,8 @@ def predict(
     left = [chunk for chunk in chunks if chunk.path not in done]
     rows = total - sum(chunk.rows for chunk in left)
     progress(rows, total)
+    runtime.connect()
+    runtime.quiet()
     for result in _compute(left, (bundle_uri, info, manifest, root, target, use_gpu), use_gpu):
         done[result["path"]] = result
         rows += result["rows"]
@@ -184,7 +187,7 @@ def _folder_chunks(root: str, left_out: Tally) -> list[_Chunk]:
 
 
 def _check_apart(root: str, target: str) -> None:
-    if f"{target}/".startswith(f"{root}/"):
+    if places.lies_in(target, root):
         raise ConfigError(
             f"DEST {target} lies in SRC {root}: its files would be images of the next prediction. "
             "Choose a DEST beside it."
@@ -305,7 +308,7 @@ def _compute(
         fn_constructor_args=arguments,
         **capacity.actors(len(chunks), sum(chunk.rows for chunk in chunks), use_gpu),
     )
-    with runtime.own_errors():
+    with places.advise(_GO_ON), runtime.own_errors():
         yield from dataset.iter_rows()
 
 

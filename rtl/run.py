@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from rtl import lease, storage
+from rtl import lease, places, storage
 from rtl.config import Config
 from rtl.errors import (
     ConfigError,
@@ -43,12 +43,16 @@ PLAN = "plan.json"
 
 _RECORD = "run.json"
 
+_GO_ON = "What the run committed stands: once that is mended, --resume goes on from there."
+
 OWNER = "OWNER"
 """The lease of the process that works at the run."""
 
 _LOOK_SECONDS = 0.5
 _BEAT_SECONDS = 5.0
 """Between two signs of life at least, so that short epochs do not wait for storage."""
+_BEAT_ATTEMPTS = 3
+"""To write one."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def attempt(uri: str) -> Iterator[Beat]:
     ResourceError before anything is made leaves its name free.
     """
     try:
-        with _alone(uri), _watched(uri) as beat:
+        with _alone(uri), _watched(uri) as beat, places.advise(_GO_ON):
             yield beat
     except (ConfigError, ResourceError):
         if {entry.path for entry in storage.list_files(uri)} <= {_RECORD, ATTEMPT, PLAN}:
@@ -186,6 +190,14 @@ def worked_seconds(uri: str) -> float:
         return float(storage.read_json(storage.join(uri, ATTEMPT)).get("seconds", 0.0))
     except (NotFoundError, DataError, AttributeError, TypeError, ValueError):
         return 0.0
+
+
+def failure(uri: str) -> str:
+    """Why the last attempt at a run ended before time; empty where it goes on or was stopped."""
+    try:
+        return str(storage.read_json(storage.join(uri, ATTEMPT)).get("reason", ""))
+    except (NotFoundError, DataError, AttributeError):
+        return ""
 
 
 @contextlib.contextmanager
@@ -221,7 +233,7 @@ def _watched(uri: str) -> Iterator[Beat]:
         known.update(facts, at=_now(), seconds=time.monotonic() - began)
         if "state" in facts or time.monotonic() - written >= _BEAT_SECONDS:
             with contextlib.suppress(StorageError):
-                storage.write_json(storage.join(uri, ATTEMPT), known)
+                storage.write_json(storage.join(uri, ATTEMPT), known, attempts=_BEAT_ATTEMPTS)
             written = time.monotonic()
 
     beat()
@@ -232,7 +244,7 @@ def _watched(uri: str) -> Iterator[Beat]:
         raise
     except BaseException as error:
         lines = str(error).strip().splitlines() or [""]
-        beat(state="failed", reason=f"{type(error).__name__}: {lines[-1][:500]}")
+        beat(state="failed", reason=f"{type(error).__name__}: {lines[-1][:800]}")
         raise
     beat(state="finished")
 

@@ -247,13 +247,17 @@ def quiet() -> None:
 
 
 @contextlib.contextmanager
-def own_errors() -> Iterator[None]:
-    """Raises rtl's own error where one ended a task; Ray gives it as text in a trace."""
+def own_errors(*also: type[Exception]) -> Iterator[None]:
+    """Raises rtl's own error where one ended a task; Ray gives it as text in a trace.
+
+    `also` are other errors that hold such a trace.
+    """
     import ray
 
+    kinds: tuple[type[Exception], ...] = (ray.exceptions.RayError, *also)
     try:
         yield
-    except ray.exceptions.RayError as error:
+    except kinds as error:
         lines = re.findall(r"^rtl\.errors\.(\w+): (.+)$", str(error), re.MULTILINE)
         if not lines:
             raise

@@ -21,6 +21,7 @@ import torch
 from rtl import (
     budget,
     capacity,
+    checks,
     features,
     observe,
     run,
@@ -42,6 +43,7 @@ from rtl.judge import conclude, judge
 from rtl.loop import Hooks
 from rtl.rates import START_SECONDS, Rates, measure
 from rtl.sections import Range
+from rtl.shards import Manifest
 from rtl.tracker import Round, TrialTracker, Watch
 from rtl.train import prepare, settle_precision
 from rtl.trial_process import Job
@@ -68,8 +70,7 @@ def search(
     fails does not end the search.
     """
     started = time.monotonic()
-    config, manifest = prepare(config)
-    tracking.check(config)
+    config, manifest = check(config)
     count = budget.points(config, config.search.unfrozen_layers)
     cached = [k for k in config.search.unfrozen_layers if features.pays(config, manifest, k, count)]
     data_cpus = 0 if len(cached) == len(config.search.unfrozen_layers) else 1
@@ -149,6 +150,17 @@ def search(
         done = conclude(config, "search", uri, outcome, worked + time.monotonic() - started)
     tracking.log(config, uri, done)
     return done
+
+
+def check(config: Config) -> tuple[Config, Manifest]:
+    """The config with absolute URIs, and the data set, both checked for a search; without Ray.
+
+    Raises the errors of `rtl.train.prepare`.
+    """
+    config, manifest = prepare(config)
+    checks.check_points(config, manifest)
+    tracking.check(config)
+    return config, manifest
 
 
 def _planned(uri: str) -> dict[str, Any] | None:

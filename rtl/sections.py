@@ -118,7 +118,9 @@ class ModelConfig(Section):
     """Flips of an image over which a finished model averages its probabilities: `horizontal` takes
     2 forward passes, `both` 4."""
     batch_norm: Literal["frozen", "train"] = "frozen"
-    """Whether the tail's BatchNorm keeps the pretrained statistics or follows the batches."""
+    """Whether the tail's BatchNorm keeps the pretrained statistics or follows the batches: `train`
+    needs two rows in a worker's part of a batch up to 106 pixels of `data.image_size`, so that a
+    last row that would be alone is left out of its epoch."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the network; `auto` is bf16 where the device computes in it, else fp32."""
 

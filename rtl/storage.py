@@ -34,6 +34,8 @@ COMMIT = "COMMIT"
 """Name of the marker that is written last: a folder without it does not exist."""
 
 _ATTEMPTS = 6
+_PATIENCE_S = 30.0
+"""After which an action is not begun again, so that a storage that is away is told of soon."""
 _BASE_DELAY_S = 0.2
 _MAX_DELAY_S = 8.0
 
@@ -113,19 +115,23 @@ def read_json(uri: str | Path) -> Any:
         ) from None
 
 
-def write_bytes(uri: str | Path, data: bytes) -> None:
-    """Writes the object whole or not at all, replacing an older one. Raises StorageError."""
+def write_bytes(uri: str | Path, data: bytes, *, attempts: int | None = None) -> None:
+    """Writes the object whole or not at all, replacing an older one. Raises StorageError.
+
+    `attempts` are fewer for what may be left out: who writes it is not kept waiting.
+    """
     target = normalize(uri)
     if is_local(target):
-        _retry(lambda: _write_local(Path(target), data, replace=True), "write", target)
+        _retry(lambda: _write_local(Path(target), data, replace=True), "write", target, attempts)
         return
     bucket, key = uris.bucket_and_key(target)
-    _retry(lambda: s3.client().put_object(Bucket=bucket, Key=key, Body=data), "write", target)
+    put = functools.partial(s3.client().put_object, Bucket=bucket, Key=key, Body=data)
+    _retry(put, "write", target, attempts)
 
 
-def write_json(uri: str | Path, value: Any) -> None:
-    """Writes `value` as indented JSON with sorted keys, atomically. Raises StorageError."""
-    write_bytes(uri, json.dumps(value, indent=1, sort_keys=True).encode())
+def write_json(uri: str | Path, value: Any, *, attempts: int | None = None) -> None:
+    """Writes `value` as indented JSON with sorted keys, atomically. See `write_bytes`."""
+    write_bytes(uri, json.dumps(value, indent=1, sort_keys=True).encode(), attempts=attempts)
 
 
 def create(uri: str | Path, data: bytes) -> bool:
@@ -200,14 +206,17 @@ def list_names(uri: str | Path) -> list[str]:
     return sorted(info.base_name for info in infos)
 
 
-def delete(uri: str | Path) -> None:
-    """Removes a file or a whole folder; one that is not there is fine. Raises StorageError."""
+def delete(uri: str | Path, *, attempts: int | None = None) -> None:
+    """Removes a file or a whole folder; one that is not there is fine. Raises StorageError.
+
+    `attempts` are those of the first look, after which a storage that is away is given up.
+    """
     target = normalize(uri)
     if is_local(target):
-        _retry(lambda: _delete_local(Path(target)), "delete", target)
+        _retry(lambda: _delete_local(Path(target)), "delete", target, attempts)
         return
     fs, path = _open_s3(target)
-    info = _retry(lambda: fs.get_file_info(path), "look up", target)
+    info = _retry(lambda: fs.get_file_info(path), "look up", target, attempts)
     below = [entry.uri for entry in list_files(target)]
     for name in [target] if info.type == pafs.FileType.File else below:
         bucket, key = uris.bucket_and_key(name)
@@ -305,9 +314,10 @@ def _delete_object(bucket: str, key: str) -> None:
     s3.client().delete_object(Bucket=bucket, Key=key)
 
 
-def _retry(action: Callable[[], T], verb: str, uri: str) -> T:
+def _retry(action: Callable[[], T], verb: str, uri: str, attempts: int | None = None) -> T:
     """Runs an action, again after a passing fault; the last error names the object."""
-    for attempt in range(1, _ATTEMPTS + 1):
+    last, began = attempts or _ATTEMPTS, time.monotonic()
+    for attempt in range(1, last + 1):
         try:
             return action()
         except FileNotFoundError:
@@ -315,7 +325,8 @@ def _retry(action: Callable[[], T], verb: str, uri: str) -> T:
         except Exception as error:
             if not storage_faults.is_of_storage(error):
                 raise
-            if attempt == _ATTEMPTS or storage_faults.is_final(error):
+            late = time.monotonic() - began > _PATIENCE_S
+            if attempt == last or late or storage_faults.is_final(error):
                 raise StorageError(
                     f"Could not {verb} {uri} ({attempt} attempts): "
                     f"{s3.without_keys(reason(error))}. {storage_faults.remedy(error)}"

@@ -76,7 +76,8 @@ def run(
             config, tracker, concurrent=concurrent, jobs=jobs, proposals=proposals,
             search_alg=search_alg, ended=ended, deadline=deadline, folder=folder,
         )  # fmt: skip
-        outcomes = tuner.fit()
+        with runtime.own_errors(tune.TuneError):  # of the tracker: storage that is away
+            outcomes = tuner.fit()
         tracker.stop_running()  # Tune does not tell of those that the deadline ended
         for outcome in (outcomes[i] for i in range(len(outcomes))):
             if outcome.error is not None:

@@ -10,9 +10,8 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.logger import LoggerCallback
 
-from rtl import trials
+from rtl import faults, trials
 from rtl.config import Config
-from rtl.errors import TrainingError
 from rtl.optimizer import planned_epochs
 from rtl.trials import State, Trial, TrialEpoch
 
@@ -131,8 +130,8 @@ class TrialTracker:
         """Adds to a failed trial what rtl said, else the last line of what Ray did."""
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = lines[-1].removeprefix("rtl.errors.")
-        fault = isinstance(error, TrainingError)
-        trial = replace(self._trials[number], reason=reason, own_fault=fault)
+        own = faults.is_own(error)
+        trial = replace(self._trials[number], reason=reason, own_fault=own)
         trials.record(self.uri, trial)
         self._put(trial)
 

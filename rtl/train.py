@@ -16,9 +16,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rtl import (
     capacity,
+    checks,
     device,
+    faults,
     features,
     observe,
+    places,
     pretrained,
     run,
     runtime,
@@ -82,20 +85,30 @@ def _tell(beat: run.Beat, config: Config, epoch: Epoch) -> None:
 def _run(config: Config, uri: str, watcher: Watcher) -> dict[str, Any]:
     """Has the workers fit and judge; the outcome that they wrote."""
     with mailbox(watcher) as box:
-        failures = config.train.max_failures
-        about = {"config": config.to_dict(), "uri": uri, "mailbox": box}
-        try:
-            launch(_worker, about, config, failures)
-        except TrainingError as error:
-            raise TrainingError(
-                f"Training stopped after {failures} restarts (train.max_failures): {error}. Its "
-                "last commit stands: go on with --resume."
-            ) from error
-        reason = ray.get(box.error.remote())
-    if reason is not None:
-        raise reason
+        _restart(config, {"config": config.to_dict(), "uri": uri, "mailbox": box})
     outcome: dict[str, Any] = storage.read_json(storage.join(uri, "outcome.json"))
     return outcome
+
+
+def _restart(config: Config, about: dict[str, Any]) -> None:
+    """Starts the workers, again where they were lost; raises an error that comes again at once."""
+    failures, box = config.train.max_failures, about["mailbox"]
+    for left in range(failures, -1, -1):
+        lost: TrainingError | None = None
+        try:
+            launch(_worker, about, config)
+        except TrainingError as error:
+            lost = error
+        reason = ray.get(box.error.remote())
+        if reason is not None:
+            raise reason
+        if lost is None:
+            return
+        if not left:
+            raise TrainingError(
+                f"Training stopped after {failures} restarts (train.max_failures): "
+                f"{str(lost).rstrip('.')}. The run's last commit stands: go on with --resume."
+            ) from lost
 
 
 def prepare(config: Config) -> tuple[Config, Manifest]:
@@ -106,18 +119,9 @@ def prepare(config: Config) -> tuple[Config, Manifest]:
         storage=storage.normalize(config.storage),
         data={"uri": storage.normalize(config.data.uri)},
     )
+    places.check_folder(config.storage, "--storage")
     manifest = load_manifest(str(config.data.uri))
-    for split in ("train", "val"):
-        if not manifest.rows(split):
-            raise DataError(
-                f"{manifest.uri} has no {split} rows; pack it again with {split} rows in the "
-                "source or pack.val_fraction above 0."
-            )
-    if config.train.workers > 1 and manifest.rows("train") < config.train.batch_size:
-        raise ConfigError(
-            f"train.batch_size is {config.train.batch_size}, the data set has "
-            f"{manifest.rows('train')} training rows; with several workers a batch must be full."
-        )
+    checks.check_fit(config, manifest)
     pretrained.load(config.model.weights, config.storage)
     return config, manifest
 
@@ -196,18 +200,18 @@ def make_source(config: Config, plan: Plan, first_epoch: int, trials: int = 1) -
 
 def _worker(loop_config: dict[str, Any]) -> None:
     """What each worker of the TorchTrainer runs."""
-    box = loop_config["mailbox"]
-    if ray.get(box.error.remote()) is not None:
-        return  # the attempt before failed for a reason that stays
     config, uri = from_dict(loop_config["config"]), loop_config["uri"]
     runtime.quiet()
     torch.set_num_threads(config.train.cpus_per_worker or 1)
+    box = loop_config["mailbox"]
     hooks = _WorkerHooks(uri, box)
     try:
         _fit_and_judge(config, uri, hooks)
-    except (TrainingError, DataError, ConfigError, ResourceError) as error:
-        ray.get(box.fail.remote(error))
-        if hooks.ranks > 1:  # else there is nobody to be torn out of a wait, and no restart
+    except Exception as error:
+        reason = faults.lasting(error, hooks.ranks)
+        if reason is not None:
+            ray.get(box.fail.remote(reason))
+        if reason is None or hooks.ranks > 1:  # who waits for this worker is torn out of it
             raise
 
 

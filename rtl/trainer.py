@@ -26,13 +26,12 @@ def launch(
     worker: Callable[[dict[str, Any]], None],
     about: dict[str, Any],
     config: Config,
-    max_failures: int,
 ) -> None:
     """Runs `worker(about)` in each of `train.workers` processes until all have returned.
 
-    Raises TrainingError, with the last line of what ended it, after more than `max_failures`,
-    ResourceError where the workers found no places within `capacity.patience` in all, and
-    KeyboardInterrupt after SIGINT.
+    Raises TrainingError, with the last line of what ended it, where a worker failed: whether to
+    start them again is for the caller to say. ResourceError where the workers found no places
+    within `capacity.patience` in all, and KeyboardInterrupt after SIGINT.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -56,7 +55,7 @@ def launch(
             name="attempt",
             storage_path=folder,
             failure_config=FailureConfig(  # type: ignore[call-arg]
-                max_failures=max_failures,
+                max_failures=0,  # it does not tell a lost worker from an error that comes again
                 # By default it tries for ever.
                 controller_failure_limit=attempts - 1,
             ),

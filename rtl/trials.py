@@ -173,7 +173,10 @@ def choose(trials: Sequence[Trial]) -> Choice:
         again = sum(trial.state == "failed" and not trial.own_fault for trial in trials)
         remedy = "Search otherwise under another --name."
         if again:
-            remedy = f"--resume runs the {again} again that failed by no fault of their own."
+            remedy = (
+                f"Once that is mended, --resume runs the {again} again that failed by no fault of "
+                "their own."
+            )
         raise TrainingError(
             f"None of {len(trials)} trials finished an epoch: {' '.join(reasons) or 'no reason.'} "
             f"{remedy}"

@@ -51,7 +51,6 @@ def pack(arguments: argparse.Namespace) -> None:
     from rtl import console, pack, views
 
     settings = load(arguments)
-    _connect()
     with views.Bars() as bars:
         manifest = pack.pack(arguments.source, arguments.dest, settings.pack, bars)
     rows = ", ".join(f"{manifest.rows(s)} {s}" for s in ("train", "val", "test"))
@@ -73,6 +72,7 @@ def train(arguments: argparse.Namespace) -> None:
     from rtl.progress import Watcher
 
     settings = load(arguments)
+    train.prepare(settings)  # what is wrong is told before Ray starts
     _connect()
     with views.FitView(settings.train.epochs) as view:
         watcher = Watcher(features=view.features, step=view.step, epoch=view.epoch)
@@ -85,6 +85,7 @@ def search(arguments: argparse.Namespace) -> None:
     from rtl import console, search, storage, views
 
     settings = load(arguments)
+    search.check(settings)  # what is wrong is told before Ray starts
     _connect()
     with views.SearchView(settings.train.metric) as view:
         result = search.search(
@@ -149,7 +150,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if settings.data.uri is None:
         raise ConfigError("data.uri is not set; give the packed data set with --data URI.")
     uri = registry.resolve(settings.storage, arguments.bundle)
-    _connect()
     with views.Bars() as bars:
         scores = evaluate.evaluate(
             uri, settings.data.uri, arguments.split, bool(settings.train.gpus_per_worker),
@@ -192,7 +192,6 @@ def predict(arguments: argparse.Namespace) -> None:
 
     settings = load(arguments)
     uri = registry.resolve(settings.storage, arguments.bundle)
-    _connect()
     with views.Bars() as bars:
         summary = predict.predict(
             uri, arguments.source, arguments.dest, bool(settings.train.gpus_per_worker),
@@ -209,12 +208,13 @@ def predict(arguments: argparse.Namespace) -> None:
 
 def report(arguments: argparse.Namespace) -> None:
     """Writes a run as HTML."""
-    from rtl import console, report, storage
+    from rtl import console, places, report, storage
 
     uri = arguments.run
     if "/" not in uri:
         uri = storage.join(load(arguments).storage, "runs", uri)
     out = arguments.out or uri.rstrip("/").rsplit("/", 1)[-1] + ".html"
+    places.check_file(out, "--out")
     storage.write_bytes(out, report.report(uri).encode())
     console.say(f"Report at {out}")
 
@@ -327,8 +327,10 @@ def export(arguments: argparse.Namespace) -> None:
 
 def card(arguments: argparse.Namespace) -> None:
     """Prints or writes a model card."""
-    from rtl import bundle, card, console, registry, storage
+    from rtl import bundle, card, console, places, registry, storage
 
+    if arguments.out:
+        places.check_file(arguments.out, "--out")
     uri = registry.resolve(load(arguments).storage, arguments.bundle)
     text = card.card(bundle.verify(uri))
     if arguments.out:

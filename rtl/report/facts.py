@@ -101,6 +101,9 @@ def gather(run_uri: str) -> Facts:
         ) from None
     result = run.result(run_uri)
     if result is None:
+        reason = run.failure(run_uri)
+        if reason:  # names its own remedy
+            raise NotFoundError(f"{run_uri} has no result to report; it failed by {reason}")
         raise NotFoundError(
             f"{run_uri} has not ended; go on with it by `rtl {about['kind']} --resume`, then "
             "report."

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from rtl import shards, storage
+from rtl import run, shards, storage
 from rtl.errors import DataError, StorageError
 
 Fault = Literal["503", "429", "500", "409", "reset", "cut", "lost answer"]
@@ -226,6 +226,32 @@ def test_the_waits_grow_and_are_drawn_at_random(
         storage.write_bytes(storage.join(s3, "x"), b"x")
     assert ceilings == pytest.approx([0.4, 0.8, 1.6, 3.2, 6.4])
     assert proxy.seen == ["PUT"] * 6
+
+
+def test_an_action_is_not_begun_again_once_its_patience_is_over(
+    proxy: Proxy, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_PATIENCE_S", 0.0)
+    proxy.fail("503", FOR_EVER, "PUT")
+    with pytest.raises(StorageError, match=r"\(1 attempts\)"):
+        storage.write_bytes(storage.join(s3, "x"), b"x")
+
+
+def test_a_run_whose_storage_is_gone_ends_after_few_tries_with_what_stands(
+    proxy: Proxy, s3: str
+) -> None:
+    uri = storage.join(s3, "run")
+    said = rf"^Could not write {uri}/x .* What the run committed stands: .* --resume goes on .*\.$"
+
+    def work() -> None:
+        with run.attempt(uri):
+            proxy.fail("503", FOR_EVER, "PUT", "GET", "HEAD", "DELETE")
+            proxy.seen.clear()
+            storage.write_bytes(storage.join(uri, "x"), b"x")
+
+    with pytest.raises(StorageError, match=said):
+        work()
+    assert proxy.seen.count("PUT") == 6 + 3  # the object, and that the run failed
 
 
 def test_a_write_that_fails_leaves_the_old_object(

@@ -202,7 +202,7 @@ def test_storage_that_refuses_curves_is_told_once_and_ends_nothing(
     uri = run.claim(settings, "train", manifest.digest, resume=False)
     board = tensorboard.Board(settings, manifest, uri)
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise StorageError("The disk is full.")
 
     monkeypatch.setattr(storage, "write_bytes", refuse)

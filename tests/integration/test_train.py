@@ -1,26 +1,37 @@
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import ray
 import torch
 
 from rtl import bundle, capacity, metrics, recipes, run, runtime, storage, train, trunk_pass
 from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config
 from rtl.data import ImageReader, InMemory, Plan
-from rtl.errors import ConfigError, DataError, ResourceError, RunExistsError, TrainingError
+from rtl.errors import (
+    ConfigError,
+    DataError,
+    ResourceError,
+    RunExistsError,
+    StorageError,
+    TrainingError,
+)
 from rtl.features import FeatureReader
 from rtl.group_trial import Group
 from rtl.inference import calibrate
 from rtl.loop import Hooks, Learner, fit
 from rtl.predictions import Predictions, decode
 from rtl.pretrained import load as load_weights
-from rtl.progress import Watcher
+from rtl.progress import Watcher, mailbox
 from rtl.shards import Manifest
 from rtl.trainer import launch
 from tests.conftest import make_dataset
+from tests.support.broken_data import mislabel
 
 
 def make_config(uri: str, name: str = "fit", **sections: Any) -> Config:
@@ -52,7 +63,7 @@ class Recorder(Hooks):
 
 
 def fit_here(settings: Config, manifest: Manifest, hooks: Hooks, reader: Any = None) -> Checkpoint:
-    plan = Plan(manifest, settings.train.seed, settings.train.batch_size, settings.features.views)
+    plan = Plan.of(settings, manifest)
     reader = reader or ImageReader(manifest, settings.data)
     weights = load_weights("packaged", settings.storage)
     learner = Learner(settings, len(manifest.classes), weights, torch.device("cpu"))
@@ -94,6 +105,18 @@ def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
     settings = make_config(str(tmp_path), optimizer={"lr": 1e30, "warmup_fraction": 0.0})
     with pytest.raises(TrainingError, match=r"optimizer\.lr"):
         fit_here(settings, manifest, Hooks())
+
+
+def test_a_last_batch_of_one_row_does_not_end_a_fit_whose_batch_norm_trains(
+    tmp_path: Path,
+) -> None:
+    manifest = make_dataset(str(tmp_path / "data"), train=9, val=3, test=3)
+    settings = make_config(str(tmp_path), model={"batch_norm": "train"}, train={"epochs": 1})
+    first, second = (fit_here(settings, manifest, Hooks()) for _ in range(2))
+    assert first.history[0].train_loss == second.history[0].train_loss
+    for name, tensor in first.tail.items():
+        assert torch.equal(tensor, second.tail[name]), name
+        assert bool(torch.isfinite(tensor).all()), name
 
 
 def test_an_uncommitted_checkpoint_does_not_exist(tmp_path: Path) -> None:
@@ -197,17 +220,26 @@ def test_cached_and_uncached_fits_see_the_same_numbers(tmp_path: Path, ray_clust
         ({"train": {"gpus_per_worker": 1}}, ResourceError, "GPU"),
         ({"data": {"uri": None}}, ConfigError, "--data"),
         ({"train": {"workers": 2, "batch_size": 64}}, ConfigError, "24 training rows"),
+        ({"train": {"metric": "auc"}}, ConfigError, "metric is auc"),
     ],
 )
 def test_what_cannot_run_is_refused_before_it_starts(
     tmp_path: Path, ray_cluster: None, sections: dict[str, Any], error: type, says: str
 ) -> None:
-    make_dataset(str(tmp_path / "data"))
+    make_dataset(str(tmp_path / "data"), val=1)
     settings = make_config(str(tmp_path)).replace(**sections)
     with pytest.raises(error, match=says):
         train.train(settings)
     assert run.result(run.locate(settings)) is None
     assert not storage.exists(run.locate(settings))
+
+
+def test_a_storage_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    make_dataset(str(tmp_path / "data"))
+    (tmp_path / "root").write_text("kept")
+    with pytest.raises(StorageError, match=r"^--storage .*/root cannot be a folder: "):
+        train.prepare(make_config(str(tmp_path)))
+    assert (tmp_path / "root").read_text() == "kept"
 
 
 def test_a_lasting_error_in_a_worker_reaches_the_caller(tmp_path: Path, ray_cluster: None) -> None:
@@ -217,6 +249,101 @@ def test_a_lasting_error_in_a_worker_reaches_the_caller(tmp_path: Path, ray_clus
     )
     with pytest.raises(TrainingError, match=r"optimizer\.lr"):
         train.train(settings)
+
+
+@pytest.mark.slow  # tests/unit/test_data.py has the rule for any number of workers
+def test_a_worker_whose_part_would_be_one_row_has_none(tmp_path: Path, ray_cluster: None) -> None:
+    make_dataset(str(tmp_path / "data"), train=13, val=6, test=6)  # the last batch: 4 and 1
+    settings = make_config(
+        str(tmp_path), model={"batch_norm": "train"}, train={"epochs": 1, "workers": 2}
+    )
+    steps: list[tuple[int, ...]] = []
+    train.train(settings, watcher=Watcher(step=lambda *step: steps.append(step)))
+    assert steps[-1] == (0, 12, 12)
+
+
+def test_an_error_of_python_in_a_worker_is_not_tried_again(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mislabel(make_dataset(str(tmp_path / "data"), train=9, val=3, test=3), 99)
+    starts: list[Config] = []
+
+    def counted(worker: Any, about: dict[str, Any], config: Config) -> None:
+        starts.append(config)
+        launch(worker, about, config)
+
+    monkeypatch.setattr(train, "launch", counted)
+    with pytest.raises(TrainingError, match=r"^The fit ended by IndexError: .* --name") as caught:
+        train.train(make_config(str(tmp_path), train={"max_failures": 3}))
+    assert "--resume" not in str(caught.value)
+    assert "training_step" in caught.value.__notes__[0]
+    assert len(starts) == 1
+    reason = run.failure(f"{tmp_path}/root/runs/fit")
+    assert reason == f"TrainingError: {caught.value}"
+
+
+@pytest.mark.parametrize(
+    ("faults", "allowed", "starts", "says"),
+    [
+        (["lost", "lost", ""], 2, 3, None),
+        (["lost"] * 3, 1, 2, r"after 1 restarts \(train\.max_failures\): lost\. .* --resume\."),
+        (["lost", "storage", ""], 3, 2, r"^Could not read x\.$"),
+        (["final", ""], 3, 1, r"^Could not read x\.$"),  # of one worker, which returned
+    ],
+)
+def test_only_lost_workers_are_started_again(
+    tmp_path: Path,
+    ray_cluster: None,
+    monkeypatch: pytest.MonkeyPatch,
+    faults: list[str],
+    allowed: int,
+    starts: int,
+    says: str | None,
+) -> None:
+    left = list(faults)
+
+    def start(worker: Any, about: dict[str, Any], config: Config) -> None:
+        fault = left.pop(0)
+        if fault in ("storage", "final"):
+            ray.get(about["mailbox"].fail.remote(StorageError("Could not read x.")))
+        if fault in ("storage", "lost"):
+            raise TrainingError(f"{fault}.")
+
+    monkeypatch.setattr(train, "launch", start)
+    settings = make_config(str(tmp_path), train={"max_failures": allowed})
+    with mailbox(Watcher()) as box, contextlib.ExitStack() as stack:
+        if says:
+            stack.enter_context(pytest.raises((TrainingError, StorageError), match=says))
+        train._restart(settings, {"mailbox": box})
+    assert len(faults) - len(left) == starts
+
+
+@pytest.mark.slow
+def test_a_lost_worker_is_started_again_from_the_last_commit(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dataset(str(tmp_path / "data"))
+    settings = make_config(str(tmp_path), train={"epochs": 3, "workers": 2})
+    epochs: list[int] = []
+    starts: list[int] = []
+
+    def kill_one(epoch: Epoch) -> None:
+        epochs.append(epoch.epoch)
+        if epoch.epoch == 0:
+            found = psutil.Process().children(recursive=True)
+            workers = [p for p in found if p.cmdline()[:1] and "RayTrainWorker" in p.cmdline()[0]]
+            assert len(workers) == 2
+            workers[1].kill()
+
+    def counted(worker: Any, about: dict[str, Any], config: Config) -> None:
+        starts.append(len(epochs))
+        launch(worker, about, config)
+
+    monkeypatch.setattr(train, "launch", counted)
+    result = train.train(settings, watcher=Watcher(epoch=kill_one))
+    assert result.epochs == 3
+    assert epochs == sorted(set(epochs))  # none is fitted twice after its commit
+    assert len(starts) == 2
 
 
 def test_a_damaged_shard_ends_a_streamed_fit_with_its_name(
@@ -248,6 +375,6 @@ def test_workers_that_find_no_places_are_given_up_with_the_sum(
         r"The cluster has 4 CPUs and 0 GPUs, .* --resume\."
     )
     with pytest.raises(ResourceError, match=said):
-        launch(print, {}, settings, max_failures=3)
+        launch(print, {}, settings)
     with pytest.raises(ResourceError, match=said):  # a trial of such workers
         Group(print, Hooks, settings).epoch()

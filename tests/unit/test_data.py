@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from rtl import data, trunk_pass
+from rtl import data, recipes, trunk_pass
 from rtl.data import Batch, Plan
 from rtl.errors import DataError
 from rtl.shards import Manifest, Shard
@@ -90,3 +90,50 @@ def test_the_trunks_pass_ends_with_its_smallest_items() -> None:
     assert [sum(len(read.rows) for read in item) for item in items] == [256, 128, 10, 9, 4]
     assert all(len({(read.shard.path, int(read.rows[0])) for read in i}) == 1 for i in items)
     assert sorted(read.view for item in items for read in item) == [0, 0, 0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize("rows", range(1, 20))
+def test_a_part_of_one_row_is_left_out_where_it_may_not_be(num_ranks: int, rows: int) -> None:
+    packed = manifest(train=(rows,))
+    plans = [Plan(packed, 3, 6, 1, rank, num_ranks, singles=False) for rank in range(num_ranks)]
+    whole = Plan(packed, 3, 6, 1)
+    missing = whole.rows - plans[0].rows
+    for epoch in range(2):
+        every = positions(whole.train(epoch))
+        parts = [positions(plan.train(epoch)) for plan in plans]
+        assert sorted(row for part in parts for row in part) == sorted(every[: rows - missing])
+        for plan, part in zip(plans, parts, strict=True):
+            assert sum(plan.batch_sizes(None)) == len(part)
+    sizes = {size for plan in plans for size in plan.batch_sizes(None)}
+    assert 1 not in sizes
+    # Nothing is left out that need not be.
+    usual = {
+        size
+        for rank in range(num_ranks)
+        for size in Plan(packed, 3, 6, 1, rank, num_ranks).batch_sizes(None)
+    }
+    assert missing == (1 in usual)
+
+
+def test_another_row_is_left_out_in_each_epoch() -> None:
+    plan = Plan(manifest(train=(7,)), 3, 6, 1, singles=False)
+    seen = [frozenset(positions(plan.train(epoch))) for epoch in range(8)]
+    assert {len(rows) for rows in seen} == {6}
+    assert len(set(seen)) > 1
+
+
+@pytest.mark.parametrize(
+    ("batch_norm", "k", "size", "needs"),
+    [
+        ("train", 1, 75, True), ("train", 16, 106, True), ("train", 1, 107, False),
+        ("train", 0, 75, False), ("frozen", 1, 75, False),
+    ],
+)  # fmt: skip
+def test_batch_norm_on_one_pixel_needs_two_rows(
+    batch_norm: str, k: int, size: int, needs: bool
+) -> None:
+    model = {"batch_norm": batch_norm, "unfrozen_layers": k}
+    config = recipes.load().replace(model=model, data={"image_size": size})
+    assert data.needs_two_rows(config) == needs
+    assert Plan.of(config, manifest()).singles != needs

@@ -22,7 +22,7 @@ LAYERS = {
     "errors": {"rtl", "errors"},
     "ground": {
         "sections", "config", "yaml12", "recipes", "uri", "storage_faults", "s3", "tree",
-        "storage", "trials",
+        "storage", "places", "trials",
     },
     "core": {
         "tiff", "orientation", "samples", "unreadable", "images", "shards", "convolution",
@@ -37,7 +37,8 @@ LAYERS = {
         "trunk_pass", "prune",
     },
     "fit": {
-        "checkpoint", "run", "optimizer", "regularization", "loop", "progress", "trainer",
+        "checkpoint", "run", "optimizer", "regularization", "loop", "checks", "faults",
+        "progress", "trainer",
         "answers", "judge", "observe", "tensorboard", "tracking", "train",
     },
     "judge": {

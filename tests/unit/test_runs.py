@@ -13,8 +13,15 @@ import numpy as np
 import pytest
 
 from rtl import cli, config, console, lease, metrics, recipes, run, runs, storage, trials
-from rtl.errors import ConfigError, ResourceError, RunExistsError, TrainingError
+from rtl.errors import (
+    ConfigError,
+    NotFoundError,
+    ResourceError,
+    RunExistsError,
+    TrainingError,
+)
 from rtl.metrics import Scores
+from rtl.report.facts import gather
 from rtl.runs import Row
 from rtl.trials import State, Trial, TrialEpoch
 
@@ -303,7 +310,7 @@ def test_storage_that_refuses_signs_of_life_ends_no_run(
 ) -> None:
     uri = begin(str(tmp_path), "full", "train")
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise storage.StorageError("The disk is full.")
 
     with run.attempt(uri) as beat:
@@ -336,3 +343,26 @@ def test_an_address_with_a_secret_is_refused_without_telling_it(address: str) ->
 @pytest.mark.parametrize("address", ["https://mlflow.example/path", "sqlite:////tmp/x.db", None])
 def test_an_address_alone_is_taken(address: str | None) -> None:
     assert config.from_dict({"track": {"mlflow": address}}).track.mlflow == address
+
+
+@pytest.mark.parametrize(
+    ("attempt", "says", "resume"),
+    [
+        (None, r"^{0} has not ended; go on with it by `rtl train --resume`", True),
+        ({"state": "stopped"}, r"^{0} has not ended", True),
+        (
+            {"reason": "TrainingError: Odd."},
+            r"^{0} has no .* failed by TrainingError: Odd\.$",
+            False,
+        ),
+    ],
+)
+def test_a_report_of_a_run_without_a_result_says_how_it_stands(
+    tmp_path: Path, attempt: dict[str, str] | None, says: str, resume: bool
+) -> None:
+    storage.write_json(f"{tmp_path}/run.json", {"kind": "train"})
+    if attempt is not None:
+        storage.write_json(f"{tmp_path}/{run.ATTEMPT}", attempt)
+    with pytest.raises(NotFoundError, match=says.format(tmp_path)) as caught:
+        gather(str(tmp_path))
+    assert ("--resume" in str(caught.value)) == resume

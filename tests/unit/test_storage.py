@@ -247,7 +247,7 @@ def test_the_marker_is_written_after_every_file(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    monkeypatch.setattr(storage, "write_bytes", lambda uri, _: written.append(uri))
+    monkeypatch.setattr(storage, "write_bytes", lambda uri, _, **__: written.append(uri))
     storage.commit(place, FILES)
     assert written == [storage.join(place, name) for name in (*FILES, storage.COMMIT)]
 
