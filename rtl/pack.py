@@ -48,10 +48,11 @@ def pack(
 ) -> Manifest:
     """Packs a source (see `rtl.sources`) into a data set at `dest`, and returns its manifest.
 
-    Connects to Ray once the source is listed. An older data set at `dest` stays whole until this one's rows are
-    settled; then its manifest goes first and the new one comes last, so that there is never a
-    manifest over other shards. Raises DataError for a source that cannot be packed (too many rows
-    quarantined, a class without a train row, changed meanwhile), NotFoundError or StorageError.
+    Connects to Ray once the source is listed. An older data set at `dest` stays whole until this
+    one's rows are settled; then its manifest goes first and the new one comes last, so that there
+    is never a manifest over other shards. Raises DataError for a source that cannot be packed (too
+    many rows quarantined, a class without a train row, changed meanwhile), NotFoundError or
+    StorageError.
     """
     _check_apart(source, dest)
     places.check_writable(dest, "DEST")
