@@ -11,6 +11,7 @@ from rtl import capacity, evaluate, train
 from rtl.capacity import Need
 from rtl.config import Config
 from rtl.errors import ConfigError, DataError, ResourceError
+from tests.conftest import Searched
 
 
 def test_what_the_cluster_lacks_is_refused_at_once_with_the_sum(ray_cluster: None) -> None:
@@ -39,9 +40,9 @@ def test_what_a_jobs_own_process_reserves_is_not_counted_on(
         capacity.total("CPU")
 
 
-def test_an_evaluation_does_not_wait_for_a_gpu_that_is_not_there(ray_cluster: None) -> None:
+def test_an_evaluation_does_not_wait_for_a_gpu_that_is_not_there(searched: Searched) -> None:
     with pytest.raises(ResourceError, match="The evaluation needs 1 workers x 1 GPUs"):
-        evaluate.evaluate("no-bundle", "no-data", use_gpu=True)
+        evaluate.evaluate(searched.result.bundle, str(searched.settings.data.uri), use_gpu=True)
 
 
 def test_a_cluster_that_may_grow_is_waited_for_and_no_longer_than_said(

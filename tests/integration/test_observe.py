@@ -20,7 +20,6 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,6 +58,7 @@ from rtl.loop import Waited
 from rtl.observe import Meter
 from rtl.progress import Watcher
 from rtl.shards import Manifest
+from rtl.tracker import Round, TrialTracker
 from rtl.trial_process import _result
 from rtl.trials import Trial, TrialEpoch
 from tests.conftest import COLOURS, make_dataset
@@ -359,14 +359,13 @@ def searched(
         for done in (8, 40, IMAGES):  # 8 of them were there
             arguments[-1](done, IMAGES)
 
-    def tune(config: Config, board: Any, concurrent: int, jobs: Any, *_: Any) -> None:
+    def tune(config: Config, tracker: TrialTracker, *, jobs: Any, **_: Any) -> None:
+        tracker.begin(Round(len(jobs), len(EPOCHS), 1, cpus=2))
         for job in jobs:
-            running = SimpleNamespace(trial_id=f"id{job.number}", config={"job": vars(job)})
-            board.cpus = 2
-            board.start(running)
+            tracker.start(vars(job))
             for epoch in EPOCHS:
-                board.report(running, _result(epoch, "accuracy", 0.0))
-            board.end(running, failed=False)
+                tracker.report(vars(job), _result(epoch, "accuracy", 0.0))
+            tracker.end(vars(job), failed=False)
 
     def ask(config: Config, uri: str, winner: Trial) -> dict[str, Any]:
         return write_outcome(uri, model)

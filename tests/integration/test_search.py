@@ -33,7 +33,9 @@ def test_a_search_over_s3_registers_its_winner(s3: str, ray_cluster: None) -> No
     seen: list[list[Trial]] = []
     images: list[tuple[int, int]] = []
     result = search.search(
-        settings, lambda *done: images.append(done), lambda t: seen.append(list(t))
+        settings,
+        progress=lambda *done: images.append(done),
+        watch=lambda t: seen.append(list(t)),
     )
     assert images[-1] == (2 * 24 + 12 + 12,) * 2
     final = seen[-1]
