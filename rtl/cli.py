@@ -31,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 when it did what was asked, 1 after an error, 70 after one that nobody expected, 130 after
     Ctrl-C.
     """
-    parsed = parse(arguments)
+    try:
+        parsed = parse(arguments)
+    finally:
+        _flush()  # of help, whose reader may be gone
     signal.signal(signal.SIGTERM, _end)
     atexit.register(gc.freeze)  # Python would look through all objects as it ends: a second
     runtime.silence()
@@ -64,6 +67,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _end(*_: Any) -> None:
     raise KeyboardInterrupt
+
+
+def _flush() -> None:
+    """Writes out what waits; a pipe that nobody reads gets nothing more, as Python ends too."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _unexpected(verb: str, error: Exception) -> str:

@@ -71,6 +71,28 @@ def write(text: str) -> None:
     console.out(text, end="", highlight=False)
 
 
+def table(*headers: str, title: str | None = None, lines: bool = False) -> Table:
+    """A table whose cells are wrapped, never cut; `lines` are drawn between its rows."""
+    made = Table(title=title, show_lines=lines)
+    for header in headers:
+        made.add_column(header, overflow="fold")
+    return made
+
+
+def show(shown: Table) -> None:
+    """A table, or where its longest words have no room beside each other a line for each cell."""
+    if console.measure(shown).minimum <= console.width:
+        console.print(shown, soft_wrap=False)
+        return
+    if shown.title:
+        console.print(shown.title)
+    headers = [str(column.header) for column in shown.columns]
+    for cells in zip(*(column.cells for column in shown.columns), strict=True):
+        for header, cell in zip(headers, cells, strict=True):
+            console.print(f"{header}: " + ", ".join(str(cell).split("\n")))
+        console.print()
+
+
 def duration(seconds: float) -> str:
     """`42 s`, `3:07` minutes or `1:20:05` hours."""
     whole = round(seconds)
@@ -89,41 +111,40 @@ def number(value: float) -> str:
 
 def rates_table(tests: Sequence[RangeTest]) -> Table:
     """What range tests found, a row each."""
-    table = Table("unfrozen", "lr", "from", "to", "loss there", "at the start")
+    found = table("unfrozen", "lr", "from", "to", "loss there", "at the start")
     for t in tests:
         low, high = t.around
-        table.add_row(
+        found.add_row(
             str(t.unfrozen_layers), f"{t.suggestion:.2g}", f"{low:.2g}", f"{high:.2g}",
             f"{t.loss_at(t.suggestion):.3f}", f"{t.losses[0]:.3f}",
         )  # fmt: skip
-    return table
+    return found
 
 
 def caches_table(caches: Sequence[Cache]) -> Table:
     """What lies in the feature cache, a row each."""
-    table = Table("features", "data set", "unfrozen", "views", "MB", "state")
+    found = table("features", "data set", "unfrozen", "views", "MB", "state")
     for c in caches:
-        table.add_row(
+        found.add_row(
             c.uri.rsplit("/", 1)[-1][:12], c.data_uri or "-", str(c.unfrozen_layers),
             str(c.views), f"{c.bytes / 1e6:.1f}", c.state,
         )  # fmt: skip
-    return table
+    return found
 
 
 def runs_table(rows: Sequence[Row]) -> Table:
     """The runs under a storage root, a row each."""
-    table = Table("run", "state", "started, data set", "scores", "model", "done, spent",
-                  show_lines=True)  # fmt: skip
+    found = table("run", "state", "started, data set", "scores", "model", "done, spent", lines=True)
     for r in rows:
         digest = r.data_digest[:12] if r.data_digest else "-"
         scores = ["-" if r.val is None else f"val {r.metric} {r.val:.3f}"]
         scores += [f"test {interval(r.test)}"] if r.test else []
-        table.add_row(
+        found.add_row(
             f"{escape(r.name)}\n{r.kind or '-'}", f"{r.state}\n{_minute(r.last)}",
             f"{_minute(r.started)}\n{digest}", escape("\n".join(scores)), escape(r.bundle or "-"),
             f"{_done(r)}\n{_spent(r)}",
         )  # fmt: skip
-    return table
+    return found
 
 
 def _minute(iso: str | None) -> str:
@@ -152,13 +173,13 @@ def _spent(row: Row) -> str:
 
 def jobs_table(jobs: Sequence[JobDetails]) -> Table:
     """A cluster's jobs, a row each."""
-    table = Table("job", "state", "started", "command")
+    found = table("job", "state", "started", "command")
     for job in jobs:
         started = datetime.datetime.fromtimestamp((job.start_time or 0) / 1000)
-        table.add_row(
+        found.add_row(
             job.submission_id, str(job.status), f"{started:%Y-%m-%d %H:%M}", escape(job.entrypoint)
         )
-    return table
+    return found
 
 
 def epoch_line(epoch: Epoch) -> str:

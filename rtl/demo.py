@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import ray
-from rich.table import Table
 
 from rtl import capacity, console, local_s3, pack, registry, report, runtime, search, storage, views
 from rtl import config as configs
@@ -265,7 +264,9 @@ def show(
     result: Result, test: Scores, predictions: Sequence[dict[str, Any]], stages: dict[str, float]
 ) -> None:
     """The tables at the demo's end."""
-    scores = Table("model", "accuracy (95 %)", "ROC AUC (95 %)", title="Test photos, held out")
+    scores = console.table(
+        "model", "accuracy (95 %)", "ROC AUC (95 %)", title="Test photos, held out"
+    )
     for name, accuracy, auc in PAPER:
         scores.add_row(name, f"{accuracy:.3f}", f"{auc:.3f}")
     ours = f"rtl, k = {result.unfrozen_layers}, lr = {result.lr:.2g}"
@@ -274,15 +275,15 @@ def show(
     )
     majority = max(sum(row) for row in test.confusion) / test.rows
     scores.add_row("always the larger class", f"{majority:.3f}", "0.500")
-    asked = Table("photo", "experts", "rtl", "probability", title="Asked over HTTP")
+    asked = console.table("photo", "experts", "rtl", "probability", title="Asked over HTTP")
     for answer in predictions:
         asked.add_row(
             answer["photo"], answer["expert"], answer["label"], f"{answer['probability']:.2f}"
         )
-    times = Table(*stages, "all", title="Seconds a stage")
+    times = console.table(*stages, "all", title="Seconds a stage")
     times.add_row(*(f"{s:.0f}" for s in stages.values()), f"{sum(stages.values()):.0f}")
     for table in (scores, asked, times):
-        console.console.print(table)
+        console.show(table)
     console.say("The photos' modules are unknown: a random split may share them, ours and theirs.")
 
 

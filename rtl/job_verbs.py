@@ -48,7 +48,7 @@ def jobs(arguments: argparse.Namespace) -> None:
         elif arguments.follow:
             _follow(jobs, arguments.follow)
         else:
-            console.console.print(console.jobs_table(submit.listing(jobs)))
+            console.show(console.jobs_table(submit.listing(jobs)))
 
 
 def _follow(jobs: JobSubmissionClient, submission_id: str) -> None:

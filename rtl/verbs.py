@@ -105,7 +105,7 @@ def lr_find(arguments: argparse.Namespace) -> None:
     _connect()
     with views.Bars() as bars:
         tests = lr_find.find(settings, lambda done, total: bars(done, total, "features"))
-    console.console.print(console.rates_table(tests))
+    console.show(console.rates_table(tests))
     low, high = min(t.around[0] for t in tests), max(t.around[1] for t in tests)
     console.say(f"Next: rtl search --set 'search.lr={{min: {low:g}, max: {high:g}, log: true}}'")
 
@@ -120,7 +120,7 @@ def features(arguments: argparse.Namespace) -> None:
     if arguments.prune:
         gone = prune.prune(root, arguments.all)
         console.say(f"Removed {len(gone)} caches, {sum(c.bytes for c in gone) / 1e6:.1f} MB")
-    console.console.print(console.caches_table(prune.listing(root)))
+    console.show(console.caches_table(prune.listing(root)))
 
 
 def _show(result: Result, settings: Config) -> None:
@@ -231,7 +231,7 @@ def runs(arguments: argparse.Namespace) -> None:
     if not rows:
         console.say(f"No runs under {root}; name another place with --storage.")
         return
-    console.console.print(console.runs_table(rows), soft_wrap=False)  # its cells may wrap
+    console.show(console.runs_table(rows))
     for row in rows:
         if row.reason:
             console.say(f"{row.name} {row.state}: {row.reason}")

@@ -1,0 +1,99 @@
+"""`rtl search` in a terminal: stopped twice, taken up again, in a budget, and through a pipe."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+from rtl import registry, run
+from tests.support.terminal import Terminal
+from tests.support.workplace import SharedCluster, Workplace, stop
+
+SEARCH = (
+    "rtl search --data data --storage results --set train.batch_size=8 --set train.epochs=6 "
+    "--set search.sampler=grid --set search.scheduler=none --set search.lr=[0.01,0.003] "
+    "--set search.unfrozen_layers=[1,0] --set train.cpus_per_worker=1 --set data.image_size="
+)
+
+
+@pytest.fixture(scope="module")
+def stopped_in_the_pass(work: Workplace, shared_cluster: SharedCluster) -> str:
+    """The command that goes on after Ctrl-C in the features' pass."""
+    with work.open(SEARCH + "224 --name colours") as terminal:
+        terminal.wait_for("Features")
+        command = stop(terminal)
+        terminal.must_say("0 trials that ended and all features computed so far are kept")
+    assert shared_cluster.still_busy() == []
+    return command
+
+
+@pytest.fixture(scope="module")
+def stopped_in_a_trial(
+    work: Workplace, shared_cluster: SharedCluster, stopped_in_the_pass: str
+) -> Terminal:
+    """Stopped again while its table was live, and the window had changed its size."""
+    with work.open(stopped_in_the_pass, columns=200, rows=50, NO_COLOR="1") as terminal:
+        terminal.wait_until(lambda: "1/6" in terminal.screen(), "an epoch in the table")
+        terminal.find(r"0 of 4 trials done.* elapsed")
+        terminal.resize(100, 30)
+        terminal.wait_until(lambda: "1 of 4" in terminal.screen(), "a trial that ended")
+        assert terminal.screen().count("unfrozen") == 1, terminal.screen()
+        terminal.find(r"best accuracy [01]\.\d+ \(trial \d\), .* elapsed, up to .* left")
+        stop(terminal)
+    assert shared_cluster.still_busy() == []
+    return terminal
+
+
+@pytest.fixture(scope="module")
+def searched(work: Workplace, stopped_in_the_pass: str, stopped_in_a_trial: Terminal) -> Terminal:
+    """The same search at its end."""
+    return work.run(stopped_in_the_pass)
+
+
+def test_ctrl_c_in_the_features_pass_names_the_command_that_goes_on(
+    stopped_in_the_pass: str,
+) -> None:
+    typed = shlex.split(SEARCH + "224 --name colours")
+    assert shlex.split(stopped_in_the_pass) == [*typed, "--resume"]
+
+
+def test_ctrl_c_in_trials_leaves_the_table_and_what_stands(
+    work: Workplace, stopped_in_a_trial: Terminal
+) -> None:
+    stopped_in_a_trial.find(r"[12] trials? that ended")
+    assert not stopped_in_a_trial.colours()
+    assert registry.names(str(work.path("results"))) == []
+    assert "stopped" in work.run("rtl runs --storage results").screen()
+
+
+def test_a_search_that_was_stopped_twice_goes_on_to_its_end(
+    work: Workplace, searched: Terminal
+) -> None:
+    searched.must_say("Bundle")
+    searched.must_say("registered as colours@1")
+    searched.must_say("rtl promote colours 1 --storage results")
+    rows = re.findall(r"│ +(\d) +│ +[01] +│ +0\.\d+ +│ +(\d) ", searched.transcript())
+    assert [(trial, epochs) for trial, epochs in rows] == [(str(n), "6") for n in range(4)]
+    assert run.result(str(work.path("results/runs/colours"))) is not None
+
+
+def test_a_search_in_a_budget_fits_a_narrow_terminal(work: Workplace) -> None:
+    line = SEARCH + "75 --name quick --budget 1m"
+    narrow = work.run(line, columns=40)
+    narrow.must_say("registered as quick@1")
+    wide = [row for row in narrow.transcript().splitlines() if len(row) > 40]
+    assert wide == []
+
+
+def test_a_piped_search_is_lines_at_a_sane_rate(work: Workplace) -> None:
+    line = SEARCH + "75 --name piped --set train.epochs=2"
+    terminal = work.run(f"{{ {line}; echo exit status $?; }} | cat")
+    assert "\x1b" not in terminal.raw.decode()
+    lines = terminal.lines().splitlines()
+    assert lines[-1] == "exit status 0"
+    ended = sorted(row[:8] for row in lines if row.startswith("Trial "))
+    assert ended == [f"Trial {number}:" for number in range(4)]
+    assert any(row.startswith("Features: ") for row in lines)
+    assert len(lines) < 40
