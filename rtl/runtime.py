@@ -236,6 +236,8 @@ def quiet() -> None:
     """Turns Ray's own progress bars and informational logs off in this process."""
     import ray.data
 
+    if colorama := sys.modules.get("colorama.initialise"):
+        atexit.unregister(colorama.reset_all)  # it would write a colour's end to any terminal
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
