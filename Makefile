@@ -9,19 +9,21 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/rtl demo $(ARGS)
 
-# Two processes: the tests of one Ray cluster, which mostly wait, and all others beside them. (A
-# shell's background job ignores Ctrl-C, and so would what it starts: tests that send one run in
-# the foreground.)
+# Three processes: the tests of one Ray cluster, which mostly wait, those in a terminal, and all
+# others. (A shell's background job ignores Ctrl-C, and so would what it starts: tests that type or
+# send one run in the foreground.) What a person waits for is given more time beside other tests.
 CHOSEN := not slow and not gpu
 test: $(STAMP) chromium
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
-	@shared=$$(mktemp); \
-	$(BIN)/pytest -m "$(CHOSEN) and ray" >$$shared 2>&1 & pid=$$!; \
-	$(BIN)/pytest -m "$(CHOSEN) and not ray"; first=$$?; \
-	wait $$pid; second=$$?; \
-	cat $$shared; rm $$shared; exit $$((first | second))
+	@shared=$$(mktemp); others=$$(mktemp); \
+	$(BIN)/pytest -m "$(CHOSEN) and ray" >$$shared 2>&1 & ray=$$!; \
+	$(BIN)/pytest -m "$(CHOSEN) and not ray and not terminal" >$$others 2>&1 & rest=$$!; \
+	RTL_TEST_SLOWER=3 $(BIN)/pytest -m "$(CHOSEN) and terminal"; first=$$?; \
+	wait $$rest; second=$$?; cat $$others; \
+	wait $$ray; third=$$?; cat $$shared; \
+	rm $$shared $$others; exit $$((first | second | third))
 endif
 
 check: $(STAMP)

@@ -28,9 +28,8 @@ def wait_ended(processes: list[psutil.Process]) -> list[psutil.Process]:
     return psutil.wait_procs(processes, timeout=20)[1]
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # tests/e2e/test_terminal_demo.py types Ctrl-C
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_demo_leaves_no_process_behind(number: signal.Signals) -> None:
     demo = start_demo()
     assert demo.stdout is not None
