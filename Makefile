@@ -9,21 +9,20 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/rtl demo $(ARGS)
 
-# Three processes: the tests of one Ray cluster, which mostly wait, those in a terminal, and all
-# others. (A shell's background job ignores Ctrl-C, and so would what it starts: tests that type or
-# send one run in the foreground.) What a person waits for is given more time beside other tests.
+# The tests of one Ray cluster, which mostly wait, run beside all others; those in a terminal come
+# last, when a person's waiting times mean something. (A shell's background job ignores Ctrl-C, and
+# so would what it starts: tests that type or send one run in the foreground.)
 CHOSEN := not slow and not gpu
 test: $(STAMP) chromium
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
-	@shared=$$(mktemp); others=$$(mktemp); \
+	@shared=$$(mktemp); \
 	$(BIN)/pytest -m "$(CHOSEN) and ray" >$$shared 2>&1 & ray=$$!; \
-	$(BIN)/pytest -m "$(CHOSEN) and not ray and not terminal" >$$others 2>&1 & rest=$$!; \
-	RTL_TEST_SLOWER=3 $(BIN)/pytest -m "$(CHOSEN) and terminal"; first=$$?; \
-	wait $$rest; second=$$?; cat $$others; \
-	wait $$ray; third=$$?; cat $$shared; \
-	rm $$shared $$others; exit $$((first | second | third))
+	$(BIN)/pytest -m "$(CHOSEN) and not ray and not terminal"; first=$$?; \
+	wait $$ray; second=$$?; cat $$shared; rm $$shared; \
+	RTL_TEST_SLOWER=2 $(BIN)/pytest -m "$(CHOSEN) and terminal"; third=$$?; \
+	exit $$((first | second | third))
 endif
 
 check: $(STAMP)

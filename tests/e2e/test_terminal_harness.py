@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,14 @@ from tests.support.terminal import CTRL_C, Terminal, environment
 def shell(script: str, folder: Path, *, columns: int = 80) -> Terminal:
     return Terminal(["sh", "-c", script], environment=environment(), folder=folder,
                     columns=columns, rows=5)  # fmt: skip
+
+
+@pytest.fixture
+def interrupts_ignored() -> Iterator[None]:
+    """As in a job that a shell runs in its background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +60,7 @@ def test_what_scrolled_off_and_what_was_wrapped_is_read(tmp_path: Path) -> None:
         assert terminal.lines().endswith("\n0123456789ab\n")
 
 
-def test_keys_and_sizes_reach_the_program(tmp_path: Path) -> None:
+def test_keys_and_sizes_reach_the_program(tmp_path: Path, interrupts_ignored: None) -> None:
     script = "trap 'stty size; exit 7' INT; trap 'echo resized' WINCH; echo ready; "
     script += "while :; do sleep 0.1; done"
     with shell(script, tmp_path) as terminal:

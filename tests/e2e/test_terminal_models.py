@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from rtl import bundle, inception, metrics, pretrained, registry, shards, storage
 from rtl.bundle import BundleInfo
@@ -20,6 +21,8 @@ from tests.support.workplace import SharedCluster, Workplace, link_many, stop
 @pytest.fixture(scope="module")
 def models(folder: Path) -> str:
     """A storage root with two versions of `colours`, the second one current."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two would wait for each other where others use the cores too
     labels = np.arange(12) % 3
     probabilities = np.eye(3)[labels] * 0.9 + 0.1 / 3
     scores = metrics.evaluate(probabilities, labels, tuple(COLOURS)).to_dict()
@@ -39,6 +42,7 @@ def models(folder: Path) -> str:
         bundle.save(str(folder / f"bundle-{seed}"), info, network.eval())
         registry.register(root, "colours", str(folder / f"bundle-{seed}"))
     registry.promote(root, "colours", 1)
+    torch.set_num_threads(threads)
     return root
 
 
@@ -54,7 +58,7 @@ def test_promote_canary_and_rollback(alone: Workplace, models: str) -> None:
     refused.must_say("colours has no version 9")
 
 
-def test_evaluate_shows_scores_or_json_alone(work: Workplace, models: str) -> None:
+def test_evaluate_shows_scores_and_no_json(work: Workplace, models: str) -> None:
     line = "rtl evaluate colours@1 --data data --storage models"
     shown = work.run(line)
     shown.must_say("test (12 rows, 95 % intervals)")
@@ -102,9 +106,6 @@ def test_export_and_card(alone: Workplace, models: str) -> None:
     card = alone.run("rtl card colours@1 --storage models")
     assert card.transcript().startswith("# colours")
     card.must_say("curl --data-binary @photo.jpg")
-    written = alone.run("rtl card colours@1 --storage models --out card.md")
-    written.must_say("Model card at card.md")
-    assert alone.path("card.md").read_text() == card.lines()
 
 
 def test_deploy_stays_and_serve_ends_with_ctrl_c(

@@ -27,6 +27,17 @@ CTRL_C = "\x03"
 SLOWER = float(os.environ.get("RTL_TEST_SLOWER", "1"))
 """Factor on all deadlines, for a machine that is busy with other work."""
 
+# The leader of a session gets the first terminal that it opens as its own. A job in a shell's
+# background, as the tests may be, has Ctrl-C ignored, and so would all that it starts.
+_START = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+terminal = os.open(sys.argv[1], os.O_RDWR)
+for number in (0, 1, 2):
+    os.dup2(terminal, number)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
 _SEQUENCE = re.compile(
     r"\x1b(\[[0-9;:<=>?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[()#][0-9A-Z]|[=>78cDEHM])"
 )
@@ -75,21 +86,21 @@ class Terminal:
         self._seen: set[psutil.Process] = set()
         self._looked = 0.0
         self.command = " ".join(command)
-        # The leader of a session gets the first terminal that it opens as its own.
-        script = f'exec "$@" <>{os.ttyname(self._theirs)} >&0 2>&0'
         self._process = subprocess.Popen(
-            ["sh", "-c", script, "sh", *command], cwd=folder, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env={**environment, "RTL_TEST_MARK": self._mark},
+            [sys.executable, "-ISc", _START, os.ttyname(self._theirs), *command], cwd=folder,
+            start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, env={**environment, "RTL_TEST_MARK": self._mark},
         )  # fmt: skip
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self.left():
+        left = self.left()
+        for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        psutil.wait_procs(left, timeout=10)
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait(timeout=10)
