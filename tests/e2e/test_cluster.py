@@ -157,7 +157,11 @@ def test_nodes_of_one_machine_need_no_network_of_their_own(
 
 
 @pytest.mark.parametrize(
-    "full", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+    "full",
+    [
+        pytest.param(False, marks=pytest.mark.timeout(600)),  # beside other tests it may take long
+        pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    ],
 )
 def test_from_photos_to_predictions_with_nothing_shared_but_s3(
     s3_and_nodes: tuple[str, Nodes], tmp_path: Path, full: bool
