@@ -21,7 +21,7 @@ else
 	$(BIN)/pytest -m "$(CHOSEN) and ray" >$$shared 2>&1 & ray=$$!; \
 	$(BIN)/pytest -m "$(CHOSEN) and not ray and not terminal"; first=$$?; \
 	wait $$ray; second=$$?; cat $$shared; rm $$shared; \
-	RTL_TEST_SLOWER=2 $(BIN)/pytest -m "$(CHOSEN) and terminal"; third=$$?; \
+	$(BIN)/pytest -m "$(CHOSEN) and terminal"; third=$$?; \
 	exit $$((first | second | third))
 endif
 
