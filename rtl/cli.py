@@ -7,14 +7,13 @@ import atexit
 import gc
 import os
 import shlex
-import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rtl import job_verbs, runtime, stopped, verbs
+from rtl import interrupt, job_verbs, runtime, stopped, verbs
 from rtl.errors import RtlError
 
 VERBS = ("pack", "features", "search", "train", "lr-find", "evaluate", "predict", "deploy")
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = parse(arguments)
     finally:
         _flush()  # of help, whose reader may be gone
-    signal.signal(signal.SIGTERM, _end)
+    interrupt.install()
     atexit.register(gc.freeze)  # Python would look through all objects as it ends: a second
     runtime.silence()
     action: Callable[[argparse.Namespace], None] = parsed.action
@@ -63,10 +62,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return parsed
-
-
-def _end(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _flush() -> None:

@@ -34,6 +34,13 @@ def test_pack_that_was_stopped_leaves_nothing_and_packs_again(
     assert present == {shard.path for shard in manifest.shards} | {shards.MANIFEST}
 
 
+def test_pack_that_is_stopped_while_ray_starts_ends_at_once(alone: Workplace) -> None:
+    with alone.open("rtl pack photos early") as terminal:
+        terminal.wait_for("Images checked")
+        stop(terminal)
+    assert not alone.path("early").joinpath(shards.MANIFEST).exists()
+
+
 @pytest.fixture(scope="module")
 def fitted(work: Workplace, shared_cluster: SharedCluster) -> tuple[Terminal, Terminal]:
     """A fit that was stopped after its first epoch, and the same at its end."""

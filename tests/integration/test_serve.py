@@ -290,10 +290,12 @@ def test_haproxy_runs_without_splice(url: str) -> None:
     assert "-dS" in command
 
 
-def test_endpoints_of_two_clusters_here_share_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endpoints_of_two_clusters_here_share_no_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY", raising=False)
     names = [f"RAY_SERVE_HAPROXY_{what}_PORT" for what in ("METRICS", "STATS")]
-    one, other = runtime._ingress_env(), runtime._ingress_env()
+    one, other = runtime._ingress_env(tmp_path), runtime._ingress_env(tmp_path)
     ports = [int(env[name]) for env in (one, other) for name in names]
     assert len(set(ports)) == 4
     assert max(ports) < 32768  # from there on a connection, or Ray's agent, may have one before
