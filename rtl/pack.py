@@ -124,8 +124,8 @@ def _check(
 
 def _places(rows: Sequence[Row], numbers: Sequence[int]) -> pa.Table:
     chosen = [rows[number] for number in numbers]
-    places = [(os.fsencode(row.uri), row.offset, row.size) for row in chosen]
-    columns = [list(column) for column in zip(*places, strict=True)]
+    locations = [(os.fsencode(row.uri), row.offset, row.size) for row in chosen]
+    columns = [list(column) for column in zip(*locations, strict=True)]
     return pa.table(columns, schema=_PLACE).append_column("number", pa.array(numbers, pa.int64()))
 
 

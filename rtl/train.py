@@ -152,9 +152,9 @@ def settle_precision(config: Config) -> Config:
         found = [_arithmetic(use_gpu=False)]  # a task would cost seconds
     else:
         # A GPU can be looked at only by who holds a part of it: of one there is an answer.
-        places = ["DEFAULT"] if gpus else [NodeAffinitySchedulingStrategy(n, True) for n in nodes]
+        strategies = ["DEFAULT"] if gpus else [NodeAffinitySchedulingStrategy(n, True) for n in nodes]
         ask = ray.remote(num_cpus=0, num_gpus=gpus * _GPU_PART)(_arithmetic)
-        asked = [ask.options(scheduling_strategy=place).remote(bool(gpus)) for place in places]
+        asked = [ask.options(scheduling_strategy=s).remote(bool(gpus)) for s in strategies]
         limit = capacity.patience()
         answered, late = ray.wait(asked, num_returns=len(asked), timeout=limit)
         if late:

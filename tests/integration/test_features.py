@@ -435,7 +435,7 @@ def test_a_pass_that_is_taken_up_needs_room_for_what_is_missing(
 
 
 @pytest.mark.parametrize(
-    ("k", "epochs", "views", "trials", "cache", "pays"),
+    ("k", "epochs", "views", "trials", "mode", "pays"),
     [
         (0, 8, 2, 1, "auto", True),
         (3, 8, 2, 1, "auto", True),
@@ -448,11 +448,11 @@ def test_a_pass_that_is_taken_up_needs_room_for_what_is_missing(
     ],
 )
 def test_what_pays(
-    built: Built, k: int, epochs: int, views: int, trials: int, cache: str, pays: bool
+    built: Built, k: int, epochs: int, views: int, trials: int, mode: str, pays: bool
 ) -> None:
     settings, manifest, _ = built
     settings = settings.replace(
-        features={"cache": cache, "views": views}, train={"epochs": epochs},
+        features={"cache": mode, "views": views}, train={"epochs": epochs},
         data={"image_size": 299},
     )  # fmt: skip
     assert features.pays(settings, manifest, k, trials) is pays

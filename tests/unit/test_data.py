@@ -73,9 +73,9 @@ def rows(*sizes: int) -> Iterator[Batch]:
 
 @pytest.mark.parametrize("parts", [(10,), (3, 3, 4), (1, 0, 9), (4, 6)])
 def test_cut_batches_keeps_every_row_in_order(parts: tuple[int, ...]) -> None:
-    batches = list(data.cut_batches(rows(*parts), [4, 4, 2, 0]))
-    assert [len(batch) for batch in batches] == [4, 4, 2, 0]
-    assert torch.cat([batch.inputs for batch in batches]).flatten().tolist() == list(range(10))
+    cut = list(data.cut_batches(rows(*parts), [4, 4, 2, 0]))
+    assert [len(batch) for batch in cut] == [4, 4, 2, 0]
+    assert torch.cat([batch.inputs for batch in cut]).flatten().tolist() == list(range(10))
     assert [i for batch in batches for i in batch.ids] == [str(n) for n in range(10)]
 
 
