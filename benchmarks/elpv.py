@@ -35,7 +35,8 @@ SPLITS = HERE / "results" / "elpv_splits.json"
 
 def one(seed: int, recipe: dict[str, Any]) -> dict[str, Any]:
     """A search on one split; its figures on `test`."""
-    from rtl import demo, search
+    from rtl.cli import demo
+    from rtl.tuning import search
 
     with packed(None, seed, recipe) as (_, settings, _manifest):
         result = search.search(settings)

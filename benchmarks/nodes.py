@@ -36,7 +36,8 @@ RECIPE: dict[str, Any] = {
 
 def search(folder: Path, nodes: int, cpus: int) -> dict[str, Any]:
     """The search on a cluster of its own: its trials by point, and its winner."""
-    from rtl import local_s3, run, trials
+    from rtl.runs import run, trials
+    from rtl.storage import local_s3
 
     local = [sys.executable, str(LOCAL), "--directory", str(folder / f"cluster-{nodes}")]
     with contextlib.ExitStack() as stack:
@@ -72,7 +73,10 @@ def search(folder: Path, nodes: int, cpus: int) -> dict[str, Any]:
 
 def main() -> None:
     """Packs, searches twice, compares."""
-    from rtl import demo, local_s3, pack, runtime
+    from rtl.cli import demo
+    from rtl.data import pack
+    from rtl.runtime import session
+    from rtl.storage import local_s3
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=int, default=300)
@@ -84,7 +88,7 @@ def main() -> None:
             demo.upload(photos, demo.split(photos, 0.25, 0), f"{s3}/photos", lambda *_: None)
             import ray
 
-            runtime.connect()
+            session.connect()
             settings = demo.make_config(f"{s3}/root", quick=False)
             pack.pack(f"{s3}/photos/labels.csv", f"{s3}/data", settings.pack, lambda *_: None)
             ray.shutdown()

@@ -41,7 +41,8 @@ def plain(unfrozen_layers: int, tuned: bool, steps: int) -> dict[str, float]:
     from torchvision.models import inception_v3
     from torchvision.transforms import v2
 
-    from rtl import demo, inception
+    from rtl.cli import demo
+    from rtl.model import inception
 
     class Photos(Dataset[Any]):
         def __init__(self, train: bool) -> None:
@@ -104,8 +105,9 @@ def tails_in_turns(tree: dict[str, Any], rows: int, val_rows: int, barrier: Any)
     """
     import torch
 
-    from rtl import loop, trial_process
-    from rtl.config import from_dict
+    from rtl.config.tree import from_dict
+    from rtl.training import loop
+    from rtl.tuning import trial_process
 
     torch.set_num_threads(1)
     config = from_dict(tree)
@@ -131,7 +133,7 @@ def bare_tail(rows: int, val_rows: int, own: bool) -> float:
     from measuring import reference
     from torch.nn import functional
 
-    from rtl import device, inception, pretrained
+    from rtl.model import device, inception, pretrained
 
     network = inception.build(2, 0.2) if own else reference.network(2, 0.2)
     if own:
@@ -176,15 +178,17 @@ def in_own_process(action: Any, *argument_lists: Any) -> list[Any]:
 
 def spawned(processes: int) -> ProcessPoolExecutor:
     """A pool of fresh processes in the environment that rtl gives its own."""
-    from rtl import runtime
+    from rtl.runtime import session
 
-    os.environ.update(runtime.env_vars(1))
+    os.environ.update(session.env_vars(1))
     return ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
 
 
 def main() -> None:
     """Measures all and prints the ratios."""
-    from rtl import demo, run, search, trials
+    from rtl.cli import demo
+    from rtl.runs import run, trials
+    from rtl.tuning import search
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=int, help="how many; all without it")
@@ -276,7 +280,7 @@ def k0_fit(settings: Any, root: str) -> float:
 
     One view, as the plain script evaluates: the demo's four flips at the end would be its own.
     """
-    from rtl import train
+    from rtl.training import train
 
     one = settings.replace(
         name="one", storage=f"{root}/one", train={"epochs": 10}, features={"views": 1},
@@ -287,7 +291,8 @@ def k0_fit(settings: Any, root: str) -> float:
 
 def search_record(config: Any) -> dict[str, Any]:
     """`search.json` of a search."""
-    from rtl import run, storage
+    from rtl import storage
+    from rtl.runs import run
 
     content: dict[str, Any] = storage.read_json(storage.join(run.locate(config), "search.json"))
     return content

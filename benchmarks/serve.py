@@ -63,9 +63,11 @@ def make_registry(root: str, photos: Sequence[str]) -> None:
     """Two versions of a model with different heads, the first one promoted, and it in 8 bits."""
     import torch
 
-    from rtl import baseline, bundle, inception, pretrained, quantize, registry
-    from rtl.inference import Output
-    from rtl.predictions import Predictions
+    from rtl.batch_inference import quantize
+    from rtl.evaluation import baseline
+    from rtl.evaluation.predictions import Predictions
+    from rtl.model import bundle, inception, pretrained, registry
+    from rtl.model.inference import Output
 
     weights = pretrained.load("packaged", ".")
     network = inception.build(2)
@@ -102,7 +104,7 @@ def bare(uri: str, photos: Sequence[str], seconds: float) -> dict[str, Any]:
     """The network with nothing around it: images a second, seconds of one, the first's answer."""
     import torch
 
-    from rtl.bundle import Classifier
+    from rtl.model.bundle import Classifier
 
     def one_thread() -> None:
         torch.get_num_threads()  # else the first use of torch here would undo the next line
@@ -250,9 +252,9 @@ def growth(url: str, photos: Sequence[str], minutes: float, rate: float) -> dict
 
 def promotion(root: str, photos: Sequence[str], seconds: float, rate: float) -> dict[str, Any]:
     """Promotes version 2 and goes back to version 1, under load; every request counts."""
-    from rtl import registry
-    from rtl.sections import ServeConfig
-    from rtl.serve import deployment
+    from rtl.config.schema import ServeConfig
+    from rtl.model import registry
+    from rtl.serving import deployment
 
     url = deployment.deploy_name(root, NAME, ServeConfig(port=0, cpus_per_replica=CORES))
     steps = (("promote", lambda: registry.promote(root, NAME, SECOND), SECOND),
@@ -280,15 +282,15 @@ def endpoint() -> Iterator[Callable[[str], str]]:
     """A cluster; what is given serves a bundle's URI in it and says the URL."""
     import ray
 
-    from rtl import runtime
-    from rtl.sections import ServeConfig
-    from rtl.serve import deployment
+    from rtl.config.schema import ServeConfig
+    from rtl.runtime import session
+    from rtl.serving import deployment
 
     def serve(uri: str) -> str:
         config = ServeConfig(port=0, cpus_per_replica=CORES)
         return deployment.deploy(uri, config) + PREDICT
 
-    runtime.connect(CORES)
+    session.connect(CORES)
     try:
         yield serve
         deployment.shutdown()
@@ -333,8 +335,8 @@ def rtl_alone(
     root: str, photos: Sequence[str], seconds: float, minutes: float, rate: float
 ) -> dict[str, Any]:
     """What is measured once: overload, memory, a promotion, the version in 8 bits."""
-    from rtl import registry
-    from rtl.serve import deployment
+    from rtl.model import registry
+    from rtl.serving import deployment
 
     with endpoint() as serve:
         url = serve(registry.resolve(root, f"{NAME}@{FIRST}"))
@@ -353,7 +355,7 @@ def rtl_alone(
 @contextlib.contextmanager
 def litserve(uri: str, folder: str) -> Iterator[str]:
     """The URL of the bundle behind LitServe, which is in `folder`."""
-    from rtl import local_s3
+    from rtl.storage import local_s3
 
     script = Path(__file__).parent / "measuring" / "litserver.py"
     port = local_s3.free_port()
@@ -388,10 +390,11 @@ def same(found: list[float], expected: list[float]) -> None:
 
 def main() -> None:
     """Measures bare, rtl and LitServe in turns, then the rest of rtl."""
-    from rtl import runtime
+    from rtl.runtime import session
 
-    runtime.silence()  # before Ray is imported, as by the next line
-    from rtl import demo, registry
+    session.silence()  # before Ray is imported, as by the next line
+    from rtl.cli import demo
+    from rtl.model import registry
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60.0, help="of one load")
@@ -399,7 +402,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     seconds = options.seconds
-    os.environ.update(runtime.env_vars(CORES))  # the same for all three
+    os.environ.update(session.env_vars(CORES))  # the same for all three
     photos = [str(photo.path) for photo in demo.sample(demo.load_photos(), PHOTOS)]
     with tempfile.TemporaryDirectory() as folder:
         make_registry(folder, photos)

@@ -174,20 +174,22 @@ def main() -> None:
     """Attacks one endpoint, then kills a replica of another."""
     import ray
 
-    from rtl import demo, registry, runtime
-    from rtl.sections import ServeConfig
-    from rtl.serve import deployment
+    from rtl.cli import demo
+    from rtl.config.schema import ServeConfig
+    from rtl.model import registry
+    from rtl.runtime import session
+    from rtl.serving import deployment
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=30.0)
     options = parser.parse_args()
-    os.environ.update(runtime.env_vars(CORES))
+    os.environ.update(session.env_vars(CORES))
     photos = [str(photo.path) for photo in demo.sample(demo.load_photos(), 128)]
     with tempfile.TemporaryDirectory() as folder:
         make_registry(folder, photos)
         uri = registry.resolve(folder, f"{NAME}@1")
-        runtime.connect(CORES)
+        session.connect(CORES)
         url = deployment.deploy(uri, ServeConfig(port=0, cpus_per_replica=CORES)) + PREDICT
         hostility = attack(url, photos, options.images, options.seconds)
         deployment.shutdown()

@@ -38,8 +38,10 @@ def fit(kind: str, settings: Any, manifest: Any) -> dict[str, float]:
     from ray.data._internal.execution.execution_callback import ExecutionCallback
     from ray.data._internal.execution.interfaces import ExecutionResources
 
-    from rtl import loop, pretrained, streaming
-    from rtl.data import ImageReader, InMemory, Plan
+    from rtl.data import streaming
+    from rtl.data.batches import ImageReader, InMemory, Plan
+    from rtl.model import pretrained
+    from rtl.training import loop
 
     plan = Plan.of(settings, manifest)
     weights = pretrained.load(settings.model.weights, settings.storage)
@@ -83,14 +85,14 @@ def measure(photos: int, epochs: int, rounds: int) -> tuple[list[dict[str, Any]]
 
 def main() -> None:
     """Measures in a process that has the environment of rtl's workers from its start."""
-    from rtl import runtime
+    from rtl.runtime import session
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=int, default=600)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    os.environ.update(runtime.env_vars(THREADS))
+    os.environ.update(session.env_vars(THREADS))
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         asked = (options.photos, options.epochs, options.rounds)
         runs, rows = pool.submit(measure, *asked).result()

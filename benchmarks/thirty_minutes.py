@@ -32,7 +32,11 @@ import psutil
 from measuring.record import write
 from PIL import Image, ImageDraw
 
-from rtl import demo, local_s3, run, shards, storage
+from rtl import storage
+from rtl.cli import demo
+from rtl.data import shards
+from rtl.runs import run
+from rtl.storage import local_s3
 
 SHAPES = ("triangle", "square", "pentagon", "hexagon", "star5", "star8", "disc", "ring", "cross",
           "bar")  # fmt: skip

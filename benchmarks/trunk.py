@@ -31,7 +31,7 @@ def bare(seconds: float, own: bool) -> float:
     import torch
     from measuring import reference
 
-    from rtl import device, inception, pretrained
+    from rtl.model import device, inception, pretrained
 
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
@@ -62,7 +62,8 @@ def bare_rates() -> dict[bool, float]:
 
 def main() -> None:
     """Measures bare, pass, bare."""
-    from rtl import runtime, trunk_pass
+    from rtl.feature_extraction import extraction
+    from rtl.runtime import session
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=int, help="how many; all without it")
@@ -72,7 +73,7 @@ def main() -> None:
         settings = settings.replace(features={"views": 2})
         marks: list[tuple[float, int]] = []
         started = time.monotonic()
-        found = trunk_pass.build(
+        found = extraction.build(
             settings, manifest, DEPTHS, lambda n, _: marks.append((time.monotonic(), n))
         )
         seconds = time.monotonic() - started
@@ -98,7 +99,7 @@ def main() -> None:
         "kb_per_image_by_k": {k: round(f.bytes / images / 1000, 1) for k, f in found.items()},
     }
     print(details)
-    assert runtime.joined() is False
+    assert session.joined() is False
     write("trunk", "the pass over ELPV in S3 against the bare trunk, 2 cores", result, details)
 
 
@@ -106,9 +107,9 @@ def runtime_env() -> None:
     """The environment that rtl gives its processes, set before torch is loaded."""
     import os
 
-    from rtl import runtime
+    from rtl.runtime import session
 
-    os.environ.update(runtime.env_vars(1))
+    os.environ.update(session.env_vars(1))
 
 
 if __name__ == "__main__":

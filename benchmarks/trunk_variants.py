@@ -30,7 +30,8 @@ def make(variant: str, photos: Any) -> Any:
     import torch
     from measuring import reference
 
-    from rtl import blocks, inception, int8, pretrained
+    from rtl.model import inception, pretrained
+    from rtl.model.kernels import blocks, int8
 
     network = inception.build(1)
     weights = pretrained.load("packaged", ".")
@@ -59,13 +60,16 @@ def measure(variant: str, count: int | None) -> dict[str, Any]:
     """One process's rate, the time to make it ready, and its features of all photos."""
     import torch
 
-    from rtl import demo, images
+    from rtl.cli import demo
+    from rtl.data.images import decoding
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     found = demo.load_photos()
     found = demo.sample(found, count) if count else found
-    photos = torch.stack([images.resize(images.decode(p.path.read_bytes()), 299) for p in found])
+    photos = torch.stack(
+        [decoding.resize(decoding.decode(p.path.read_bytes()), 299) for p in found]
+    )
     started = time.monotonic()
     forward = make(variant, photos[torch.randperm(len(photos), generator=torch.Generator())])
     forward(photos[:8])
@@ -100,9 +104,9 @@ def runtime_env() -> None:
     """The environment that rtl gives its processes, set before torch is loaded."""
     import os
 
-    from rtl import runtime
+    from rtl.runtime import session
 
-    os.environ.update(runtime.env_vars(1))
+    os.environ.update(session.env_vars(1))
 
 
 def main() -> None:

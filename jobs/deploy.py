@@ -2,6 +2,6 @@
 
 import sys
 
-from rtl.cli import main
+from rtl.cli.main import main
 
 sys.exit(main(["deploy", *sys.argv[1:]]))

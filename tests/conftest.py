@@ -22,12 +22,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtl import local_s3, shards, storage
-from rtl.shards import Manifest
+from rtl import storage
+from rtl.data import shards
+from rtl.data.shards import Manifest
+from rtl.storage import local_s3
 
 if TYPE_CHECKING:
-    from rtl.config import Config
-    from rtl.run import Result
+    from rtl.config.tree import Config
+    from rtl.runs.run import Result
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
@@ -113,9 +115,9 @@ def ray_cluster(s3_server: str) -> Iterator[None]:
     """The session's one Ray cluster, with 4 logical CPUs; it knows the S3 server's keys."""
     import ray
 
-    from rtl import runtime
+    from rtl.runtime import session
 
-    runtime.connect(num_cpus=4)
+    session.connect(num_cpus=4)
     yield
     ray.shutdown()
 
@@ -132,11 +134,13 @@ class Searched(NamedTuple):
 @pytest.fixture(scope="session")
 def searched(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Searched:
     """A search of two points with a second seed for the better one; leave it as it is."""
-    from rtl import recipes, run, search
+    from rtl.config import loading
+    from rtl.runs import run
+    from rtl.tuning import search
 
     place = tmp_path_factory.mktemp("searched")
     make_dataset(f"{place}/data", train=24, test=60)
-    settings = recipes.load().replace(
+    settings = loading.load().replace(
         name="colours",
         storage=f"{place}/root",
         data={"uri": f"{place}/data", "image_size": 75},

@@ -10,9 +10,12 @@ from typing import Any
 
 import ray
 
-from rtl import demo, local_s3, pack, runtime
-from rtl.config import Config
-from rtl.shards import Manifest
+from rtl.cli import demo
+from rtl.config.tree import Config
+from rtl.data import pack
+from rtl.data.shards import Manifest
+from rtl.runtime import session
+from rtl.storage import local_s3
 
 
 @contextlib.contextmanager
@@ -29,7 +32,7 @@ def packed(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         root = stack.enter_context(local_s3.serve(Path(folder)))
-        runtime.connect()
+        session.connect()
         stack.callback(ray.shutdown)  # its workers know this server's keys
         demo.upload(photos, demo.split(photos, 0.25, seed), f"{root}/photos", lambda *_: None)
         settings = demo.make_config(f"{root}/rtl", quick=False)

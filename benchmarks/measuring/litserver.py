@@ -16,7 +16,7 @@ import torch
 from fastapi import Body
 from torch import Tensor
 
-from rtl.bundle import Classifier
+from rtl.model.bundle import Classifier
 
 BATCH_TIMEOUT_S = 0.005  # with 0 its worker never sleeps, and takes a core from the model
 

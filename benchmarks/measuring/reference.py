@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import Inception3
 from torchvision.models.inception import BasicConv2d
 
-from rtl import inception, pretrained
+from rtl.model import inception, pretrained
 
 
 def network(num_classes: int = 1, dropout: float = 0.0) -> nn.Sequential:

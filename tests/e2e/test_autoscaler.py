@@ -17,7 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rtl import local_s3, run
+from rtl.runs import run
+from rtl.storage import local_s3
 from tests.conftest import make_dataset
 
 RECIPE = {

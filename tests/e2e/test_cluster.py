@@ -25,8 +25,10 @@ from typing import Any
 import httpx
 import pytest
 
-from rtl import local_s3, run, storage
-from rtl.bundle import Classifier
+from rtl import storage
+from rtl.model.bundle import Classifier
+from rtl.runs import run
+from rtl.storage import local_s3
 from tests.conftest import make_folder, make_image
 
 ROOT = Path(__file__).parents[2]

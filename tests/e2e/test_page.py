@@ -24,8 +24,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rtl import local_s3
-from rtl.serve import static
+from rtl.serving.http import static
+from rtl.storage import local_s3
 from tests.conftest import COLOURS, chromium, make_image
 
 SIZE = 96

@@ -26,7 +26,7 @@ import psutil
 import pytest
 import yaml
 
-from rtl import local_s3
+from rtl.storage import local_s3
 from tests.conftest import COLOURS, make_dataset, make_image
 
 ROOT = Path(__file__).parents[2]

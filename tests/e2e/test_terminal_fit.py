@@ -6,7 +6,10 @@ import re
 
 import pytest
 
-from rtl import registry, run, shards, storage
+from rtl import storage
+from rtl.data import shards
+from rtl.model import registry
+from rtl.runs import run
 from tests.support.terminal import Terminal
 from tests.support.workplace import SharedCluster, Workplace, link_many, stop
 

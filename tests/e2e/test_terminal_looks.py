@@ -9,24 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from rtl import recipes, run
+from rtl.config import loading
 from rtl.errors import TrainingError
+from rtl.runs import run
 from tests.support.terminal import ROOT, Terminal
 from tests.support.workplace import Workplace
 
 BROKEN_LISTING = """
-import rtl.runs
+import rtl.runs.listing
 def listing(root):
     raise ValueError("the shelf is crooked")
-rtl.runs.listing = listing
+rtl.runs.listing.listing = listing
 """
 BROKEN_PACK = """
-import rtl.pack, rtl.runtime
+import rtl.data.pack, rtl.runtime.session
 def pack(source, dest, config, progress):
     progress(1, 10, "images checked")
     raise ValueError("the shelf is crooked")
-rtl.pack.pack = pack
-rtl.runtime.connect = lambda: None
+rtl.data.pack.pack = pack
+rtl.runtime.session.connect = lambda: None
 """
 UNEXPECTED = 70
 REASON = "Weights [burst] at s3://bucket/" + "very-long/" * 12
@@ -39,7 +40,7 @@ def runs(folder: Path) -> str:
         "dogs-of-2026-with-a-long-name": None, "failed": TrainingError, "halted": KeyboardInterrupt,
     }  # fmt: skip
     for name, error in names.items():
-        settings = recipes.load().replace(name=name, storage=str(folder / "shelf"))
+        settings = loading.load().replace(name=name, storage=str(folder / "shelf"))
         uri = run.claim(settings, "train", "d" * 64, resume=False)
         if error is not None:
             with contextlib.suppress(error), run.attempt(uri):
@@ -57,7 +58,7 @@ def broken(alone: Workplace, tmp_path: Path) -> Iterator[Workplace]:
 def test_config_prints_a_recipe(alone: Workplace) -> None:
     shown = alone.run("rtl config --set search.trials=16")
     alone.path("shown.yaml").write_text(shown.lines())
-    assert recipes.load(alone.path("shown.yaml")).search.trials == 16
+    assert loading.load(alone.path("shown.yaml")).search.trials == 16
     refused = alone.run("rtl config --set search.trails=16", 1)
     refused.must_say("rtl config: search.trails is not a key")
 

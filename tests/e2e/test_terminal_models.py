@@ -11,9 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from rtl import bundle, inception, metrics, pretrained, registry, shards, storage
-from rtl.bundle import BundleInfo
-from rtl.config import Config
+from rtl import storage
+from rtl.config.tree import Config
+from rtl.data import shards
+from rtl.evaluation import metrics
+from rtl.model import bundle, inception, pretrained, registry
+from rtl.model.bundle import BundleInfo
 from tests.conftest import COLOURS, make_image
 from tests.support.workplace import SharedCluster, Workplace, link_many, stop
 

@@ -7,7 +7,8 @@ import shlex
 
 import pytest
 
-from rtl import registry, run
+from rtl.model import registry
+from rtl.runs import run
 from tests.support.terminal import Terminal
 from tests.support.workplace import SharedCluster, Workplace, stop
 

@@ -14,9 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rtl import bundle, inception, local_s3, pretrained, storage
+from rtl import storage
+from rtl.model import bundle, inception, pretrained
+from rtl.storage import local_s3
 from tests.conftest import COLOURS, make_dataset, make_folder
-from tests.integration.test_predict import INFO
+from tests.integration.batch_inference.test_predict import INFO
 
 START_S = 300
 """That a command may take until it is in the middle of its work."""

@@ -14,8 +14,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from rtl import run, shards, storage
+from rtl import storage
+from rtl.data import shards
 from rtl.errors import DataError, StorageError
+from rtl.runs import run
+from rtl.storage import objects
 
 Fault = Literal["503", "429", "500", "409", "reset", "cut", "lost answer"]
 FOR_EVER = 10**6
@@ -115,7 +118,7 @@ def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(storage, "_BASE_DELAY_S", 0.001)
+    monkeypatch.setattr(objects, "_BASE_DELAY_S", 0.001)
     yield server
     server.shutdown()
     thread.join()
@@ -199,7 +202,7 @@ def test_a_persisting_fault_is_an_error_that_names_the_object(
     act: Callable[[str], None],
     fault: Fault,
 ) -> None:
-    monkeypatch.setattr(storage, "_ATTEMPTS", 2)
+    monkeypatch.setattr(objects, "_ATTEMPTS", 2)
     uri = storage.join(s3, "x")
     storage.write_bytes(uri, DATA)
     named = s3 if act is _list else f"{uri}.lock" if act is _create else uri
@@ -219,8 +222,8 @@ def test_the_waits_grow_and_are_drawn_at_random(
         ceilings.append(high)
         return 0.0
 
-    monkeypatch.setattr(storage, "_BASE_DELAY_S", 0.2)
-    monkeypatch.setattr(storage.random, "uniform", draw)
+    monkeypatch.setattr(objects, "_BASE_DELAY_S", 0.2)
+    monkeypatch.setattr(objects.random, "uniform", draw)
     proxy.fail("503", FOR_EVER, "PUT")
     with pytest.raises(StorageError, match=r"\(6 attempts\)"):
         storage.write_bytes(storage.join(s3, "x"), b"x")
@@ -231,7 +234,7 @@ def test_the_waits_grow_and_are_drawn_at_random(
 def test_an_action_is_not_begun_again_once_its_patience_is_over(
     proxy: Proxy, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(objects, "_PATIENCE_S", 0.0)
     proxy.fail("503", FOR_EVER, "PUT")
     with pytest.raises(StorageError, match=r"\(1 attempts\)"):
         storage.write_bytes(storage.join(s3, "x"), b"x")
@@ -257,7 +260,7 @@ def test_a_run_whose_storage_is_gone_ends_after_few_tries_with_what_stands(
 def test_a_write_that_fails_leaves_the_old_object(
     proxy: Proxy, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_ATTEMPTS", 2)
+    monkeypatch.setattr(objects, "_ATTEMPTS", 2)
     uri = storage.join(s3, "x")
     storage.write_bytes(uri, b"old")
     proxy.fail("reset", FOR_EVER, "PUT")
@@ -282,13 +285,13 @@ def test_a_conflict_at_creation_is_tried_again(proxy: Proxy, s3: str) -> None:
 def test_a_commit_that_fails_midway_has_no_marker(
     proxy: Proxy, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_ATTEMPTS", 2)
+    monkeypatch.setattr(objects, "_ATTEMPTS", 2)
     proxy.fail("503", FOR_EVER, "PUT")
     with pytest.raises(StorageError, match=f"Could not write {s3}/a"):
         storage.commit(s3, {"a": b"1", "b": b"2"})
     assert not storage.is_committed(s3)
     proxy.fail("503", 3, "PUT")
-    monkeypatch.setattr(storage, "_ATTEMPTS", 6)
+    monkeypatch.setattr(objects, "_ATTEMPTS", 6)
     storage.commit(s3, {"a": b"1", "b": b"2"})
     assert storage.read_committed(s3) == {"a": b"1", "b": b"2"}
 
@@ -314,7 +317,7 @@ def test_a_shard_behind_a_bad_line_comes_whole_or_not_at_all(
     storage.write_bytes(storage.join(s3, shard.path), data)
     proxy.fail("cut", 1, "GET")
     assert shards.read_shard(manifest, shard)["id"].to_pylist() == ids
-    monkeypatch.setattr(storage, "_ATTEMPTS", 1)
+    monkeypatch.setattr(objects, "_ATTEMPTS", 1)
     proxy.fail("cut", FOR_EVER, "GET")
     with pytest.raises((StorageError, DataError), match=r"train/00000\.parquet"):
         shards.read_shard(manifest, shard)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rtl import shards, storage
-from rtl.shards import Manifest
+from rtl import storage
+from rtl.data import shards
+from rtl.data.shards import Manifest
 
 
 def mislabel(manifest: Manifest, label: int) -> Manifest:

@@ -13,16 +13,18 @@ from dataclasses import dataclass
 import torch
 import uvicorn
 
-from rtl import bundle, inception, local_s3, pretrained
-from rtl.bundle import BundleInfo
-from rtl.sections import ServeConfig
+from rtl.config.schema import ServeConfig
+from rtl.model import bundle, inception, pretrained
+from rtl.model.bundle import BundleInfo
+from rtl.storage import local_s3
 from tests.conftest import COLOURS
 
 with warnings.catch_warnings():
     # Ray Serve's own config classes use a form of `Field` that pydantic 2 deprecates.
     warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field`")
-    from rtl.serve import app, traffic
-    from rtl.serve.engine import Engine
+    from rtl.serving import traffic
+    from rtl.serving.engine import Engine
+    from rtl.serving.http import app
 
 
 def make_bundle(folder: str) -> str:

@@ -1,0 +1,95 @@
+"""`rtl evaluate`: a bundle's scores on a split of a packed data set, every row once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import ray.data
+import torch
+
+from rtl.config.schema import AugmentConfig, DataConfig
+from rtl.data.batches import ImageReader, Plan
+from rtl.data.shards import SPLITS, Manifest, load_manifest
+from rtl.errors import DataError
+from rtl.evaluation import metrics
+from rtl.evaluation.metrics import Scores
+from rtl.evaluation.predictions import Predictions, gather
+from rtl.model import bundle, device
+from rtl.model.bundle import BundleInfo
+from rtl.runtime import capacity, session
+from rtl.runtime.capacity import Need
+
+
+def evaluate(
+    bundle_uri: str,
+    data_uri: str,
+    split: str = "test",
+    use_gpu: bool = False,
+    progress: session.Progress = session.no_progress,
+) -> Scores:
+    """Scores over all rows of a split, by actors of Ray Data; connects to Ray once all is checked.
+
+    Raises BundleError, DataError where the split is empty or the classes are others, and
+    ResourceError for a GPU that is not there.
+    """
+    info = bundle.verify(bundle_uri)
+    manifest = load_manifest(data_uri)
+    if split not in SPLITS or not manifest.rows(split):
+        there = ", ".join(name for name in SPLITS if manifest.rows(name))
+        raise DataError(f"{manifest.uri} has no rows of {split!r}; it has {there}.")
+    check_classes(manifest, info)
+    reads = Plan(manifest, 0, 1, 1).evaluation(split, 0)
+    total = manifest.rows(split)
+    progress(0, total)
+    session.connect()
+    session.quiet()
+    capacity.check(Need("The evaluation", 1, int(not use_gpu), int(use_gpu)))
+    dataset = ray.data.from_items(reads, override_num_blocks=len(reads)).map_batches(
+        _Judge,
+        fn_constructor_args=(bundle_uri, manifest, info.image_size, use_gpu),
+        **capacity.actors(len(reads), total, use_gpu),
+    )
+    parts: list[Predictions] = []
+    with session.own_errors():
+        for row in dataset.iter_rows():
+            probabilities = np.asarray(row["probabilities"], np.float32).reshape(
+                -1, len(info.classes)
+            )
+            parts.append(
+                Predictions(list(row["ids"]), np.asarray(row["labels"], np.int64), probabilities)
+            )
+            progress(sum(len(part.ids) for part in parts), total)
+    whole = gather(parts, total)
+    return metrics.evaluate(whole.probabilities, whole.labels, manifest.classes)
+
+
+def check_classes(manifest: Manifest, info: BundleInfo) -> None:
+    """Raises DataError where a data set's classes are not the model's."""
+    if manifest.classes != info.classes:
+        raise DataError(
+            f"The data set has the classes {list(manifest.classes)[:5]}, the bundle "
+            f"{list(info.classes)[:5]} (first 5 of each); they must be the same."
+        )
+
+
+class _Judge:
+    """An actor that answers for whole shards."""
+
+    def __init__(self, bundle_uri: str, manifest: Any, image_size: int, use_gpu: bool) -> None:
+        torch.set_num_threads(1)
+        self._classifier = bundle.Classifier.load(bundle_uri, device.pick(use_gpu))
+        data = DataConfig(image_size=image_size, augment=AugmentConfig())
+        self._reader = ImageReader(manifest, data)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        ids: list[str] = []
+        labels: list[int] = []
+        probabilities: list[float] = []
+        for read in batch["item"]:
+            for rows in self._reader(read):
+                for part in torch.split(rows.inputs, 8):
+                    probabilities += self._classifier.predict(part).flatten().tolist()
+                ids += rows.ids
+                labels += rows.labels.tolist()
+        return {"ids": [ids], "labels": [labels], "probabilities": [probabilities]}

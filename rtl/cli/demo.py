@@ -1,0 +1,300 @@
+"""`rtl demo`: the whole way on real photos, from object storage to an answer over HTTP.
+
+The photos are ELPV: 2,624 solar cells with experts' defect probabilities (Deitsch et al. 2019,
+Solar Energy 185:455), from the PyPI package `elpv-dataset`. As in the paper a cell counts as
+defective above 0.5, and 25 % are held out, stratified by probability and cell type. The modules
+that the cells were cut from are not published: a random split may share them, and so may flatter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from rtl import reporting, storage
+from rtl.cli import console, progress_views
+from rtl.config import tree as configs
+from rtl.config.schema import ServeConfig
+from rtl.config.tree import Config
+from rtl.data import pack
+from rtl.errors import DataError, RtlError
+from rtl.evaluation.metrics import Scores
+from rtl.model import registry
+from rtl.runs import run as runs
+from rtl.runs.run import Result
+from rtl.runtime import capacity, session
+from rtl.serving import deployment
+from rtl.storage import local_s3
+from rtl.tuning import search
+
+RECIPE: dict[str, Any] = {
+    "name": "elpv",
+    "pack": {"val_fraction": 0.15, "test_fraction": 0.25, "confidence_column": "confidence"},
+    "data": {"augment": {"min_scale": 1.0, "vertical_flip": True, "jitter": 0.0}},
+    "features": {"views": 1},
+    "model": {"weights": "packaged", "batch_norm": "train"},
+    "train": {
+        "epochs": 6, "batch_size": 32, "label_smoothing": 0.05, "flip_features": "both",
+        "ema": 0.98, "metric": "auc", "cpus_per_worker": 2,
+    },
+    "search": {
+        "unfrozen_layers": [5, 3], "lr": [1e-3, 2e-3], "sampler": "grid", "grace_epochs": 1,
+        "reduction_factor": 3,
+    },
+}  # fmt: skip
+"""The same as `jobs/recipes/elpv.yaml`."""
+
+QUICK: dict[str, Any] = {
+    "train": {"epochs": 3},
+    "search": {"unfrozen_layers": [3, 0], "grace_epochs": 1},
+}
+
+PAPER = (("SVM (paper)", 0.8244, 0.885), ("CNN (paper)", 0.8842, 0.944))
+"""Accuracy and ROC AUC on the paper's own 25 %."""
+
+_QUICK_PHOTOS = 300
+_ASKED = 5
+_REPORT = "rtl-demo.html"
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One solar cell."""
+
+    path: Path
+    probability: float
+    """Of a defect, as the experts judged: 0, 1/3, 2/3 or 1."""
+    cell_type: str
+    """`mono` or `poly`."""
+
+    @property
+    def label(self) -> str:
+        """The paper's rule."""
+        return "defective" if self.probability > 0.5 else "functional"
+
+    @property
+    def confidence(self) -> float:
+        """The experts' probability that the label is right: 1 or 2/3."""
+        return max(self.probability, 1 - self.probability)
+
+
+def run(
+    storage_uri: str | None,
+    serve_config: ServeConfig,
+    *,
+    quick: bool = False,
+    keep: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Packs, searches, evaluates, promotes, serves and asks; prints tables, or JSON at the end.
+
+    Raises DataError where the photos are not installed, and whatever a stage raises. Nothing that
+    was started stays when it returns.
+    """
+    photos = load_photos()
+    photos = sample(photos, _QUICK_PHOTOS) if quick else photos
+    with contextlib.ExitStack() as stack:
+        if storage_uri is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rtl-demo-")))
+            storage_uri = stack.enter_context(local_s3.serve(folder))
+            console.say(
+                f"Object storage: {storage_uri} on loopback, {os.environ['AWS_ENDPOINT_URL']}"
+            )
+        root = storage.join(storage_uri, "demo", time.strftime("%Y%m%d-%H%M%S"))
+        stack.callback(ray.shutdown)
+        _run(photos, root, serve_config, quick=quick, keep=keep, as_json=as_json)
+
+
+def _run(
+    photos: Sequence[Photo],
+    root: str,
+    serve_config: ServeConfig,
+    *,
+    quick: bool,
+    keep: bool,
+    as_json: bool,
+) -> None:
+    stages: dict[str, float] = {}
+    with _timed(stages, "start"), console.busy("Starting Ray"):
+        session.connect()
+    splits = split(photos, 0.25, seed=0)
+    with _timed(stages, "upload"), progress_views.Bars() as bars:
+        upload(photos, splits, f"{root}/photos", lambda n, of: bars(n, of, "upload"))
+    settings = make_config(root, quick)
+    if capacity.largest("CPU") < (settings.train.cpus_per_worker or 1):
+        settings = settings.replace(train={"cpus_per_worker": 1})
+    with _timed(stages, "pack"), progress_views.Bars() as bars:
+        manifest = pack.pack(f"{root}/photos/labels.csv", f"{root}/data", settings.pack, bars)
+    rows = ", ".join(f"{manifest.rows(name)} {name}" for name in ("train", "val", "test"))
+    console.say(f"Packed {rows} photos of {', '.join(manifest.classes)}")
+    with _timed(stages, "search"), progress_views.SearchView(settings.train.metric) as view:
+        result = search.search(
+            settings, progress=view.features, watch=view.trials, on_round=view.round,
+            on_stage=view.stage,
+        )  # fmt: skip
+    run_uri = runs.locate(settings)
+    if result.test is None:
+        raise DataError("The demo's data set has no test rows; this is a defect of the demo.")
+    with _timed(stages, "serve"), console.busy("Starting the endpoint"):
+        registry.promote(settings.storage, result.name, result.version)
+        bundle_uri = registry.resolve(settings.storage, result.name)
+        url = deployment.deploy(bundle_uri, serve_config.model_copy(update={"port": 0}))
+    try:
+        held_out = [photo for photo, name in zip(photos, splits, strict=True) if name == "test"]
+        with _timed(stages, "predict"):
+            predictions = ask(url, held_out[:: max(1, len(held_out) // _ASKED)][:_ASKED])
+        show(result, result.test, predictions, stages)
+        page = reporting.report(run_uri)
+        Path(_REPORT).write_text(page, encoding="utf-8")
+        console.say(f"The report, with every trial and the worst mistakes: {_REPORT}")
+        if keep:
+            console.say(f"The endpoint stays at {url}/v1/predict until Ctrl-C.")
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.pause()
+    finally:
+        if session.joined():
+            deployment.shutdown()  # else the cluster ends with this process
+    if not as_json:
+        return
+    auc = result.test.auc
+    console.write(
+        json.dumps(
+            {
+                "accuracy": round(result.test.accuracy.value, 4),
+                "auc": round(auc.value, 4) if auc else None,
+                "unfrozen_layers": result.unfrozen_layers,
+                "lr": result.lr,
+                "predictions": predictions,
+                "stages_s": {name: round(seconds, 1) for name, seconds in stages.items()},
+            }
+        )
+        + "\n"
+    )
+
+
+def make_config(root: str, quick: bool) -> Config:
+    """The demo's config: `RECIPE`, made smaller by `QUICK`."""
+    settings = configs.from_dict(RECIPE).replace(storage=root, data={"uri": f"{root}/data"})
+    return settings.replace(**QUICK) if quick else settings
+
+
+def load_photos() -> list[Photo]:
+    """The installed photos, in the order of the package's table. Raises DataError without them."""
+    spec = util.find_spec("elpv_dataset")
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError("The photos are not installed; `pip install 'rtl[demo]'` brings them.")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data"
+    photos = []
+    for line in (folder / "labels.csv").read_text(encoding="utf-8").splitlines():
+        path, probability, cell_type = line.split()
+        photos.append(Photo(folder / path, float(probability), cell_type))
+    return photos
+
+
+def split(photos: Sequence[Photo], test_fraction: float, seed: int) -> list[str]:
+    """`train` or `test` for each photo, the same share of every (probability, cell type)."""
+    rng = np.random.default_rng(seed)
+    names = ["train"] * len(photos)
+    for key in sorted({(p.probability, p.cell_type) for p in photos}):
+        members = [i for i, p in enumerate(photos) if (p.probability, p.cell_type) == key]
+        for i in rng.permutation(members)[: round(test_fraction * len(members))]:
+            names[int(i)] = "test"
+    return names
+
+
+def sample(photos: Sequence[Photo], count: int) -> list[Photo]:
+    """Evenly spaced photos out of all, sorted by probability and cell type."""
+    ordered = sorted(photos, key=lambda p: (p.probability, p.cell_type, p.path.name))
+    return [ordered[int(i)] for i in np.linspace(0, len(ordered) - 1, count)]
+
+
+def upload(
+    photos: Sequence[Photo], splits: Sequence[str], uri: str, progress: session.Progress
+) -> None:
+    """Photos and a table of image, label, confidence and split, as a user's bucket has them."""
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["image", "label", "confidence", "split"])
+    for photo, name in zip(photos, splits, strict=True):
+        writer.writerow([f"images/{photo.path.name}", photo.label, photo.confidence, name])
+
+    def send(photo: Photo) -> None:
+        storage.write_bytes(f"{uri}/images/{photo.path.name}", photo.path.read_bytes())
+
+    with ThreadPoolExecutor(8) as pool:
+        for done, _ in enumerate(pool.map(send, photos), 1):
+            progress(done, len(photos))
+    storage.write_bytes(f"{uri}/labels.csv", table.getvalue().encode())
+
+
+def ask(url: str, photos: Sequence[Photo]) -> list[dict[str, Any]]:
+    """Sends photos to the endpoint, one request each; what it said beside the experts' label.
+
+    Raises RtlError for an answer that is no prediction.
+    """
+    import httpx
+
+    answers = []
+    for photo in photos:
+        response = httpx.post(f"{url}/v1/predict", content=photo.path.read_bytes(), timeout=60)
+        if response.status_code != httpx.codes.OK:
+            raise RtlError(f"{url}/v1/predict answered {response.status_code}: {response.text}")
+        first = response.json()["results"][0]["predictions"][0]
+        answers.append(
+            {
+                "photo": photo.path.name,
+                "expert": photo.label,
+                "label": first["label"],
+                "probability": round(first["probability"], 4),
+            }
+        )
+    return answers
+
+
+def show(
+    result: Result, test: Scores, predictions: Sequence[dict[str, Any]], stages: dict[str, float]
+) -> None:
+    """The tables at the demo's end."""
+    scores = console.table(
+        "model", "accuracy (95 %)", "ROC AUC (95 %)", title="Test photos, held out"
+    )
+    for name, accuracy, auc in PAPER:
+        scores.add_row(name, f"{accuracy:.3f}", f"{auc:.3f}")
+    ours = f"rtl, k = {result.unfrozen_layers}, lr = {result.lr:.2g}"
+    scores.add_row(
+        ours, console.interval(test.accuracy), console.interval(test.auc) if test.auc else "-"
+    )
+    majority = max(sum(row) for row in test.confusion) / test.rows
+    scores.add_row("always the larger class", f"{majority:.3f}", "0.500")
+    asked = console.table("photo", "experts", "rtl", "probability", title="Asked over HTTP")
+    for answer in predictions:
+        asked.add_row(
+            answer["photo"], answer["expert"], answer["label"], f"{answer['probability']:.2f}"
+        )
+    times = console.table(*stages, "all", title="Seconds a stage")
+    times.add_row(*(f"{s:.0f}" for s in stages.values()), f"{sum(stages.values()):.0f}")
+    for table in (scores, asked, times):
+        console.show(table)
+    console.say("The photos' modules are unknown: a random split may share them, ours and theirs.")
+
+
+@contextlib.contextmanager
+def _timed(stages: dict[str, float], name: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    stages[name] = time.monotonic() - started

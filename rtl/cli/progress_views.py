@@ -1,0 +1,267 @@
+"""Progress of a verb: bars and a live table in a terminal, elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.spinner import Spinner
+from rich.text import Text
+
+from rtl.cli import console
+from rtl.cli.trial_table import TrialView
+
+if TYPE_CHECKING:
+    from rtl.runs.trials import Trial
+    from rtl.training.checkpoint import Epoch
+    from rtl.tuning.tracker import Round
+
+LINE_EVERY_S = 20.0
+"""Seconds between two lines of one stage where the output is no terminal."""
+
+_WIDE = 80
+"""Columns from which a bar has room beside its numbers."""
+
+_COUNTED = ("images", "rows", "shards", "files")
+
+
+class _Rate(ProgressColumn):
+    """How many are done in a second, of late."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.0f} {self._unit}/s" if task.speed else "")
+
+
+class Bar:
+    """One stage: a progress bar that appears when there is something to show."""
+
+    def __init__(self, what: str, *, last_line: bool = True) -> None:
+        """`last_line` is whether its end is a line too where the output is no terminal."""
+        self._title = what[:1].upper() + what[1:]
+        first = what.split()[0]
+        self._unit = first if first in _COUNTED else "images"
+        self._last_line = last_line
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._first: tuple[int, float] | None = None
+        """What was done at the first call, and when that was."""
+        self._done, self._total = 0, 0
+        self._line_at = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Shows `done` of `total`; a total of 0 is not known yet."""
+        self._first = self._first or (done, time.monotonic())
+        self._done, self._total = done, total
+        if console.live():
+            self._show(done, total or None)
+        elif done == total and self._last_line:
+            self.line()
+        else:
+            self.line_if_due()
+
+    def line_if_due(self) -> None:
+        """A line where the last one is some time ago and there is something to say."""
+        if self._first is not None and time.monotonic() - self._line_at >= LINE_EVERY_S:
+            self.line()
+
+    def line(self) -> None:
+        """`Features: 640 of 2624, 91 images/s, 22 s left`."""
+        self._line_at = time.monotonic()
+        parts = [f"{self._title}: {self._done}" + (f" of {self._total}" if self._total else "")]
+        done, began = self._first or (0, 0.0)
+        seconds = time.monotonic() - began
+        if self._done > done and seconds >= 1:
+            rate = (self._done - done) / seconds
+            parts.append(f"{rate:.0f} {self._unit}/s")
+            if self._total > self._done:
+                parts.append(f"{console.duration((self._total - self._done) / rate)} left")
+        console.say(", ".join(parts))
+
+    def close(self) -> None:
+        """Ends the bar where it is."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _show(self, done: int, total: int | None) -> None:
+        if self._progress is None:
+            wide = console.console.width >= _WIDE
+            columns = [TextColumn("{task.description}"), *([BarColumn(None)] if wide else [])]
+            columns += [MofNCompleteColumn(), _Rate(self._unit)]
+            columns += [TimeElapsedColumn()] if wide else []
+            self._progress = Progress(
+                *columns, TimeRemainingColumn(compact=True), console=console.console, expand=wide
+            )
+            self._progress.start()
+            self._task = self._progress.add_task(self._title, total=total, completed=done)
+        elif self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+
+class Bars:
+    """Bars for stages that follow one another, each by its name."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._bar: Bar | None = None
+        self._ended = threading.Event()
+        self._pulse = threading.Thread(target=self._tell_again, daemon=True)
+
+    def __enter__(self) -> Self:
+        """Shows nothing yet."""
+        if not console.live():
+            self._pulse.start()
+        return self
+
+    def __call__(self, done: int, total: int, what: str, *, last_line: bool = True) -> None:
+        """Shows `done` of `total` of the stage `what`."""
+        if self._bar is None or what != self._name:
+            self.close()
+            self._name, self._bar = what, Bar(what, last_line=last_line)
+            console.begin(what)
+        self._bar(done, total)
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the last bar."""
+        self._ended.set()
+        self.close()
+
+    def close(self) -> None:
+        """Ends the bar that is shown."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def pulse(self) -> None:
+        """Says how far it is, where that was not said for a while: called each second."""
+        if self._bar is not None:
+            self._bar.line_if_due()
+
+    def _tell_again(self) -> None:
+        while not self._ended.wait(1.0):
+            self.pulse()
+
+
+class FitView(Bars):
+    """A bar an epoch, and a line when it is done."""
+
+    def __init__(self, epochs: int) -> None:
+        """`epochs` are those that the fit takes, at most."""
+        super().__init__()
+        self._epochs = epochs
+
+    def features(self, done: int, total: int) -> None:
+        """Images whose features are computed."""
+        self(done, total, "features")
+
+    def step(self, epoch: int, rows: int, total: int) -> None:
+        """Rows of an epoch that are done."""
+        self(rows, total, f"epoch {epoch + 1} of {self._epochs}", last_line=False)
+
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch's outcome."""
+        self.close()
+        console.say(console.epoch_line(epoch))
+
+
+class SearchView(Bars):
+    """The features' bar, then the trials as a live table, then what is left to do."""
+
+    def __init__(self, metric: str) -> None:
+        super().__init__()
+        self._trials = TrialView(metric)
+        self._live: Live | None = None
+        self._stage = ""
+        self._line_at = time.monotonic()
+        self._told: set[tuple[int, str]] = set()
+
+    def features(self, done: int, total: int) -> None:
+        """Images whose features are computed."""
+        self(done, total, "features")
+        if done == total:
+            self.close()
+
+    def round(self, round_: Round) -> None:
+        """A round of trials begins."""
+        console.begin("trials")
+        self._stage = ""
+        self._trials.begin(round_)
+        if console.live():
+            self._show()
+
+    def trials(self, trials: Sequence[Trial]) -> None:
+        """All trials as they stand."""
+        self._trials.update(trials)
+        if console.live():
+            self._show()
+            return
+        for trial in trials:
+            ended = (trial.number, trial.reason)
+            if trial.state != "running" and ended not in self._told:
+                self._told.add(ended)
+                self._line(self._trials.line(trial))
+
+    def stage(self, text: str) -> None:
+        """A stage that cannot be counted, such as `Scoring the winner`."""
+        console.begin(text[:1].lower() + text[1:])
+        self._stage = text
+        if console.live():
+            self._show()
+        else:
+            self._line(f"{text} ...")
+
+    def pulse(self) -> None:
+        """See `Bars`."""
+        super().pulse()
+        if self._bar is None and time.monotonic() - self._line_at >= LINE_EVERY_S:
+            if self._stage:
+                self._line(f"{self._stage} ...")
+            elif summary := self._trials.summary():
+                self._line(summary)
+
+    def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
+        """The table, as high and wide as the terminal has room."""
+        below = Spinner("line", self._stage) if self._stage else Text(self._trials.summary())
+        if self._trials.known:
+            yield self._trials.table(screen.width, rows=max(3, screen.height - 7))
+        yield below
+
+    def __exit__(self, *arguments: object) -> None:
+        """Leaves the whole table on the screen."""
+        super().__exit__(*arguments)
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+            if self._trials.known:
+                console.console.print(self._trials.table(console.console.width))
+
+    def _show(self) -> None:
+        if self._live is None:
+            self._live = Live(
+                self, console=console.console, refresh_per_second=4, transient=True,
+                vertical_overflow="crop",
+            )  # fmt: skip
+            self._live.start()
+
+    def _line(self, text: str) -> None:
+        self._line_at = time.monotonic()
+        console.say(text)

@@ -1,0 +1,78 @@
+"""The files below a source: which count, and which are clutter."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from rtl import storage
+from rtl.data.sources.clutter import Tally, clutter_kind
+from rtl.data.sources.rows import shown
+from rtl.errors import NotFoundError
+from rtl.storage.walk import Entry
+
+IMAGE_SUFFIXES = (
+    "jpg", "jpeg", "jpe", "jfif", "pjpeg", "pjp", "png", "apng", "webp", "gif", "bmp", "dib", "tif",
+    "tiff",
+)  # fmt: skip
+"""Endings of a file name that tell an image of a format that is decoded."""
+
+OTHER_IMAGE_SUFFIXES = (
+    "avif", "heic", "heif", "jxl", "jp2", "j2k", "svg", "ico", "ppm", "pgm", "pbm", "pnm", "tga",
+    "psd", "exr", "hdr", "dcm", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf",
+)  # fmt: skip
+"""Endings of a file name that tell an image of a format that is not."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files below a folder that count."""
+
+    entries: list[Entry]
+    """Sorted by path; an empty name between two `/` of an S3 key is no part of the path."""
+    folders: dict[str, list[str]]
+    """Path of a folder (`/` at its end, empty for the source) to the names of those inside."""
+
+    def below(self, parent: str) -> list[str]:
+        """Names of the folders directly below one, empty ones too, clutter left aside."""
+        return self.folders.get(parent, [])
+
+
+def visible_files(
+    root: str, left_out: Tally, *, found: Callable[[int], None] = lambda _: None
+) -> Files:
+    """The files that are no clutter; clutter, and what is no file, goes to `left_out`.
+
+    `found` is told the files so far. Raises NotFoundError where there is no such folder.
+    """
+    tree = storage.list_tree(root, found=found)
+    if not (tree.files or tree.others or tree.folders or storage.exists(root)):
+        raise NotFoundError(f"{shown(root)} does not exist; check the path or URI.")
+    entries = []
+    for entry in tree.files:
+        path = "/".join(filter(None, entry.path.split("/")))
+        if kind := clutter_kind(path):
+            left_out.add(kind, path)
+        else:
+            entries.append(replace(entry, path=path) if path != entry.path else entry)
+    for path, kind in tree.others:
+        left_out.add(clutter_kind(path) or kind, path)
+    paths = {path for path in tree.folders if not clutter_kind(path)}
+    paths |= {entry.path.rpartition("/")[0] for entry in entries} - {""}
+    return Files(sorted(entries, key=lambda entry: entry.path), _by_parent(paths))
+
+
+def _by_parent(paths: set[str]) -> dict[str, list[str]]:
+    inside: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        parent = ""
+        for name in path.split("/"):
+            inside[parent].add(name)
+            parent += f"{name}/"
+    return {parent: sorted(names) for parent, names in inside.items()}
+
+
+def looks_like_image(path: str) -> bool:
+    """Whether the name ends as an image's does, also of a format that is not decoded."""
+    return path.lower().rsplit(".", 1)[-1] in IMAGE_SUFFIXES + OTHER_IMAGE_SUFFIXES

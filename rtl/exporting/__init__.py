@@ -1,0 +1,5 @@
+"""A model for others.
+
+export.py  as one file for a runtime without rtl: ONNX or torch.export
+card.py    its model card
+"""

@@ -1,0 +1,263 @@
+"""A model card: what a bundle says of itself, as Markdown for who is to use or judge the model.
+
+The headings are those of M. Mitchell et al. 2019 (Model Cards for Model Reporting), as far as a
+bundle can answer them; what it cannot know, such as how the photos were chosen, the card asks for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rtl.evaluation.metrics import Scores
+from rtl.model.bundle import BundleInfo
+from rtl.model.inception import BLOCKS
+
+CLASS_ROWS = 20
+"""Classes that have a line of their own in the scores, the least found first."""
+
+_SCORES = {
+    "accuracy": "Accuracy", "top5": "Top-5 accuracy", "macro_f1": "Macro F1", "auc": "ROC AUC",
+}  # fmt: skip
+_CONFIG = {
+    "optimizer.lr": "Peak learning rate of the head",
+    "optimizer.tail_lr_factor": "... times this for the blocks",
+    "train.epochs": "Epochs, at most",
+    "train.minutes": "Minutes for them",
+    "train.metric": "Score on `val` that chose the epoch",
+    "train.rows": "Share of the training rows used",
+    "train.batch_size": "Batch size",
+    "features.views": "Views of each image",
+    "train.label_smoothing": "Label smoothing",
+    "train.class_weights": "Class weights",
+    "train.flip_features": "Flips of the features",
+    "train.mixup": "Mixup",
+    "train.ema": "Moving average of the weights",
+    "model.dropout": "Dropout",
+    "model.batch_norm": "BatchNorm in the unfrozen blocks",
+    "train.seed": "Seed",
+}
+_FLIPS = {
+    "none": "the image as it is",
+    "horizontal": "the mean over the image and its mirror image",
+    "both": "the mean over the image flipped left to right, top to bottom, both and not at all",
+}
+
+
+def card(info: BundleInfo) -> str:
+    """The Markdown text; what the bundle does not know is left out or said to be unknown."""
+    parts = [
+        f"# {_plain(info.name)}",
+        f"An image classifier for {len(info.classes)} classes: Inception V3 of which "
+        f"{_trained(info.unfrozen_layers)}, made {info.created}.",
+        "## Classes",
+        "In the order of the outputs: " + ", ".join(_plain(name) for name in info.classes) + ".",
+        *_use(info),
+        *_training(info),
+        *_scores(info),
+        *_calibration(info),
+        "## Preprocessing",
+        preprocessing(info)
+        + f" The network then scales them by mean {_numbers(info.mean)} and standard deviation "
+        f"{_numbers(info.std)} of RGB from 0 to 1. Its answer is {_FLIPS[info.test_flips]}.",
+        "## Made with",
+        _table(("Package", "Version"), sorted(info.versions.items())),
+        *_quantized(info),
+        *_serving(info),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def preprocessing(info: BundleInfo) -> str:
+    """How an image file becomes the pixels that the network takes, in words."""
+    size = info.image_size
+    return (
+        "Decode to RGB, 8 bits a channel, with EXIF rotation applied and transparency laid on "
+        "white; crop the centre square whose side is the image's shorter one; resize it to "
+        f"{size} x {size} pixels, bilinear with antialiasing; lay it out as uint8 (3, {size}, "
+        f"{size})."
+    )
+
+
+def _use(info: BundleInfo) -> list[str]:
+    return [
+        "## Intended use and limits",
+        "For images like those that it was trained on, told apart into these classes. A person "
+        "should decide where a wrong answer does harm.",
+        "- It always names one of its classes, also for an image that shows none of them.\n"
+        "- It sees the centre square of an image alone, at "
+        f"{info.image_size} x {info.image_size} pixels.\n"
+        "- Images from another camera, place or time than those it was scored on can be answered "
+        "worse than the scores say, and as confidently.\n"
+        "- The intervals take images as independent draws: several photos of one object, in one "
+        "split or in two, make the scores look better and surer than they are.\n"
+        "- How the images were chosen, who labelled them, and how it does on groups within a class "
+        "is not recorded; who publishes this card should add it.",
+    ]
+
+
+def _training(info: BundleInfo) -> list[str]:
+    rows = [
+        ("Started from", " ".join(f"{key} `{v}`" for key, v in sorted(info.weights.items()))),
+        ("Retrained", f"k = {info.unfrozen_layers}: {_trained(info.unfrozen_layers)}"),
+        ("Data set", f"digest `{info.manifest_digest}`"),
+    ]
+    for key, label in _CONFIG.items():
+        section, name = key.split(".")
+        value = info.config.get(section, {}).get(name)
+        if value is not None:
+            rows.append((label, f"{value:g}" if isinstance(value, float) else str(value)))
+    augment = info.config.get("data", {}).get("augment")
+    if augment:
+        views = ", ".join(f"{key} {value}" for key, value in sorted(augment.items()))
+        rows.append(("Random views", views))
+    seconds = info.cost.get("train_seconds")
+    if seconds is not None:
+        rows.append(("Time of the fit", f"{seconds:.0f} s"))
+    return ["## How it was trained", _table(("", ""), rows)]
+
+
+def _scores(info: BundleInfo) -> list[str]:
+    found = {split: info.metrics.get(split) for split in ("val", "test")}
+    judged = {split: scores for split, scores in found.items() if scores}
+    lines = [
+        (label, *(_interval(scores.get(key)) for scores in judged.values()))
+        for key, label in _SCORES.items()
+        if any(scores.get(key) for scores in judged.values())
+    ]
+    if any("log_loss" in scores for scores in judged.values()):
+        losses = (scores.get("log_loss") for scores in judged.values())
+        lines.append(("Log loss (nats)", *("-" if v is None else f"{v:.4f}" for v in losses)))
+    heads = [
+        f"`{split}`, {scores['rows']} rows" if "rows" in scores else f"`{split}`"
+        for split, scores in judged.items()
+    ]
+    scored = "the fit: temperature 1, no test-time flips"
+    opened = "once, for the finished model"
+    if info.quantized:
+        scored = "the model in 8 bits, as it is served"
+        opened = "once for the model that this one was made from, and once for this one"
+    parts = ["## Scores"]
+    if judged:
+        parts += ["With 95 % intervals.", _table(("", *heads), lines)]
+    if found["val"]:
+        parts.append(
+            "`val` chose the epoch, and after a search the depth and the learning rate too, so "
+            f"that its scores are optimistic. They are of {scored}."
+        )
+    if found["test"]:
+        parts.append(f"`test` was opened {opened}, as it is served.")
+    else:
+        parts.append(
+            "**There are no scores on `test`**: how good it is on images that had no part in "
+            "choosing it was not measured."
+        )
+    split = "test" if found["test"] else "val"
+    return parts + _by_class(split, found[split] or {})
+
+
+def _by_class(split: str, content: dict[str, Any]) -> list[str]:
+    if "confusion" not in content:
+        return []
+    scores = Scores.from_dict(content)
+    lines = sorted(
+        ((line.recall, line) for line in scores.per_class() if line.recall is not None),
+        key=lambda pair: pair[0].value,
+    )
+    largest = max((line for _, line in lines), key=lambda line: line.support)
+    rows = [
+        (
+            _plain(line.name),
+            str(line.support),
+            _interval(recall.to_dict()),
+            _interval(line.precision.to_dict() if line.precision else None),
+        )
+        for recall, line in lines[:CLASS_ROWS]
+    ]
+    return [
+        f"Always answering {_plain(largest.name)} would have an accuracy of "
+        f"{largest.support / scores.rows:.3f} on `{split}`. Class by class, the least found first"
+        + (f" ({CLASS_ROWS} of {len(lines)}):" if len(lines) > CLASS_ROWS else ":"),
+        _table(("Class", "Rows", "Recall", "Precision"), rows),
+    ]
+
+
+def _calibration(info: BundleInfo) -> list[str]:
+    if info.temperature == 1.0:
+        heat = "The temperature is 1: probabilities are as the network gives them."
+    else:
+        side = "less" if info.temperature > 1 else "more"
+        heat = (
+            f"The logits are divided by a temperature of {info.temperature:g}, found on `val`: "
+            f"the probabilities are {side} sure than the network alone."
+        )
+    wanted = info.config.get("train", {}).get("certain_accuracy")
+    share = "the share that was asked for" if wanted is None else f"{wanted:.0%}"
+    if info.uncertain_below == 0.0:
+        means = "No answer is called uncertain: `uncertain_below` is 0."
+    elif info.uncertain_below == 1.0:
+        means = (
+            "Nearly every answer is called uncertain (`uncertain_below` is 1): not even the "
+            f"surest ones on `val` were right in {share} of the rows."
+        )
+    else:
+        means = (
+            f"An answer whose most probable class has less than {info.uncertain_below:.4g} "
+            f"(`uncertain_below`) is called uncertain. On `val` at least {share} of the others "
+            "were right."
+        )
+    return ["## Calibration", f"{heat} {means}"]
+
+
+def _quantized(info: BundleInfo) -> list[str]:
+    proof = info.quantized
+    if proof is None:
+        return []
+    return [
+        "It computes in 8 bits, made from a model in floating point. On the "
+        f"{proof.rows} rows of `val` its accuracy is {proof.accuracy:.4f}, that model's "
+        f"{proof.accuracy_before:.4f}, and both name the same class for {proof.agreement:.2%}."
+    ]
+
+
+def _serving(info: BundleInfo) -> list[str]:
+    name = info.name
+    export = f"rtl export {name} OUT --format onnx --storage ROOT    # for a runtime without rtl\n"
+    return [
+        "## How to serve it",
+        "```\n"
+        f"rtl promote {name} VERSION --storage ROOT    # a number from ROOT/registry/{name}/\n"
+        f"rtl serve {name} --storage ROOT\n"
+        "curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/predict\n"
+        f"{'' if info.quantized else export}```",
+    ]
+
+
+def _trained(k: int) -> str:
+    if k == 0:
+        return "the head alone was trained"
+    if k == 1:
+        return f"the head and the last of {len(BLOCKS)} blocks ({BLOCKS[-1]}) were trained"
+    first = f"{BLOCKS[-k]} to {BLOCKS[-1]}"
+    return f"the head and the last {k} of {len(BLOCKS)} blocks ({first}) were trained"
+
+
+def _interval(estimate: dict[str, float] | None) -> str:
+    if estimate is None:
+        return "-"
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """A name as it is: nothing in it is Markdown, HTML or the border of a table's cell."""
+    return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", " ".join(text.split()))

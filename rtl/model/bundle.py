@@ -1,0 +1,343 @@
+"""A bundle: the folder that holds one finished model, and the one way to use it.
+
+`model.safetensors` is the whole network in fp32, `bundle.json` everything else that a user of the
+model needs: classes, preprocessing, scores, where it came from. `COMMIT` is written last with the
+sha256 of both. Nothing in a bundle is a pickle, and nothing is used before its sha256 was checked.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Annotated, Any
+
+import pydantic
+import torch
+from pydantic import Field
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import nn
+
+from rtl import storage
+from rtl.config.schema import Flips
+from rtl.data.images import decoding
+from rtl.errors import BundleError, DataError, NotFoundError, reason
+from rtl.evaluation.baseline import Baseline
+from rtl.model import device as devices
+from rtl.model import inception
+from rtl.model.inference import Output, Predictor
+from rtl.model.kernels import int8
+
+MODEL = "model.safetensors"
+INFO = "bundle.json"
+
+GOLDEN_TOLERANCE = 0.05
+"""Of a golden probability: bf16 moves one by up to a hundredth."""
+
+_FORMAT = 1
+_UNSAVED = "num_batches_tracked"  # counts training steps, which inference never reads
+_REMEDY = "Use another bundle, or make this one again with `rtl train` or `rtl search`."
+
+_Channels = tuple[float, float, float]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def software_versions() -> dict[str, str]:
+    """What runs here: rtl, torch, torchvision, ray and python."""
+    packages = ("rtl", "torch", "torchvision", "ray")
+    return {**{p: metadata.version(p) for p in packages}, "python": platform.python_version()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """How a model in 8 bits did on `val` beside the one that it was made from."""
+
+    rows: Annotated[int, Field(ge=1)]
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    """Of the one in 8 bits."""
+    accuracy_before: Annotated[float, Field(ge=0, le=1)]
+    agreement: Annotated[float, Field(ge=0, le=1)]
+    """Share of the rows for which both name the same class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleInfo:
+    """Everything about a finished model but its weights; plain JSON values throughout."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Of the run that made it."""
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    """In the order of the network's outputs."""
+    unfrozen_layers: Annotated[int, Field(ge=0, le=16)]
+    """k: the head and the last k blocks were trained."""
+    image_size: Annotated[int, Field(ge=75, le=1024)]
+    """Side in pixels of the square that the network sees."""
+    mean: _Channels
+    """Of the RGB scaled to 0..1, that the network expects."""
+    std: tuple[_Positive, _Positive, _Positive]
+    weights: dict[str, str]
+    """The pretrained ones it started from: `source` and `sha256`."""
+    metrics: dict[str, dict[str, Any] | None]
+    """`val` and `test`: `metrics.Scores.to_dict()`, None where the split was not opened."""
+    manifest_digest: str
+    """Of the data set that it was trained on."""
+    config: dict[str, Any]
+    """`Config.to_dict()` of the run."""
+    temperature: _Positive = 1.0
+    """The logits are divided by it, so that probabilities are calibrated."""
+    test_flips: Flips = "none"
+    """Flips of an image that its probabilities are the mean over."""
+    uncertain_below: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Answers whose most probable class has less than this are called uncertain."""
+    quantized: Quantized | None = None
+    """Set for a network that computes in 8 bits: see `rtl.int8`."""
+    baseline: Baseline | None = None
+    """What its answers look like on `val`."""
+    golden: tuple[float, ...] | None = None
+    """Its probabilities of `images.golden`, in fp32 or 8 bits; set by `save`, asked before use."""
+    cost: dict[str, Any] = field(default_factory=dict)
+    """What making it took."""
+    versions: dict[str, str] = field(default_factory=software_versions)
+    """What it was made with."""
+    created: str = field(default_factory=_now)
+    """ISO 8601, UTC."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` is the inverse."""
+        content = asdict(self)
+        for key in ("classes", "mean", "std"):
+            content[key] = list(content[key])
+        if self.golden is not None:
+            content["golden"] = list(self.golden)
+        if self.baseline is not None:
+            content["baseline"] = self.baseline.to_dict()
+        return content
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> BundleInfo:
+        """The inverse of `to_dict`. Raises BundleError for a missing or impossible value."""
+        try:
+            info: BundleInfo = _adapter().validate_json(json.dumps(content), strict=True)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise BundleError(
+                f"{INFO}: {key} is {str(first['input'])[:80]!r}: {first['msg']}. {_REMEDY}"
+            ) from None
+        if len(set(info.classes)) < len(info.classes):
+            raise BundleError(f"{INFO}: classes names a class twice: {list(info.classes)}.")
+        return info
+
+
+def _adapter() -> pydantic.TypeAdapter[BundleInfo]:
+    return pydantic.TypeAdapter(BundleInfo)
+
+
+def save(uri: str, info: BundleInfo, network: nn.Sequential) -> None:
+    """Writes a bundle so that it exists whole or not at all; an older one there is replaced.
+
+    `network` is what `inception.build(len(info.classes))` gives, with peaks where it is one in 8
+    bits. Raises BundleError for an info or
+    a network that no bundle may have (weights that are not finite), StorageError.
+    """
+    BundleInfo.from_dict(info.to_dict())
+    state = {
+        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        for name, tensor in network.state_dict().items()
+        if not name.endswith(_UNSAVED)
+    }
+    _check_state(state, info, uri)
+    exact = Classifier(info, network, torch.device("cpu"), "fp32")
+    info = replace(info, golden=tuple(exact.golden()))
+    model = save_safetensors(state)
+    document = {"format": _FORMAT, "files": {MODEL: storage.describe(model)}, **info.to_dict()}
+    storage.delete(storage.join(uri, storage.COMMIT))  # from here on the older one is gone
+    text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
+    storage.commit(uri, {MODEL: model, INFO: text.encode()})
+
+
+def load(uri: str) -> tuple[BundleInfo, nn.Sequential]:
+    """The model of a bundle, fp32 on the CPU in eval mode, after all of `verify`'s checks.
+
+    Raises BundleError for a missing, incomplete or altered bundle.
+    """
+    info, state = _check(uri, _fetch(uri))
+    network = _build(info)
+    network.load_state_dict(state, strict=False)
+    return info, network.eval()
+
+
+def verify(uri: str) -> BundleInfo:
+    """Checks a bundle: committed, every sha256, a sound info, every weight there and finite.
+
+    Raises BundleError that tells which check failed.
+    """
+    return _check(uri, _fetch(uri))[0]
+
+
+def read_files(uri: str) -> dict[str, bytes]:
+    """The bytes of a bundle's files, for a copy, after all of `verify`'s checks.
+
+    Raises BundleError.
+    """
+    files = _fetch(uri)
+    _check(uri, files)
+    return files
+
+
+def _fetch(uri: str) -> dict[str, bytes]:
+    where = storage.normalize(uri)
+    try:
+        files = storage.read_committed(where)
+    except NotFoundError as error:
+        if storage.is_committed(where):
+            raise BundleError(f"The bundle {where} is incomplete: {error} {_REMEDY}") from None
+        raise BundleError(
+            f"{where} is no bundle: it has no {storage.COMMIT}, which is written last. Check the "
+            f"path; if it is right, the run that wrote it did not finish. {_REMEDY}"
+        ) from None
+    except DataError as error:
+        raise BundleError(f"The bundle {where} was altered: {error} {_REMEDY}") from None
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise BundleError(
+            f"The bundle {where} was altered: {storage.COMMIT} is not what rtl writes. {_REMEDY}"
+        ) from None
+    if set(files) != {MODEL, INFO}:
+        raise BundleError(
+            f"{where} holds {', '.join(sorted(files)) or 'nothing'}; a bundle holds {MODEL} and "
+            f"{INFO}, no more. {_REMEDY}"
+        )
+    return files
+
+
+def _check(uri: str, files: dict[str, bytes]) -> tuple[BundleInfo, dict[str, torch.Tensor]]:
+    try:
+        document = json.loads(files[INFO])
+        written, recorded = document["format"], document["files"][MODEL]
+    except (ValueError, KeyError, TypeError):
+        raise BundleError(f"{uri}: {INFO} is not what rtl writes. {_REMEDY}") from None
+    if written != _FORMAT:
+        raise BundleError(
+            f"{uri} is of bundle format {written!r}, this rtl reads {_FORMAT}; use the rtl that "
+            "wrote it, or make the bundle again."
+        )
+    if recorded != storage.describe(files[MODEL]):
+        raise BundleError(f"{uri}: {MODEL} is not the model that {INFO} describes. {_REMEDY}")
+    info = BundleInfo.from_dict(document)
+    try:
+        state = load_safetensors(files[MODEL])
+    except Exception as error:  # noqa: BLE001 -- safetensors raises its own Rust errors
+        raise BundleError(
+            f"{uri}: {MODEL} is not safetensors ({reason(error)}). {_REMEDY}"
+        ) from None
+    _check_state(state, info, uri)
+    return info, state
+
+
+def _build(info: BundleInfo) -> nn.Sequential:
+    network = inception.build(len(info.classes))
+    if info.quantized:
+        int8.attach(network)
+    return network
+
+
+def _check_state(state: dict[str, torch.Tensor], info: BundleInfo, uri: str) -> None:
+    with torch.device("meta"):
+        network = _build(info)
+    expected = {n: t.shape for n, t in network.state_dict().items() if not n.endswith(_UNSAVED)}
+    for name in sorted(expected.keys() ^ state.keys()):
+        wrong = "lacks" if name in expected else "has the unknown entry"
+        raise BundleError(
+            f"The network of {uri} {wrong} {name}; it must be Inception V3's. {_REMEDY}"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name] or tensor.dtype != torch.float32:
+            raise BundleError(
+                f"The network of {uri} has {name} as {tensor.dtype} {tuple(tensor.shape)}; it must "
+                f"be float32 {tuple(expected[name])} for {len(info.classes)} classes. {_REMEDY}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise BundleError(
+                f"The network of {uri} has a NaN or infinity in {name}: its training diverged. "
+                "Train again with a lower optimizer.lr."
+            )
+
+
+class Classifier:
+    """A model ready to answer: the one inference of the endpoint, evaluation and batch prediction.
+
+    See `Predictor` for its arithmetic.
+    """
+
+    def __init__(
+        self,
+        info: BundleInfo,
+        network: nn.Sequential,
+        device: torch.device,
+        precision: devices.Precision = "auto",
+    ) -> None:
+        self.info = info
+        self.device = device
+        dtype = devices.resolve_precision(precision, device)
+        self._predictor = Predictor(
+            network, info.mean, info.std, device, dtype, info.test_flips, info.temperature
+        )
+
+    @classmethod
+    def load(
+        cls,
+        uri: str,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 -- an immutable value
+        precision: devices.Precision = "auto",
+    ) -> Classifier:
+        """The classifier of a bundle, verified. Raises BundleError."""
+        return cls(*load(uri), device, precision)
+
+    def preprocess(self, data: bytes, max_pixels: int = 100_000_000) -> torch.Tensor:
+        """Encoded bytes to what `predict` takes of an image, uint8 (3, S, S).
+
+        Raises CorruptImageError, UnsupportedImageError or ImageTooLargeError.
+        """
+        return decoding.resize(decoding.decode(data, max_pixels), self.info.image_size)
+
+    def predict(self, batch: torch.Tensor) -> torch.Tensor:
+        """uint8 (N, 3, S, S) on the CPU to probabilities, float32 (N, C) on the CPU."""
+        return self.output(batch).probabilities.cpu()
+
+    def output(self, batch: torch.Tensor) -> Output:
+        """uint8 (N, 3, S, S) on the CPU to all that the network says, on its device."""
+        return self._predictor(devices.to_device(batch, self.device))
+
+    def heatmap(self, maps: torch.Tensor, number: int) -> torch.Tensor:
+        """Of one image's `Output.maps`: see `Predictor.heatmap`; on the CPU."""
+        return self._predictor.heatmap(maps, number).cpu()
+
+    def golden(self) -> list[float]:
+        """The probabilities of the golden image, with six digits."""
+        pixels = self.preprocess(decoding.golden(self.info.image_size))
+        return [float(f"{p:.6g}") for p in self.predict(pixels[None])[0].tolist()]
+
+    def check(self) -> None:
+        """Asks for the golden image's probabilities again.
+
+        Raises BundleError where they are others than when the bundle was made: decoding,
+        preprocessing or the arithmetic here is not the one that it was evaluated with.
+        """
+        if self.info.golden is None:
+            return
+        found = self.golden()
+        pairs = zip(found, self.info.golden, strict=True)
+        furthest = max((abs(a - b) for a, b in pairs), default=0.0)
+        if not furthest <= GOLDEN_TOLERANCE:  # NaN is not
+            raise BundleError(
+                f"The model of {self.info.name} answers the golden image by up to {furthest:.3g} "
+                f"otherwise than when its bundle was made; {GOLDEN_TOLERANCE:g} is allowed. "
+                f"{_REMEDY}"
+            )

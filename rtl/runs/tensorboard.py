@@ -1,0 +1,240 @@
+"""TensorBoard's files of a run, in storage: `RUN/tensorboard/TRIAL/`, written by the run's driver.
+
+`fit` is a training's folder, with a file an epoch: an open TensorBoard finds new files, but reads a
+replaced one on only from the old one's end. `trial-0007` is that of a trial, written as it ends,
+and `winner` has what a search's winner was asked in the end. Each file is written whole and is made
+of records alone, so that a resumed run doubles no point.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import struct
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rtl import storage
+from rtl.config.tree import Config
+from rtl.data.batches import Plan
+from rtl.data.shards import Manifest
+from rtl.errors import RtlError
+from rtl.evaluation.metrics import Scores
+from rtl.runs.trials import Trial
+from rtl.training.checkpoint import Epoch
+from rtl.training.optimizer import lr_factor, planned_steps
+
+FOLDER = "tensorboard"
+
+_FILE = "events.out.tfevents.{}.rtl"
+"""TensorBoard looks for the middle part, and reads a folder's files in the order of their names."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is known of one epoch."""
+
+    step: int
+    """From 1."""
+    at: float
+    """Seconds since 1970."""
+    values: Mapping[str, float]
+    """By tag."""
+
+
+class Board:
+    """Writes a run's files as its driver hears of epochs and trials.
+
+    They are no part of the result: where one cannot be written that is logged, once.
+    """
+
+    def __init__(self, config: Config, manifest: Manifest, uri: str) -> None:
+        self._config = config
+        self._manifest = manifest
+        self._uri = uri
+        started = storage.read_json(storage.join(uri, "run.json"))["started"]
+        self._started = datetime.datetime.fromisoformat(started).timestamp()
+        self._best = f"best/{config.train.metric}"
+        self._trials: set[int] = set()
+        """That were written."""
+        self._begun = False
+        self._failed = False
+
+    def epoch(self, epoch: Epoch) -> None:
+        """A fit ended an epoch."""
+        with self._optional():
+            self._begin()
+            self._write_epoch(Point(epoch.epoch + 1, time.time(), epoch_values(epoch)))
+
+    def trials(self, found: Sequence[Trial]) -> None:
+        """All trials of a search as they stand; those that have ended are written."""
+        for trial in found:
+            if trial.state != "running" and trial.number not in self._trials:
+                self._trials.add(trial.number)
+                points = trial_points(trial, self._config, self._manifest, self._started)
+                final = {self._best: trial.score} if trial.best else {}
+                with self._optional():
+                    self._write_whole(f"trial-{trial.number:04}", trial.point, points, final)
+
+    def outcome(self, outcome: Mapping[str, Any], winner: Trial | None = None) -> None:
+        """The run's best epoch was asked; `outcome` is its record, `winner` a search's."""
+        history = [Epoch.from_dict(epoch) for epoch in outcome["history"]]
+        final = {self._best: history[outcome["best"]].val.score(self._config.train.metric)}
+        if outcome["test"]:
+            final |= values_of("test", Scores.from_dict(outcome["test"]))
+        points = epoch_points(history, self._started)
+        with self._optional():
+            if winner:
+                self._write_whole("winner", winner.point, points, final)
+                return
+            self._begin()
+            there = storage.list_names(storage.join(self._uri, FOLDER, "fit"))
+            for point in points:  # a lost worker's last epoch may not have reached its driver
+                if _FILE.format(f"{point.step:04}") not in there:
+                    self._write_epoch(point)
+            self._write("fit", "end", last(replace(points[-1], at=time.time()), final))
+
+    def _begin(self) -> None:
+        if not self._begun:
+            keys = ("model.unfrozen_layers", "optimizer.lr")  # what a search would vary
+            self._write("fit", "0000", self._first({key: self._config.get(key) for key in keys}))
+            self._begun = True
+
+    def _write_epoch(self, point: Point) -> None:
+        self._write("fit", f"{point.step:04}", [scalars(point)])
+
+    def _write_whole(
+        self,
+        name: str,
+        hparams: Mapping[str, Any],
+        points: Sequence[Point],
+        final: Mapping[str, float],
+    ) -> None:
+        end = points[-1] if points else Point(0, self._started, {})
+        events = [*self._first(hparams), *(scalars(point) for point in points), *last(end, final)]
+        self._write(name, "0000", events)
+
+    def _first(self, hparams: Mapping[str, Any]) -> list[Any]:
+        # The same of all: TensorBoard takes the columns of its table from any one of them.
+        return first(hparams, [self._best, "test/accuracy", "test/auc"], self._started)
+
+    def _write(self, name: str, part: str, events: Sequence[Any]) -> None:
+        uri = storage.join(self._uri, FOLDER, name, _FILE.format(part))
+        storage.write_bytes(uri, encode(events))
+
+    @contextlib.contextmanager
+    def _optional(self) -> Iterator[None]:
+        try:
+            yield
+        except RtlError as error:
+            if not self._failed:
+                _LOG.warning("The run goes on without TensorBoard's files: %s", error)
+            self._failed = True
+
+
+def values_of(split: str, scores: Scores) -> dict[str, float]:
+    """The scores of a split by tag, such as `val/accuracy`; those that are undefined left out."""
+    estimates = {
+        "accuracy": scores.accuracy, "top5": scores.top5, "macro_f1": scores.macro_f1,
+        "auc": scores.auc,
+    }  # fmt: skip
+    found = {f"{split}/{name}": e.value for name, e in estimates.items() if e is not None}
+    return {**found, f"{split}/log_loss": scores.log_loss}
+
+
+def epoch_values(epoch: Epoch) -> dict[str, float]:
+    """All that is known of an epoch, by tag."""
+    return {
+        "train/loss": epoch.train_loss, "train/lr": epoch.lr, "train/seconds": epoch.seconds,
+        "train/stall_seconds": epoch.stall_seconds, **values_of("val", epoch.val),
+    }  # fmt: skip
+
+
+def epoch_points(history: Sequence[Epoch], started: float) -> list[Point]:
+    """The epochs of a fit, as if it had begun at `started` and never been interrupted."""
+    points, at = [], started
+    for epoch in history:
+        at += epoch.seconds
+        points.append(Point(epoch.epoch + 1, at, epoch_values(epoch)))
+    return points
+
+
+def trial_points(trial: Trial, config: Config, manifest: Manifest, started: float) -> list[Point]:
+    """The epochs of a trial; its learning rate is that of each epoch's last step."""
+    settings = config.at(trial.point)
+    steps = Plan.of(settings, manifest).steps
+    warmup = settings.optimizer.warmup_fraction
+    return [
+        Point(
+            epoch.epoch + 1,
+            started + epoch.at,
+            {
+                "train/loss": epoch.train_loss,
+                "train/lr": trial.lr
+                * lr_factor(
+                    round((epoch.epoch + epoch.share) * steps) - 1,
+                    planned_steps(trial.history[:number], settings.train, steps),
+                    warmup,
+                ),
+                "train/seconds": epoch.seconds,
+                "train/stall_seconds": epoch.stall_seconds,
+                f"val/{settings.train.metric}": epoch.score,
+                "val/log_loss": epoch.log_loss,
+            },
+        )
+        for number, epoch in enumerate(trial.history)
+    ]
+
+
+def first(hparams: Mapping[str, Any], columns: Sequence[str], at: float) -> list[Any]:
+    """The events that a trial begins with: its values of the keys that are searched.
+
+    `columns` are the tags that TensorBoard's table shows beside them.
+    """
+    from tensorboardX import summary  # type: ignore[import-untyped]
+    from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
+
+    table, begun, _ = summary.hparams(dict(hparams), dict.fromkeys(columns))
+    return [Event(wall_time=at, summary=table), Event(wall_time=at, summary=begun)]
+
+
+def scalars(point: Point) -> Any:
+    """The event of an epoch's values."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+
+    values = [Summary.Value(tag=tag, simple_value=v) for tag, v in point.values.items()]
+    return Event(wall_time=point.at, step=point.step, summary=Summary(value=values))
+
+
+def last(end: Point, final: Mapping[str, float]) -> list[Any]:
+    """The events that a trial ends with: its final scores by tag, at its last epoch."""
+    from tensorboardX import summary
+    from tensorboardX.proto.event_pb2 import Event
+
+    ended = summary.hparams({}, {})[2]
+    return [scalars(replace(end, values=final)), Event(wall_time=end.at, summary=ended)]
+
+
+def encode(events: Sequence[Any]) -> bytes:
+    """An event file."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    head = Event(wall_time=events[0].wall_time, file_version="brain.Event:2")
+    return b"".join(_record(event.SerializeToString()) for event in (head, *events))
+
+
+def _record(data: bytes) -> bytes:
+    """One entry of a TFRecord file: length and data, each with its checksum."""
+    from tensorboardX.record_writer import masked_crc32c  # type: ignore[import-untyped]
+
+    length = struct.pack("<Q", len(data))
+    return b"".join(
+        (length, struct.pack("<I", masked_crc32c(length)), data,
+         struct.pack("<I", masked_crc32c(data)))
+    )  # fmt: skip

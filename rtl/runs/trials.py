@@ -1,0 +1,267 @@
+"""What a search knows of its trials: their records, who wins, what they cost. Nothing runs here.
+
+A point is where a trial stands in the search's space; the finalists' points are fitted once more
+with each of some other seeds, and the best mean over seeds wins, so that luck does not.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from rtl import storage
+from rtl.config.schema import SearchConfig
+from rtl.errors import NotFoundError, TrainingError
+
+State = Literal["running", "finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class TrialEpoch:
+    """What one epoch of a trial gave."""
+
+    epoch: int
+    """From 0."""
+    train_loss: float
+    """Mean over the epoch's rows, in nats."""
+    score: float
+    """The `val` score that the search chooses by."""
+    log_loss: float
+    """On `val`, in nats."""
+    seconds: float
+    """Training and evaluation."""
+    at: float
+    """When it ended, in seconds since the search began."""
+    stall_seconds: float = 0.0
+    """That it waited for training rows."""
+    share: float = 1.0
+    """Of the epoch's steps, that were taken: see `Epoch`."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fit of the search and how far it came."""
+
+    number: int
+    """From 0, in the order in which the trials were proposed."""
+    point: Mapping[str, Any]
+    """Its value of every key that is searched."""
+    seed: int = 0
+    """`train.seed`."""
+    state: State = "running"
+    """`stopped` is by ASHA or patience."""
+    history: tuple[TrialEpoch, ...] = ()
+    reason: str = ""
+    """Why it failed."""
+    own_fault: bool = False
+    """It failed by what its point asks for, and would again: its loss was no number."""
+    wall_seconds: float = 0.0
+    """From its start to its end, what is not an epoch included."""
+    cpus: int = 1
+    """That it held."""
+    gpus: float = 0.0
+    """That it held."""
+    finalist_of: int | None = None
+    """The trial whose point it fits with another seed."""
+
+    @property
+    def unfrozen_layers(self) -> int:
+        """k"""
+        return int(self.point["model.unfrozen_layers"])
+
+    @property
+    def lr(self) -> float:
+        """The head's peak learning rate."""
+        return float(self.point["optimizer.lr"])
+
+    @property
+    def rows(self) -> float:
+        """Share of the training rows that it saw."""
+        return float(self.point.get("train.rows", 1.0))
+
+    @property
+    def best(self) -> TrialEpoch | None:
+        """The epoch with the best score, of equals the lowest log loss; None before the first."""
+        return max(self.history, key=lambda e: (e.score, -e.log_loss), default=None)
+
+    @property
+    def score(self) -> float:
+        """Best `val` score of any epoch so far; NaN before the first."""
+        return self.best.score if self.best else float("nan")
+
+    @property
+    def epochs(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    @property
+    def seconds(self) -> float:
+        """Of all its epochs."""
+        return sum(epoch.seconds for epoch in self.history)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` is the inverse."""
+        content = {**vars(self), "point": dict(self.point)}
+        return {**content, "history": [vars(epoch) for epoch in self.history]}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Trial:
+        """The inverse of `to_dict`."""
+        history = tuple(TrialEpoch(**epoch) for epoch in content["history"])
+        return cls(**{**content, "history": history})
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who won."""
+
+    winner: Trial
+    """Of the winning point the fit with the best score: its weights are kept."""
+    point: int
+    """Number of the first trial at the winning point."""
+    mean: float
+    """Of the score over the point's seeds."""
+    spread: float | None
+    """Standard deviation of the score over the point's seeds; None where there is one."""
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What trials took."""
+
+    cpu_seconds: float
+    gpu_seconds: float
+    cost: float
+    """At the configured prices; 0 where there are none."""
+
+    @classmethod
+    def of(cls, cpu_seconds: float, gpu_seconds: float, cpu_hour: float, gpu_hour: float) -> Spent:
+        """At these prices of an hour."""
+        cost = (cpu_seconds * cpu_hour + gpu_seconds * gpu_hour) / 3600
+        return cls(cpu_seconds, gpu_seconds, cost)
+
+
+@dataclass
+class _Group:
+    first: Trial
+    fits: list[Trial] = field(default_factory=list)
+
+    def key(self) -> tuple[float, float, int, int]:
+        best = [fit.best for fit in self.fits if fit.best]
+        return (
+            statistics.fmean(epoch.score for epoch in best),
+            -statistics.fmean(epoch.log_loss for epoch in best),
+            -self.first.unfrozen_layers,
+            -self.first.number,
+        )
+
+
+def choose(trials: Sequence[Trial]) -> Choice:
+    """The winner: the best mean score over seeds, of equals the lower log loss, then the shallower.
+
+    Only fits on the largest share of the rows are compared, and where points were fitted with
+    several seeds, only those with the most. Raises TrainingError where no trial has a score.
+    """
+    groups = _scored(trials)
+    largest = max((group.first.rows for group in groups), default=1.0)
+    groups = [group for group in groups if group.first.rows == largest]
+    if not groups:
+        reasons = sorted({trial.reason for trial in trials if trial.reason})
+        again = sum(trial.state == "failed" and not trial.own_fault for trial in trials)
+        remedy = "Search otherwise under another --name."
+        if again:
+            remedy = (
+                f"Once that is mended, --resume runs the {again} again that failed by no fault of "
+                "their own."
+            )
+        raise TrainingError(
+            f"None of {len(trials)} trials finished an epoch: {' '.join(reasons) or 'no reason.'} "
+            f"{remedy}"
+        )
+    most = max(len(group.fits) for group in groups)
+    group = max((g for g in groups if len(g.fits) == most), key=_Group.key)
+    scores = [fit.score for fit in group.fits]
+    winner = max(group.fits, key=lambda t: (t.score, -t.best.log_loss if t.best else 0.0))
+    spread = statistics.stdev(scores) if len(scores) > 1 else None
+    return Choice(winner, group.first.number, statistics.fmean(scores), spread, len(scores))
+
+
+def taken_up(trials: Sequence[Trial]) -> list[Trial]:
+    """As a resumed search takes them: what failed by no fault of its own is to be run again."""
+    fresh: dict[str, Any] = {"state": "running", "history": (), "reason": "", "wall_seconds": 0.0}
+    return [
+        replace(trial, **fresh) if trial.state == "failed" and not trial.own_fault else trial
+        for trial in trials
+    ]
+
+
+def finalists(trials: Sequence[Trial], count: int) -> list[Trial]:
+    """The first fits of the `count` best points, best first; fewer where fewer have a score."""
+    groups = sorted(_scored([t for t in trials if t.finalist_of is None]), key=_Group.key)
+    return [group.first for group in reversed(groups[-count:])]
+
+
+def _scored(trials: Sequence[Trial]) -> list[_Group]:
+    """Each point's fits that have a score; the failed ones have none that counts."""
+    groups: dict[int, _Group] = {t.number: _Group(t) for t in trials if t.finalist_of is None}
+    for trial in trials:
+        number = trial.number if trial.finalist_of is None else trial.finalist_of
+        if trial.best is not None and trial.state != "failed" and number in groups:
+            groups[number].fits.append(trial)
+    return [group for group in groups.values() if group.fits]
+
+
+def spent(trials: Sequence[Trial], config: SearchConfig) -> Spent:
+    """CPU and GPU seconds that trials held, and their cost."""
+    cpu = sum(trial.wall_seconds * trial.cpus for trial in trials)
+    gpu = sum(trial.wall_seconds * trial.gpus for trial in trials)
+    return Spent.of(cpu, gpu, config.cpu_hour_price, config.gpu_hour_price)
+
+
+def share_after(trials: Sequence[Trial], margin: float = 0.005) -> float:
+    """Share of all epochs' seconds spent after a score within `margin` of the best was reached.
+
+    From 0 to 1: what the last half per cent cost.
+    """
+    epochs = sorted((epoch for trial in trials for epoch in trial.history), key=lambda e: e.at)
+    whole = sum(epoch.seconds for epoch in epochs)
+    if not whole:
+        return 0.0
+    best = max(epoch.score for epoch in epochs)
+    reached = next(n for n, epoch in enumerate(epochs, 1) if epoch.score >= best - margin)
+    return sum(epoch.seconds for epoch in epochs[reached:]) / whole
+
+
+def locate(run_uri: str, number: int) -> str:
+    """Where what a trial leaves lies."""
+    return storage.join(run_uri, "trials", f"{number:04}")
+
+
+def checkpoints(run_uri: str, number: int) -> str:
+    """Where a trial's checkpoint lies."""
+    return storage.join(locate(run_uri, number), "checkpoints")
+
+
+def val_predictions(run_uri: str, number: int) -> str:
+    """Where what a trial's best epoch says of `val` lies."""
+    return storage.join(locate(run_uri, number), "val.parquet")
+
+
+def record(run_uri: str, trial: Trial) -> None:
+    """Writes a trial that ended, so that a resumed search does not run it again."""
+    storage.write_json(storage.join(locate(run_uri, trial.number), "trial.json"), trial.to_dict())
+
+
+def recorded(run_uri: str) -> list[Trial]:
+    """The trials of a run that ended, by number."""
+    found = []
+    for name in storage.list_names(storage.join(run_uri, "trials")):
+        try:
+            content = storage.read_json(storage.join(run_uri, "trials", name, "trial.json"))
+        except NotFoundError:
+            continue
+        found.append(Trial.from_dict(content))
+    return sorted(found, key=lambda trial: trial.number)

@@ -1,0 +1,139 @@
+"""Workers of a TorchTrainer: how they are started, and what their parts of one fit share."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from rtl.config.tree import Config
+from rtl.errors import ResourceError, TrainingError
+from rtl.runtime import capacity, session
+from rtl.training.loop import Hooks
+
+T = TypeVar("T")
+
+_ATTEMPT_S = 60.0
+"""That Ray Train waits for its workers' places before it gives up and tries again."""
+
+
+def launch(
+    worker: Callable[[dict[str, Any]], None],
+    about: dict[str, Any],
+    config: Config,
+) -> None:
+    """Runs `worker(about)` in each of `train.workers` processes until all have returned.
+
+    Raises TrainingError, with the last line of what ended it, where a worker failed: whether to
+    start them again is for the caller to say. ResourceError where the workers found no places
+    within `capacity.patience` in all, and KeyboardInterrupt after SIGINT.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
+
+    settings = config.train
+    attempts = max(1, math.ceil(capacity.patience() / _ATTEMPT_S))
+    cpus = settings.cpus_per_worker or 1
+    # Ray's own records: its checkpoints are not used, so they need not outlive the attempt.
+    folder = tempfile.mkdtemp(prefix="rtl-train-")
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config=about,
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu=bool(settings.gpus_per_worker),
+            resources_per_worker={"CPU": cpus}
+            | ({"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}),
+        ),
+        run_config=RunConfig(
+            name="attempt",
+            storage_path=folder,
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=0,  # it does not tell a lost worker from an error that comes again
+                # By default it tries for ever.
+                controller_failure_limit=attempts - 1,
+            ),
+            worker_runtime_env=session.runtime_env(cpus),
+        ),
+    )
+    try:
+        _without_cleaner(trainer).fit()
+    except ControllerError as error:
+        raise _no_places(config, cpus, attempts, error) from error
+    except TrainingFailedError as error:
+        raise TrainingError(str(error).strip().splitlines()[-1]) from error
+    except SystemExit:  # what Ray Train's own handler makes of Ctrl-C once its workers have ended
+        raise KeyboardInterrupt from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _no_places(config: Config, cpus: int, attempts: int, error: Any) -> Exception:
+    """What to raise where Ray Train's controller, and no worker, ended a fit."""
+    from ray.train.v2._internal import exceptions
+
+    places = (
+        exceptions.WorkerGroupStartupTimeoutError,
+        exceptions.WorkerGroupStartupFailedError,
+        exceptions.InsufficientClusterResourcesError,
+    )
+    if not isinstance(error.controller_failure, places):
+        return TrainingError(str(error).strip().splitlines()[-1])
+    settings = config.train
+    return ResourceError(
+        f"{settings.workers} workers x {cpus} CPUs and {settings.gpus_per_worker} GPUs could not "
+        f"be started; {attempts} attempts of up to {_ATTEMPT_S:g} s are made. {capacity.room()} "
+        "Add the node that is lost, or end what holds the rest; then go on with --resume. Or ask "
+        "for fewer with train.workers or train.cpus_per_worker."
+    )
+
+
+def _without_cleaner(trainer: Any) -> Any:
+    """The trainer, where there is no dashboard without its cleaner of placement groups.
+
+    Ray 2.60's cleaner asks the State API, a part of the dashboard, whether the controller lives. It
+    cannot see it without one, and each fit would end 12 seconds later, when it stops trying.
+    """
+    from ray._private.ray_constants import KV_NAMESPACE_DASHBOARD
+    from ray.experimental.internal_kv import _internal_kv_get
+    from ray.train.v2._internal.callbacks.placement_group_callback import (
+        PlacementGroupCleanerCallback,
+    )
+
+    if not _internal_kv_get("webui:url", namespace=KV_NAMESPACE_DASHBOARD):
+        made = trainer._create_default_callbacks()
+        kept = [one for one in made if not isinstance(one, PlacementGroupCleanerCallback)]
+        trainer._create_default_callbacks = lambda: kept
+    return trainer
+
+
+class GroupHooks(Hooks):
+    """What every worker of a group needs: its gradients averaged, its values gathered."""
+
+    def __init__(self) -> None:
+        import ray.train
+
+        context = ray.train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.ranks: int = context.get_world_size()
+
+    def gather(self, value: T) -> list[T]:
+        """See `Hooks`."""
+        if self.ranks == 1:
+            return [value]
+        values: list[Any] = [None] * self.ranks
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def wrap(self, tail: nn.Module) -> nn.Module:
+        """See `Hooks`."""
+        import ray.train.torch
+
+        wrapped: nn.Module = ray.train.torch.prepare_model(tail)
+        return wrapped

@@ -1,0 +1,77 @@
+"""The points that Optuna proposes, each as a numbered job of the search."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from ray.tune.search.optuna import OptunaSearch
+
+from rtl.config.schema import Range
+from rtl.config.tree import Config
+from rtl.runs.trials import Trial
+from rtl.tuning.trial_process import Job
+
+
+class Proposals(OptunaSearch):
+    """Proposes points by TPE, first those of `jobs`, from what the ended trials have shown.
+
+    Holds plain data alone: Tune pickles it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        jobs: Sequence[Job],
+        *,
+        ended: Sequence[Trial],
+        first_number: int,
+        fixed: Mapping[str, Any],
+    ) -> None:
+        """`first_number` is that of the first new point; `fixed` is added to each point."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._jobs = list(jobs)
+        self._next_number = first_number
+        self._fixed = dict(fixed)
+        self._fit_seed = config.train.seed
+        space = _space(config)
+        super().__init__(
+            space, metric="score", mode="max",
+            seed=config.search.seed + len(ended) + len(jobs),  # resumed, it draws other points
+            points_to_evaluate=[{key: job.point[key] for key in space} for job in jobs] or None,
+        )  # fmt: skip
+        for trial in ended:
+            if trial.best is not None:
+                self.add_evaluated_point({key: trial.point[key] for key in space}, trial.score)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next job; a point that is run again keeps its number."""
+        point = super().suggest(trial_id)
+        if point is None:
+            return None
+        for at, job in enumerate(self._jobs):
+            if point.items() <= dict(job.point).items():
+                return {"job": vars(self._jobs.pop(at))}
+        job = Job(self._next_number, {**point, **self._fixed}, self._fit_seed)
+        self._next_number += 1
+        return {"job": dataclasses.asdict(job)}
+
+
+def _space(config: Config) -> dict[str, BaseDistribution]:
+    space: dict[str, BaseDistribution] = {}
+    for key, values in config.search.points.items():
+        if not isinstance(values, Range):
+            space[key] = CategoricalDistribution(list(values))
+        elif isinstance(config.get(key), int):
+            space[key] = IntDistribution(int(values.min), int(values.max), log=values.log)
+        else:
+            space[key] = FloatDistribution(values.min, values.max, log=values.log)
+    return space

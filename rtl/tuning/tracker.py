@@ -1,0 +1,168 @@
+"""A search's trials as Tune reports them to the driver: recorded in storage, told to watchers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.logger import LoggerCallback
+
+from rtl.config.tree import Config
+from rtl.runs import trials
+from rtl.runs.trials import State, Trial, TrialEpoch
+from rtl.training import faults
+from rtl.training.optimizer import planned_epochs
+
+Watch = Callable[[Sequence[Trial]], None]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of a search: trials that Tune runs in one call."""
+
+    trials: int
+    """Trials that it runs."""
+    epochs: int
+    """Epochs of a trial, at most."""
+    concurrent: int
+    """Trials side by side."""
+    cpus: int = 1
+    """CPUs that each holds."""
+    gpus: float = 0.0
+    """GPUs that each holds."""
+    ends: float | None = None
+    """Time of the monotonic clock at which its trials are ended."""
+
+
+class TrialTracker:
+    """All trials of a search, in the driver."""
+
+    def __init__(
+        self,
+        config: Config,
+        uri: str,
+        *,
+        ended: Sequence[Trial],
+        watch: Watch,
+        on_round: Callable[[Round], None] = lambda _: None,
+    ) -> None:
+        """`uri` is the run's. `watch` gets all trials after each change."""
+        self.uri = uri
+        self._config = config
+        self._watch = watch
+        self._on_round = on_round
+        self._round = Round(0, 0, 1)
+        self._trials = {trial.number: trial for trial in ended}
+        self._starts: dict[int, float] = {}
+        earlier = [epoch.at for trial in ended for epoch in trial.history]
+        self._began = time.monotonic() - max(earlier, default=0.0)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials, by number."""
+        return [self._trials[number] for number in sorted(self._trials)]
+
+    @property
+    def ended(self) -> list[Trial]:
+        """Trials that have an epoch and no more to come."""
+        return [t for t in self.trials if t.state in ("finished", "stopped") and t.history]
+
+    @property
+    def next_number(self) -> int:
+        """The first number that no trial has."""
+        return max(self._trials, default=-1) + 1
+
+    def begin(self, round_: Round) -> None:
+        """A round begins."""
+        self._round = round_
+        self._on_round(round_)
+
+    def start(self, job: Mapping[str, Any]) -> None:
+        """A trial begins."""
+        number = int(job["number"])
+        self._starts[number] = time.monotonic()
+        trial = Trial(
+            number=number,
+            point=job["point"],
+            seed=job["seed"],
+            cpus=self._round.cpus,
+            gpus=self._round.gpus,
+            finalist_of=job["finalist_of"],
+        )
+        trials.record(self.uri, trial)
+        self._put(trial)
+
+    def report(self, job: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """A trial ended an epoch."""
+        trial = self._trials[int(job["number"])]
+        epoch = TrialEpoch(
+            epoch=result["epochs"] - 1, train_loss=result["train_loss"],
+            score=result["epoch_score"], log_loss=result["log_loss"], seconds=result["seconds"],
+            at=time.monotonic() - self._began, stall_seconds=result["stall_seconds"],
+            share=result["share"],
+        )  # fmt: skip
+        self._put(replace(trial, history=(*trial.history, epoch)))
+
+    def end(self, job: Mapping[str, Any], failed: bool) -> None:
+        """A trial ended; Tune tells no start of one whose process died in it."""
+        number = int(job["number"])
+        if number not in self._starts:
+            self.start(job)
+        self._end(self._trials[number], failed)
+
+    def stop_running(self) -> None:
+        """Ends the trials whose end Tune did not tell."""
+        for trial in self.trials:
+            if trial.state == "running" and trial.number in self._starts:
+                self._end(trial, failed=False)
+
+    def _end(self, trial: Trial, failed: bool) -> None:
+        wanted = planned_epochs(trial.history, self._config.at(trial.point).train)
+        state: State = "stopped" if trial.epochs < wanted else "finished"
+        wall = time.monotonic() - self._starts[trial.number]
+        trial = replace(trial, state="failed" if failed else state, wall_seconds=wall)
+        trials.record(self.uri, trial)
+        self._put(trial)
+
+    def explain(self, number: int, error: Exception) -> None:
+        """Adds to a failed trial what rtl said, else the last line of what Ray did."""
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[-1].removeprefix("rtl.errors.")
+        own = faults.is_own(error)
+        trial = replace(self._trials[number], reason=reason, own_fault=own)
+        trials.record(self.uri, trial)
+        self._put(trial)
+
+    def _put(self, trial: Trial) -> None:
+        self._trials[trial.number] = trial
+        self._watch(self.trials)
+
+
+class TuneEvents(LoggerCallback):
+    """Tells a tracker what Tune reports."""
+
+    def __init__(self, tracker: TrialTracker) -> None:
+        self._tracker = tracker
+
+    def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
+        """Pickled as a callback that does nothing.
+
+        Tune writes its callbacks beside its own state, which rtl never reads back; the tracker
+        reaches what cannot be pickled, such as a live table in a terminal.
+        """
+        return Callback, ()
+
+    def log_trial_start(self, trial: Any) -> None:
+        """See LoggerCallback."""
+        self._tracker.start(trial.config["job"])
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:  # noqa: ARG002
+        """See LoggerCallback."""
+        self._tracker.report(trial.config["job"], result)
+
+    def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+        """See LoggerCallback."""
+        self._tracker.end(trial.config["job"], failed)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import platform
+
+import pytest
+import torch
+
+from rtl.errors import ResourceError
+from rtl.model import device
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "capabilities", "expected"),
+    [
+        ("auto", {}, torch.float32),
+        ("auto", {"avx512": True, "avx512_bf16": False}, torch.float32),
+        ("auto", {"avx512_bf16": True}, torch.bfloat16),
+        ("auto", {"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ("auto", {"bf16": True}, torch.bfloat16),
+        ("fp32", {"avx512_bf16": True}, torch.float32),
+        ("bf16", {}, torch.bfloat16),
+    ],
+)
+def test_auto_on_a_cpu_is_bf16_only_where_it_multiplies_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: device.Precision,
+    capabilities: dict[str, bool],
+    expected: torch.dtype,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert device.resolve_precision(asked, CPU) is expected
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_on_a_gpu_does_not_count_emulated_bf16(
+    monkeypatch: pytest.MonkeyPatch, native: bool, expected: torch.dtype
+) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation or native
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert device.resolve_precision("auto", GPU) is expected
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other CPUs have other names")
+def test_the_names_that_auto_looks_for_are_names_that_torch_reports() -> None:
+    assert {"avx512_bf16", "amx_bf16"} <= set(torch.cpu.get_capabilities())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_computes_in_the_dtype_and_leaves_fp32_alone(dtype: torch.dtype) -> None:
+    layer, batch = torch.nn.Linear(4, 4), torch.ones(2, 4)
+    with device.autocast(CPU, dtype):
+        assert torch.is_autocast_enabled("cpu") is (dtype is torch.bfloat16)
+        assert layer(batch).dtype is dtype
+
+
+def test_the_cpu_is_the_device_without_a_gpu_and_takes_a_batch_as_it_is() -> None:
+    batch = torch.ones(1)
+    assert device.pick(use_gpu=False) == CPU
+    assert device.to_device(batch, CPU) is batch
+
+
+def test_a_gpu_that_this_process_does_not_see_is_an_error_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ResourceError, match=r"sees none .* set train\.gpus_per_worker=0"):
+        device.pick(use_gpu=True)

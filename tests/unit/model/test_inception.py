@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from rtl.errors import WeightsError
+from rtl.model import device as devices
+from rtl.model import inception, pretrained
+from rtl.model.kernels import gradient
+from rtl.model.kernels.convolution import Convolution
+from rtl.model.kernels.graph import Graph
+
+IMAGES = torch.randint(
+    0, 256, (2, 3, 80, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Sequential:
+    net = inception.build(num_classes=3)
+    inception.load_part(net, pretrained.load("packaged", "unused").state)
+    inception.init_head(net, seed=0)
+    return net.eval()
+
+
+@pytest.mark.parametrize("k", range(17))
+def test_a_cuts_shape_is_that_of_the_trunks_output(network: torch.nn.Sequential, k: int) -> None:
+    trunk, _ = inception.split(network, k)
+    with torch.inference_mode():
+        output = trunk(torch.zeros(1, 3, 80, 80))
+    assert inception.feature_shape(k, 80) == tuple(output.shape[1:])
+
+
+@pytest.mark.parametrize("k", range(17))
+def test_trunk_then_tail_is_the_whole_network(network: torch.nn.Sequential, k: int) -> None:
+    trunk, tail = inception.split(network, k)
+    pixels = IMAGES / 255.0
+    with torch.no_grad():
+        assert torch.equal(tail(trunk(pixels)), network(pixels))
+    blocks = [name for name, _ in tail.named_children() if name in inception.BLOCKS]
+    assert blocks == list(inception.BLOCKS[16 - k :])
+
+
+def test_the_blocks_in_this_order_are_torchvisions_network(network: torch.nn.Sequential) -> None:
+    from torchvision.models import Inception3
+
+    reference = Inception3(num_classes=3, aux_logits=False, init_weights=False).eval()
+    reference.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(reference(IMAGES / 255.0), network(IMAGES / 255.0))
+
+
+def test_folding_changes_nothing_but_rounding(network: torch.nn.Sequential) -> None:
+    frozen = inception.Frozen(network, (0.0,) * 3, (1.0,) * 3, torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(IMAGES), network(IMAGES / 255.0), atol=1e-4, rtol=1e-3)
+
+
+def test_bf16_stays_close(network: torch.nn.Sequential) -> None:
+    trunk, _ = inception.split(network, 0)
+    cpu = torch.device("cpu")
+    exact = inception.Frozen(trunk, (0.0,) * 3, (1.0,) * 3, cpu, torch.float32)(IMAGES)
+    rounded = inception.Frozen(trunk, (0.0,) * 3, (1.0,) * 3, cpu, torch.bfloat16)(IMAGES)
+    assert rounded.dtype == torch.bfloat16
+    assert torch.nn.functional.cosine_similarity(exact, rounded.float()).min() > 0.99
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_graph_gives_the_bits_of_its_operators(
+    network: torch.nn.Sequential, dtype: torch.dtype
+) -> None:
+    cpu = torch.device("cpu")
+    if not devices.fuses(dtype):
+        pytest.skip("this processor's convolutions are not oneDNN's")
+    trunk, _ = inception.split(network, 2)
+    traced = inception.Frozen(trunk, (0.2,) * 3, (1.0,) * 3, cpu, dtype)
+
+    @torch.inference_mode()
+    def plain(images: torch.Tensor) -> torch.Tensor:
+        pixels = images.to(dtype).contiguous(memory_format=torch.channels_last)
+        output: torch.Tensor = traced.part(pixels)
+        return output
+
+    sizes = [IMAGES[:1], IMAGES, IMAGES.repeat(1, 1, 2, 2), IMAGES[:1]]
+    expected = [plain(images) for images in sizes]
+    assert any(isinstance(module, Graph) for module in traced.modules())
+    for _ in range(2):  # through the part, then through its graph
+        with ThreadPoolExecutor(4) as pool:  # lanes may bring new shapes at the same time
+            found = list(pool.map(traced, sizes))
+        for given, wanted in zip(found, expected, strict=True):
+            assert torch.equal(given, wanted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(2):
+            assert torch.equal(traced(IMAGES), plain(IMAGES))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "train"])
+def test_what_moves_in_training(batch_norm: str) -> None:
+    net = inception.build(num_classes=3)
+    inception.load_part(net, pretrained.load("packaged", "unused").state)
+    trunk, tail = inception.split(net, 2)
+    trunk.eval().requires_grad_(False)
+    inception.set_train_mode(tail, batch_norm)  # type: ignore[arg-type]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        with torch.no_grad():
+            features = trunk(IMAGES / 255.0)
+        tail(features).square().sum().backward()
+        optimizer.step()
+    moved = {n for n, value in net.state_dict().items() if not torch.equal(value, before[n])}
+    assert moved, "the tail does not train"
+    assert {name.split(".")[0] for name in moved} == {"Mixed_7b", "Mixed_7c", "fc"}
+    statistics = {name for name in moved if "running_" in name}
+    assert bool(statistics) == (batch_norm == "train")
+
+
+def test_the_head_is_a_function_of_the_seed() -> None:
+    heads = []
+    for seed in (1, 1, 2):
+        net = inception.build(num_classes=5)
+        inception.init_head(net, seed)
+        heads.append(net.get_submodule("fc").weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_normalize_scales_uint8() -> None:
+    out = inception.Normalize((0.5,) * 3, (0.5,) * 3, torch.float32)(IMAGES)
+    torch.testing.assert_close(out, IMAGES.float() / 127.5 - 1)
+
+
+def test_weights_from_a_torchvision_state_dict(place: str, network: torch.nn.Sequential) -> None:
+    from rtl import storage
+
+    buffer = io.BytesIO()
+    torch.save({**network.state_dict(), "AuxLogits.fc.weight": torch.zeros(2, 2)}, buffer)
+    storage.write_bytes(storage.join(place, "w.pth"), buffer.getvalue())
+    loaded = pretrained.load(storage.join(place, "w.pth"), place)
+    other = inception.build(num_classes=7)  # another head: the file's classifier is not used
+    inception.load_part(other, loaded.state)
+    assert torch.equal(other.state_dict()["Mixed_7c.branch1x1.conv.weight"],
+                       network.state_dict()["Mixed_7c.branch1x1.conv.weight"])  # fmt: skip
+    assert (loaded.mean, loaded.std) == ((0.5,) * 3, (0.5,) * 3)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path(tmp_path / "ran").touch, ())
+
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(WeightsError, match="neither safetensors"):
+        pretrained.load(str(tmp_path / "w.pth"), str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_missing_and_foreign_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no such file"):
+        pretrained.load(str(tmp_path / "none.pth"), str(tmp_path))
+    net = inception.build(num_classes=3)
+    state = net.state_dict()
+    del state["Mixed_6a.branch3x3.conv.weight"]
+    with pytest.raises(WeightsError, match=r"Mixed_6a\.branch3x3\.conv\.weight"):
+        inception.load_part(net, state)
+    state["Mixed_6a.branch3x3.conv.weight"] = torch.zeros(1)
+    with pytest.raises(WeightsError, match="another network"):
+        inception.load_part(net, state)
+
+
+def test_imagenet_without_internet_names_the_other_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(WeightsError, match="packaged"):
+        pretrained.load("imagenet", str(tmp_path))
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "train"])
+def test_the_blocks_train_as_torchvisions(network: torch.nn.Sequential, batch_norm: str) -> None:
+    from torchvision.models import Inception3
+
+    own = inception.build(num_classes=3)
+    reference = Inception3(num_classes=3, aux_logits=False, init_weights=False)
+    reference.dropout.p = 0.0
+    reference.load_state_dict(network.state_dict())
+    own.load_state_dict(network.state_dict())
+    own, reference = own.double(), reference.double()
+    for model in (own, reference):
+        inception.set_train_mode(model, batch_norm)  # type: ignore[arg-type]
+        model(IMAGES.double() / 255.0).square().sum().backward()
+    gradients = dict(reference.named_parameters())
+    for name, parameter in own.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-6, atol=1e-9)
+    statistics = reference.state_dict()
+    for name, value in own.state_dict().items():
+        torch.testing.assert_close(value, statistics[name])
+
+
+def test_pixels_are_scaled_in_the_first_convolution(network: torch.nn.Sequential) -> None:
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.5, 0.25)
+    trunk, _ = inception.split(network, 15)
+    frozen = inception.Frozen(trunk, mean, std, torch.device("cpu"), torch.float32)
+    scaled = inception.Normalize(mean, std, torch.float32)(IMAGES)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(IMAGES), trunk(scaled), atol=1e-4, rtol=1e-3)
+
+
+def test_a_convolution_that_is_fused_is_the_one_that_is_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(2, 8, 9, 9, generator=generator), torch.randn(4, 8, 1, 7)
+    bias = torch.randn(4, generator=generator)
+    own = Convolution(weight, bias, padding=(0, 3))
+    expected = torch.nn.functional.conv2d(x, weight, bias, padding=(0, 3)).relu()
+    for rows in (2, 1, 2):
+        torch.testing.assert_close(own(x[:rows]), expected[:rows])
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_a_worker_without_rows_has_a_gradient_of_zeros(kernel: tuple[int, int]) -> None:
+    x = torch.empty(0, 4, 8, 8, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    weight = torch.ones(6, 4, *kernel, requires_grad=True)
+    gradient.convolve(x.requires_grad_(), weight).sum().backward()
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, torch.zeros_like(weight))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "side"),
+    [
+        ((1, 1), 1, (0, 0), 12), ((1, 3), 1, (0, 1), 8), ((3, 1), 1, (1, 0), 8),
+        ((3, 3), 1, (1, 1), 8), ((3, 3), 2, (0, 0), 17), ((1, 1), 2, (0, 0), 9),
+        ((1, 7), 1, (0, 3), 17), ((5, 5), 1, (2, 2), 12),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("sliced", [False, True])
+def test_the_gradient_of_weights_by_a_matrix_product(
+    kernel: tuple[int, int], stride: int, padding: tuple[int, int], side: int, sliced: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 16, side, side, generator=generator)
+    x = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(24, 16, *kernel, generator=generator).requires_grad_()
+    y = gradient.convolve(x, weight, (stride, stride), padding)
+    # As behind a concatenation: the gradient is some of the channels of another.
+    upper = torch.randn(3, 60, *y.shape[2:], generator=generator).to(torch.bfloat16)
+    upper = upper.contiguous(memory_format=torch.channels_last)[:, 20:44]
+    y.backward(upper if sliced else upper.contiguous())
+    exact_x = x.detach().double().requires_grad_()
+    exact_weight = weight.detach().to(torch.bfloat16).double().requires_grad_()
+    exact = functional.conv2d(exact_x, exact_weight, None, stride, padding)
+    exact.backward(upper.double())
+    for found, expected in ((y, exact), (x.grad, exact_x.grad), (weight.grad, exact_weight.grad)):
+        assert found is not None
+        assert expected is not None
+        assert (found - expected).abs().max() < 0.01 * expected.abs().max()
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32

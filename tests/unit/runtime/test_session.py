@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from rtl.errors import ResourceError
+from rtl.runtime import ray_folder, session
+
+
+def test_a_head_that_is_gone_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        port = head.getsockname()[1]
+        watch = threading.Thread(
+            target=session._watch, args=("127.0.0.1", port, lambda: True, 0.05, 0.3)
+        )
+        watch.start()
+        time.sleep(0.6)
+        assert watch.is_alive()
+        assert capsys.readouterr().err == ""
+    watch.join(30)
+    assert not watch.is_alive()
+    said = capsys.readouterr().err
+    assert f"127.0.0.1:{port} has not answered for 0.3 s" in said
+    assert "--resume" in said
+
+
+def test_a_haproxy_that_its_actor_left_behind_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # the session's cluster stays
+    ours, other = tmp_path / "ours", tmp_path / "ours-not"
+    idle = [sys.executable, "-c", "import time; time.sleep(60)", "-f"]
+    for folder in (ours, other):
+        folder.mkdir()
+    with (
+        subprocess.Popen([*idle, str(ours / "a" / "haproxy.cfg")]) as left,
+        subprocess.Popen([*idle, str(other / "haproxy.cfg")]) as strange,
+    ):
+        try:
+            session._leave(str(ours))
+            assert left.wait(10) == -signal.SIGTERM
+            assert strange.poll() is None
+            assert (ours.exists(), other.exists()) == (False, True)
+        finally:
+            left.kill()
+            strange.kill()
+
+
+def test_a_cluster_that_was_left_is_not_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    session._watch("127.0.0.1", 1, lambda: False, 0.01, 0.3)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A system's /tmp of its own, whose path has 20 bytes less than the longest that Ray takes."""
+    monkeypatch.setattr(ray_folder, "LONGEST", len(str(tmp_path)) + 20)
+    monkeypatch.setattr(ray_folder, "_SYSTEM", str(tmp_path / "tmp"))
+    for name in ("RAY_TMPDIR", "TMPDIR", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def test_rays_folder_is_the_one_that_the_environment_names(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ray_folder.find() == str(places / "tmp" / "ray")
+    monkeypatch.setenv("TMPDIR", str(places / ("t" * 19)))  # just short enough, and made
+    assert ray_folder.find() == str(places / ("t" * 19) / "ray")
+    monkeypatch.setenv("RAY_TMPDIR", str(places / "own"))
+    assert ray_folder.find() == str(places / "own" / "ray")
+
+
+def test_a_folder_that_ray_cannot_use_gives_way_to_another(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (places / "file").write_bytes(b"")
+    for unusable in ("t" * 20, "file"):
+        monkeypatch.setenv("TMPDIR", str(places / unusable))
+        assert ray_folder.find() == str(places / "tmp" / "ray")
+    monkeypatch.setattr(ray_folder, "_SYSTEM", str(places / "file"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(places / "run"))
+    assert ray_folder.find() == str(places / "run" / "ray")
+
+
+def test_without_a_folder_for_ray_the_arithmetic_is_told(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (places / "file").write_bytes(b"")
+    long = str(places / ("t" * 20))
+    monkeypatch.setenv("TMPDIR", long)
+    monkeypatch.setattr(ray_folder, "_SYSTEM", str(places / "file"))
+    with pytest.raises(ResourceError) as caught:
+        ray_folder.find()
+    said = str(caught.value)
+    assert f"{long} has {len(long)} bytes; {places / 'file'} cannot be used (Not a dire" in said
+    assert "have 68 bytes after the folder's, of 107 that the system takes: set RAY_TM" in said
+    assert said.endswith(f"{len(long) - 1} bytes long at most.")
+
+
+def test_a_disk_that_ray_cannot_write_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", full)
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")
+    with pytest.raises(
+        ResourceError, match=r"cannot start in .*/ray \(No space left on device\)\. "
+    ):
+        session.connect()
+
+
+def test_a_cluster_starts_with_a_long_tmpdir(tmp_path: Path) -> None:
+    long = tmp_path / ("t" * 60)
+    long.mkdir()
+    code = (
+        "from rtl import runtime; runtime.connect(num_cpus=1); import ray; "
+        "print(ray.get(ray.remote(lambda: 3).remote()))"
+    )
+    environment = {**os.environ, "TMPDIR": str(long)}
+    environment.pop("RAY_TMPDIR", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["3"]), done.stderr
