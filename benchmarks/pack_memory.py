@@ -21,9 +21,11 @@ from measuring.memory import conclude, make_source, peaks_of
 
 CHILD = """
 import sys
-from rtl import config, pack, runtime
-runtime.connect(num_cpus=2)
-manifest = pack.pack(sys.argv[1], sys.argv[2], config.PackConfig(shard_mb=16.0))
+from rtl.config.schema import PackConfig
+from rtl.data import pack
+from rtl.runtime import session
+session.connect(num_cpus=2)
+manifest = pack.pack(sys.argv[1], sys.argv[2], PackConfig(shard_mb=16.0))
 print(sum(manifest.rows(split) for split in ("train", "val", "test")))
 """
 

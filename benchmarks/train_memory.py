@@ -20,16 +20,20 @@ from measuring.memory import conclude, make_source, peaks_of
 
 PACK = """
 import sys
-from rtl import config, pack, runtime
-runtime.connect(num_cpus=2)
-pack.pack(sys.argv[1], sys.argv[2], config.PackConfig(shard_mb=16.0))
+from rtl.config.schema import PackConfig
+from rtl.data import pack
+from rtl.runtime import session
+session.connect(num_cpus=2)
+pack.pack(sys.argv[1], sys.argv[2], PackConfig(shard_mb=16.0))
 print("packed")
 """
 TRAIN = """
 import sys
-from rtl import recipes, runtime, train
-runtime.connect(num_cpus=2)
-settings = recipes.load().replace(
+from rtl.config import loading
+from rtl.runtime import session
+from rtl.training import train
+session.connect(num_cpus=2)
+settings = loading.load().replace(
     name="fit", storage=sys.argv[2], data={"uri": sys.argv[1], "image_size": 80},
     model={"unfrozen_layers": 0}, features={"cache": "off"}, train={"epochs": 1},
 )

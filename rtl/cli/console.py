@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rtl.evaluation.metrics import Estimate, Scores
     from rtl.feature_extraction.prune import Cache
     from rtl.runs.listing import Row
-    from rtl.training.checkpoint import Epoch
+    from rtl.runs.records import Epoch
     from rtl.tuning.lr_find import RangeTest
 
 

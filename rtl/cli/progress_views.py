@@ -27,8 +27,8 @@ from rtl.cli import console
 from rtl.cli.trial_table import TrialView
 
 if TYPE_CHECKING:
+    from rtl.runs.records import Epoch
     from rtl.runs.trials import Trial
-    from rtl.training.checkpoint import Epoch
     from rtl.tuning.tracker import Round
 
 LINE_EVERY_S = 20.0

@@ -23,10 +23,12 @@ from rtl.data import shards
 from rtl.data.images import decoding
 from rtl.data.shards import Manifest, Shard
 from rtl.errors import DataError
-from rtl.model import inception
 
 ROWS_PER_BLOCK = 32
 """Rows that a reading task hands over at a time: 8.6 MB of 299 x 299 pixels."""
+
+ONE_PIXEL_UP_TO = 106
+"""Pixels of an image's side: up to here the maps of Inception V3's last block are 1 x 1."""
 
 
 @dataclass(frozen=True)
@@ -162,13 +164,12 @@ class Plan:
 def needs_two_rows(config: Config) -> bool:
     """Whether a fit cannot take a step on one row: BatchNorm that trains, on maps of one pixel.
 
-    Of a single value it has no variance. The last block's maps are of one pixel up to 106 x 106
-    pixels of an image.
+    Of a single value it has no variance.
     """
     k = config.model.unfrozen_layers
     if config.model.batch_norm == "frozen" or k == 0:
         return False
-    return inception.feature_shape(1, config.data.image_size)[1:] == (1, 1)
+    return config.data.image_size <= ONE_PIXEL_UP_TO
 
 
 def cut_batches(parts: Iterator[Batch], sizes: Sequence[int]) -> Iterator[Batch]:

@@ -19,9 +19,9 @@ from rtl.evaluation.calibration import Bin, calibration_error, reliability
 from rtl.evaluation.paired import Comparison, compare
 from rtl.evaluation.predictions import Predictions, decode
 from rtl.runs import run, trials
+from rtl.runs.records import Epoch
 from rtl.runs.run import Result
 from rtl.runs.trials import Trial
-from rtl.training.checkpoint import Epoch
 
 MISTAKES = 12
 """Photos shown of those that the model is wrong about."""

@@ -23,9 +23,9 @@ from rtl import storage
 from rtl.config.tree import Config
 from rtl.errors import ConfigError
 from rtl.model import bundle
+from rtl.runs.records import Epoch
 from rtl.runs.run import Result
 from rtl.runs.tensorboard import epoch_values, values_of
-from rtl.training.checkpoint import Epoch
 
 RECORD = "mlflow.json"
 """Which run of MLflow a run of rtl became."""

@@ -11,8 +11,8 @@ from typing import Any
 import ray
 
 from rtl.errors import RtlError
+from rtl.runs.records import Epoch
 from rtl.runtime import session
-from rtl.training.checkpoint import Epoch
 
 
 @dataclass(frozen=True)

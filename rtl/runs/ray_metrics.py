@@ -20,8 +20,8 @@ from rtl.data.shards import Manifest
 from rtl.feature_extraction import cache
 from rtl.runs import trials
 from rtl.runs.progress import Watcher
+from rtl.runs.records import Epoch
 from rtl.runs.trials import Spent, State, Trial
-from rtl.training.checkpoint import Epoch
 
 RATE_SECONDS = 2.0
 """Over which a rate is measured at least."""

@@ -19,13 +19,10 @@ from typing import Any
 
 from rtl import storage
 from rtl.config.tree import Config
-from rtl.data.batches import Plan
-from rtl.data.shards import Manifest
 from rtl.errors import RtlError
 from rtl.evaluation.metrics import Scores
+from rtl.runs.records import Epoch
 from rtl.runs.trials import Trial
-from rtl.training.checkpoint import Epoch
-from rtl.training.optimizer import lr_factor, planned_steps
 
 FOLDER = "tensorboard"
 
@@ -53,9 +50,8 @@ class Board:
     They are no part of the result: where one cannot be written that is logged, once.
     """
 
-    def __init__(self, config: Config, manifest: Manifest, uri: str) -> None:
+    def __init__(self, config: Config, uri: str) -> None:
         self._config = config
-        self._manifest = manifest
         self._uri = uri
         started = storage.read_json(storage.join(uri, "run.json"))["started"]
         self._started = datetime.datetime.fromisoformat(started).timestamp()
@@ -76,7 +72,7 @@ class Board:
         for trial in found:
             if trial.state != "running" and trial.number not in self._trials:
                 self._trials.add(trial.number)
-                points = trial_points(trial, self._config, self._manifest, self._started)
+                points = trial_points(trial, self._config.train.metric, self._started)
                 final = {self._best: trial.score} if trial.best else {}
                 with self._optional():
                     self._write_whole(f"trial-{trial.number:04}", trial.point, points, final)
@@ -164,31 +160,19 @@ def epoch_points(history: Sequence[Epoch], started: float) -> list[Point]:
     return points
 
 
-def trial_points(trial: Trial, config: Config, manifest: Manifest, started: float) -> list[Point]:
-    """The epochs of a trial; its learning rate is that of each epoch's last step."""
-    settings = config.at(trial.point)
-    steps = Plan.of(settings, manifest).steps
-    warmup = settings.optimizer.warmup_fraction
-    return [
-        Point(
-            epoch.epoch + 1,
-            started + epoch.at,
-            {
-                "train/loss": epoch.train_loss,
-                "train/lr": trial.lr
-                * lr_factor(
-                    round((epoch.epoch + epoch.share) * steps) - 1,
-                    planned_steps(trial.history[:number], settings.train, steps),
-                    warmup,
-                ),
-                "train/seconds": epoch.seconds,
-                "train/stall_seconds": epoch.stall_seconds,
-                f"val/{settings.train.metric}": epoch.score,
-                "val/log_loss": epoch.log_loss,
-            },
-        )
-        for number, epoch in enumerate(trial.history)
-    ]
+def trial_points(trial: Trial, metric: str, started: float) -> list[Point]:
+    """The epochs of a trial; `metric` is the score that the search chooses by."""
+    points = []
+    for epoch in trial.history:
+        values = {
+            "train/loss": epoch.train_loss, "train/seconds": epoch.seconds,
+            "train/stall_seconds": epoch.stall_seconds, f"val/{metric}": epoch.score,
+            "val/log_loss": epoch.log_loss,
+        }  # fmt: skip
+        if epoch.lr is not None:
+            values["train/lr"] = epoch.lr
+        points.append(Point(epoch.epoch + 1, started + epoch.at, values))
+    return points
 
 
 def first(hparams: Mapping[str, Any], columns: Sequence[str], at: float) -> list[Any]:

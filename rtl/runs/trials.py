@@ -14,30 +14,9 @@ from typing import Any, Literal
 from rtl import storage
 from rtl.config.schema import SearchConfig
 from rtl.errors import NotFoundError, TrainingError
+from rtl.runs.records import TrialEpoch
 
 State = Literal["running", "finished", "stopped", "failed"]
-
-
-@dataclass(frozen=True)
-class TrialEpoch:
-    """What one epoch of a trial gave."""
-
-    epoch: int
-    """From 0."""
-    train_loss: float
-    """Mean over the epoch's rows, in nats."""
-    score: float
-    """The `val` score that the search chooses by."""
-    log_loss: float
-    """On `val`, in nats."""
-    seconds: float
-    """Training and evaluation."""
-    at: float
-    """When it ended, in seconds since the search began."""
-    stall_seconds: float = 0.0
-    """That it waited for training rows."""
-    share: float = 1.0
-    """Of the epoch's steps, that were taken: see `Epoch`."""
 
 
 @dataclass(frozen=True)

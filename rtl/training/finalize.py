@@ -21,7 +21,8 @@ from rtl.evaluation.predictions import Predictions, encode, gather
 from rtl.model import bundle, pretrained, registry
 from rtl.model.inference import calibrate
 from rtl.runs import run
-from rtl.training.checkpoint import Checkpoint, Checkpoints, Epoch
+from rtl.runs.records import Epoch
+from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.loop import Hooks, Learner
 from rtl.training.split_evaluator import Answering, Answers
 

@@ -28,7 +28,8 @@ from rtl.model import device as devices
 from rtl.model import inception
 from rtl.model.inference import Predictor
 from rtl.model.pretrained import Pretrained
-from rtl.training.checkpoint import Checkpoint, Epoch
+from rtl.runs.records import Epoch
+from rtl.training.checkpoint import Checkpoint
 from rtl.training.optimizer import (
     lr_factor,
     make_average,

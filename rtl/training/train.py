@@ -26,12 +26,13 @@ from rtl.feature_extraction.cache import FeatureReader
 from rtl.model import device, pretrained
 from rtl.runs import mlflow_log, ray_metrics, run
 from rtl.runs.progress import Watcher, mailbox
+from rtl.runs.records import Epoch
 from rtl.runs.tensorboard import Board
 from rtl.runtime import capacity, session
 from rtl.runtime.capacity import Need
 from rtl.storage import destinations
 from rtl.training import checks, faults
-from rtl.training.checkpoint import Checkpoint, Checkpoints, Epoch
+from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.finalize import conclude, judge
 from rtl.training.loop import Learner, fit
 from rtl.training.trainer import GroupHooks, launch
@@ -57,7 +58,7 @@ def train(config: Config, resume: bool = False, watcher: Watcher | None = None) 
     if done is None:
         with run.attempt(uri) as beat, ray_metrics.Meter(config, manifest) as meter:
             config = settle_precision(config)  # the run's record keeps what was asked for
-            board = Board(config, manifest, uri)
+            board = Board(config, uri)
             own = Watcher(
                 epoch=ray_metrics.each(board.epoch, lambda epoch: _tell(beat, config, epoch))
             )

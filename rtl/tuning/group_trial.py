@@ -18,9 +18,10 @@ import torch
 from rtl.config.tree import Config, from_dict
 from rtl.errors import RtlError, TrainingError
 from rtl.evaluation.predictions import Predictions
+from rtl.runs.records import Epoch
 from rtl.runtime import session
 from rtl.training import faults
-from rtl.training.checkpoint import Checkpoint, Epoch
+from rtl.training.checkpoint import Checkpoint
 from rtl.training.loop import Hooks, finished, fit
 from rtl.training.trainer import GroupHooks, launch
 

@@ -77,7 +77,7 @@ def search(
         earlier = [trial for trial in earlier if trial.state != "running"]
     with run.attempt(uri) as beat, ray_metrics.Meter(config, manifest, earlier) as meter:
         config = settle_precision(config)  # the run's record keeps what was asked for
-        curves = tensorboard.Board(config, manifest, uri)
+        curves = tensorboard.Board(config, uri)
         watch = ray_metrics.each(watch, meter.trials, curves.trials, lambda _: beat())
         rates: Rates | None = None
         deadline = math.inf

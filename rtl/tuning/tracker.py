@@ -12,7 +12,8 @@ from ray.tune.logger import LoggerCallback
 
 from rtl.config.tree import Config
 from rtl.runs import trials
-from rtl.runs.trials import State, Trial, TrialEpoch
+from rtl.runs.records import TrialEpoch
+from rtl.runs.trials import State, Trial
 from rtl.training import faults
 from rtl.training.optimizer import planned_epochs
 
@@ -102,7 +103,7 @@ class TrialTracker:
             epoch=result["epochs"] - 1, train_loss=result["train_loss"],
             score=result["epoch_score"], log_loss=result["log_loss"], seconds=result["seconds"],
             at=time.monotonic() - self._began, stall_seconds=result["stall_seconds"],
-            share=result["share"],
+            share=result["share"], lr=result["lr"],
         )  # fmt: skip
         self._put(replace(trial, history=(*trial.history, epoch)))
 

@@ -17,8 +17,9 @@ from rtl.data.shards import load_manifest
 from rtl.evaluation.predictions import Predictions, encode
 from rtl.model import device, pretrained
 from rtl.runs import trials
+from rtl.runs.records import Epoch
 from rtl.runtime import session
-from rtl.training.checkpoint import Checkpoint, Checkpoints, Epoch
+from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.loop import Hooks, Learner, fit
 from rtl.training.train import make_source
 from rtl.tuning.budget import points
@@ -103,6 +104,7 @@ def _result(epoch: Epoch, metric: str, best: float) -> dict[str, Any]:
         "seconds": epoch.seconds,
         "stall_seconds": epoch.stall_seconds,
         "share": epoch.share,
+        "lr": epoch.lr,
     }
 
 

@@ -1,7 +1,7 @@
-"""Imports go one way. The tables say which; the tests read every import and hold it.
+"""Imports go one way, package by package; the tests read every import and hold it.
 
-A new module: put its name into the layer of what it is for. It may then import from its own layer
-and from those above it in the table, in functions too; under `TYPE_CHECKING` it may name anything.
+A module may import from its own package and from those above it in the table, in functions too;
+under `TYPE_CHECKING` it may name anything. A new package: put its name where its stage stands.
 """
 
 from __future__ import annotations
@@ -18,58 +18,40 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-LAYERS = {
-    "errors": {"rtl", "errors"},
-    "ground": {
-        "sections", "config", "yaml12", "recipes", "uri", "storage_faults", "s3", "tree",
-        "storage", "places", "trials",
-    },
-    "core": {
-        "tiff", "orientation", "samples", "unreadable", "images", "shards", "convolution",
-        "gradient", "graph", "blocks", "int8", "inception",
-        "pretrained", "device", "metrics",
-        "predictions", "paired", "calibration", "baseline", "inference", "bundle", "registry",
-        "local_s3", "card", "export",
-    },
-    "cluster": {"ray_folder", "runtime", "capacity"},
-    "data": {
-        "sources", "placement", "pack", "data", "streaming", "lease", "features",
-        "trunk_pass", "prune",
-    },
-    "fit": {
-        "checkpoint", "run", "optimizer", "regularization", "loop", "checks", "faults",
-        "progress", "trainer",
-        "answers", "judge", "observe", "tensorboard", "tracking", "train",
-    },
-    "judge": {
-        "rates", "budget", "group_trial", "trial_process", "sweep",
-        "proposals", "tracker", "search", "lr_find", "evaluate",
-        "quantize", "report", "runs",
-    },
-    "serve": {"serve"},
-    "top": {
-        "predict", "console", "trial_view", "views", "stopped", "demo", "submit", "verbs",
-        "job_verbs", "cli",
-    },
-}  # fmt: skip
-"""Layer by layer from the ground up: the modules and packages of `rtl`, `rtl` for its own file."""
+STAGES = (
+    {"rtl", "errors"},
+    {"config", "storage"},
+    {"runtime"},
+    {"data", "evaluation"},
+    {"model"},
+    {"feature_extraction"},
+    {"runs"},
+    {"training"},
+    {"tuning"},
+    {"batch_inference", "exporting", "reporting", "serving"},
+    {"cli"},
+)
+"""Stage by stage from the ground up: the packages of `rtl`, `rtl` for its own file."""
 
-WITHOUT_RAY = ("errors", "ground", "core")
-"""Layers that never import Ray: they work, and are tested, without a cluster."""
+WITHOUT_RAY = {"rtl", "errors", "config", "storage", "evaluation", "model"}
+"""Packages that never import Ray: they work, and are tested, without a cluster."""
 
-SERVE_IMPORTS = {
-    "tree", "rtl", "errors", "sections", "config", "uri", "storage_faults", "storage", "images",
-    "convolution", "gradient", "graph", "blocks", "int8", "inception", "pretrained", "device",
-    "metrics", "baseline", "inference", "bundle", "registry", "ray_folder", "runtime", "tiff",
-    "orientation", "samples", "unreadable", "capacity", "local_s3",
+SERVING_IMPORTS = {
+    "rtl", "errors", "config", "storage", "runtime", "data", "evaluation", "model", "serving",
 }  # fmt: skip
 """All that the endpoint is made of: a server needs no training code."""
+
+SERVING_DATA = "rtl.data.images"
+"""All of `data` that it needs."""
+
+MAX_MODULES = 10
+"""Modules in one package."""
 
 MAX_LINES = 400
 
 
 def _sources(folder: Path) -> dict[str, Path]:
-    """`rtl.serve.app` -> its file, for every Python file below `folder`."""
+    """`rtl.serving.app` -> its file, for every Python file below `folder`."""
     found = {}
     for path in folder.rglob("*.py"):
         parts = path.relative_to(folder.parent).with_suffix("").parts
@@ -78,7 +60,7 @@ def _sources(folder: Path) -> dict[str, Path]:
 
 
 MODULES = _sources(ROOT / "rtl")
-LEVEL = {name: level for level, names in enumerate(LAYERS.values()) for name in names}
+LEVEL = {name: level for level, names in enumerate(STAGES) for name in names}
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
@@ -110,7 +92,7 @@ def _own(imports: set[str]) -> set[str]:
 
 
 def _short(module: str) -> str:
-    """`rtl.serve.app` -> `serve`, as it stands in the tables."""
+    """`rtl.serving.app` -> `serving`, as it stands in the tables."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else parts[0]
 
@@ -120,15 +102,15 @@ IMPORTS = {name: _imports(path.read_text(encoding="utf-8")) for name, path in MO
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_a_module_stands_in_the_table(module: str) -> None:
-    assert _short(module) in LEVEL, f"add {_short(module)!r} to LAYERS in {Path(__file__).name}"
+    assert _short(module) in LEVEL, f"add {_short(module)!r} to STAGES in {Path(__file__).name}"
 
 
-def test_a_module_stands_in_one_layer() -> None:
-    assert sum(map(len, LAYERS.values())) == len(LEVEL)
+def test_a_package_stands_in_one_stage() -> None:
+    assert sum(map(len, STAGES)) == len(LEVEL)
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_a_module_imports_nothing_from_a_layer_above_its_own(module: str) -> None:
+def test_a_module_imports_nothing_from_a_later_stage(module: str) -> None:
     own = LEVEL.get(_short(module), -1)
     above = [other for other in _own(IMPORTS[module]) if LEVEL.get(_short(other), 99) > own]
     assert above == []
@@ -139,22 +121,33 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
 
 
-@pytest.mark.parametrize("layer", WITHOUT_RAY)
-def test_a_layer_below_the_cluster_imports_no_ray(layer: str) -> None:
+@pytest.mark.parametrize("package", sorted(WITHOUT_RAY))
+def test_a_package_of_the_core_imports_no_ray(package: str) -> None:
     with_ray = [
         module
         for module, imports in IMPORTS.items()
-        if _short(module) in LAYERS[layer] and any(n.split(".")[0] == "ray" for n in imports)
+        if _short(module) == package and any(n.split(".")[0] == "ray" for n in imports)
     ]
     assert with_ray == []
 
 
 def test_serving_imports_no_training() -> None:
-    allowed = SERVE_IMPORTS | {"serve"}
-    serving = {module: imports for module, imports in IMPORTS.items() if _short(module) == "serve"}
+    serving = {m: imports for m, imports in IMPORTS.items() if _short(m) == "serving"}
     assert serving
     for module, imports in serving.items():
-        assert {_short(other) for other in _own(imports)} <= allowed, module
+        own = _own(imports)
+        assert {_short(other) for other in own} <= SERVING_IMPORTS, module
+        data = {other for other in own if _short(other) == "data"}
+        assert all(other.startswith(SERVING_DATA) for other in data), module
+
+
+PACKAGES = sorted({path.parent for path in MODULES.values()})
+
+
+@pytest.mark.parametrize("folder", PACKAGES, ids=lambda path: path.name)
+def test_a_package_has_few_modules(folder: Path) -> None:
+    own = [path for path in folder.glob("*.py") if not path.name.startswith("__")]
+    assert len(own) <= MAX_MODULES, "split it by responsibility"
 
 
 def test_rtl_never_imports_its_jobs_tests_or_benchmarks() -> None:
@@ -179,7 +172,7 @@ def test_a_module_is_short_enough_to_read(module: str) -> None:
     ("source", "expected"),
     [
         ("import ray.data", {"ray.data"}),
-        ("from rtl import storage, images", {"rtl.storage", "rtl.images"}),
+        ("from rtl import storage, model", {"rtl.storage", "rtl.model"}),
         ("from rtl.errors import RtlError", {"rtl.errors"}),
         ("from rtl import __version__", {"rtl"}),
         ("def f():\n  if x:\n    import ray", {"ray"}),
@@ -205,16 +198,17 @@ def _fresh(code: str, folder: Path) -> str:
 HEAVY = "print(sorted({name.split('.')[0] for name in sys.modules} & {'ray', 'torch'}))"
 
 
-@pytest.mark.parametrize("module", ["rtl", "rtl.cli", "rtl.serve.clerk"])
+@pytest.mark.parametrize("module", ["rtl", "rtl.cli.main", "rtl.serving.stats_aggregator"])
 def test_importing_what_is_light_loads_neither_ray_nor_torch(module: str, tmp_path: Path) -> None:
     assert _fresh(f"import sys, {module}; {HEAVY}", tmp_path) == "[]\n"
 
 
 def test_help_loads_neither_ray_nor_torch(tmp_path: Path) -> None:
     code = f"""
-import sys, rtl.cli
+import sys
+from rtl.cli.main import main
 try:
-    rtl.cli.main(["--help"])
+    main(["--help"])
 except SystemExit as end:
     print(end.code)
 {HEAVY}

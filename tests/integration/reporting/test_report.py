@@ -19,7 +19,8 @@ from rtl.evaluation.predictions import Predictions, encode
 from rtl.reporting import facts, report
 from rtl.reporting.facts import Facts
 from rtl.runs import run, trials
-from rtl.runs.trials import Trial, TrialEpoch
+from rtl.runs.records import TrialEpoch
+from rtl.runs.trials import Trial
 from rtl.training import train
 from tests.conftest import Searched, make_dataset
 

@@ -43,10 +43,11 @@ from rtl.model.bundle import BundleInfo
 from rtl.runs import listing, mlflow_log, ray_metrics, run, tensorboard, trials
 from rtl.runs.progress import Watcher
 from rtl.runs.ray_metrics import Meter
-from rtl.runs.trials import Trial, TrialEpoch
+from rtl.runs.records import Epoch, TrialEpoch
+from rtl.runs.trials import Trial
 from rtl.storage.local_s3 import free_port
 from rtl.training import train
-from rtl.training.checkpoint import Checkpoint, Checkpoints, Epoch
+from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.finalize import conclude
 from rtl.training.loop import Waited
 from rtl.tuning import search
@@ -131,12 +132,13 @@ def hparams(uri: str) -> dict[str, float]:
 
 
 def test_a_trials_file_has_its_epochs_and_the_learning_rate_of_each(place: str) -> None:
-    manifest = make_dataset(f"{place}/data")  # 24 rows: 3 steps
     settings = make_config(place)
-    uri = run.claim(settings, "search", manifest.digest, resume=False)
-    history = tuple(TrialEpoch(n, 0.9, 0.5 + n / 10, 0.7, 2.0, 3.0 * n) for n in range(3))
+    uri = run.claim(settings, "search", "d" * 64, resume=False)
+    history = tuple(
+        TrialEpoch(n, 0.9, 0.5 + n / 10, 0.7, 2.0, 3.0 * n, lr=0.01 / 2**n) for n in range(3)
+    )
     trial = Trial(7, {"model.unfrozen_layers": 2, "optimizer.lr": 0.01}, history=history)
-    board = tensorboard.Board(settings, manifest, uri)
+    board = tensorboard.Board(settings, uri)
     board.trials([trial])
     assert storage.list_names(storage.join(uri, tensorboard.FOLDER)) == []  # it still runs
     board.trials([replace(trial, state="stopped")])
@@ -144,38 +146,26 @@ def test_a_trials_file_has_its_epochs_and_the_learning_rate_of_each(place: str) 
     found = curves(file)
     assert found["val/accuracy"] == [(n + 1, pytest.approx(0.5 + n / 10)) for n in range(3)]
     assert found["best/accuracy"] == [(3, pytest.approx(0.7))]
-    rates = dict(found["train/lr"])
-    assert list(rates) == [1, 2, 3]
-    # Steps 2, 5 and 8 of 9, after 0.9 steps of warm-up.
-    expected = [0.005 * (1 + np.cos(np.pi * (step - 0.9) / 8.1)) for step in (2, 5, 8)]
-    assert list(rates.values()) == pytest.approx(expected)
+    assert found["train/lr"] == [(n + 1, pytest.approx(0.01 / 2**n)) for n in range(3)]
     assert hparams(file) == {"model.unfrozen_layers": 2, "optimizer.lr": pytest.approx(0.01)}
     # Another driver that resumes the search writes the same bytes again: no point is doubled.
     before = read_events(file)
-    tensorboard.Board(settings, manifest, uri).trials([replace(trial, state="stopped")])
+    tensorboard.Board(settings, uri).trials([replace(trial, state="stopped")])
     assert read_events(file) == before
 
 
-def test_a_trials_rates_follow_its_minutes_into_part_of_an_epoch(tmp_path: Path) -> None:
-    manifest = make_dataset(f"{tmp_path}/data")  # 24 rows: 3 steps
-    whole = TrialEpoch(0, 0.9, 0.5, 0.7, 30.0, 30.0)
-    history = (whole, replace(whole, epoch=1), replace(whole, epoch=2, seconds=18.0, share=2 / 3))
-    point = {"model.unfrozen_layers": 2, "optimizer.lr": 0.01, "train.minutes": 78 / 60}
-    trial = Trial(7, point, history=history)
-    points = tensorboard.trial_points(trial, make_config(str(tmp_path)), manifest, 0.0)
-    # Step 2 of 9 as it was planned at first, then 5 and 7 of 8.
-    expected = [
-        0.005 * (1 + np.cos(np.pi * (step - 0.1 * steps) / (0.9 * steps)))
-        for step, steps in ((2, 9), (5, 8), (7, 8))
-    ]
-    assert [p.values["train/lr"] for p in points] == pytest.approx(expected)
+def test_a_trial_that_was_recorded_without_its_rate_has_no_curve_of_it() -> None:
+    trial = Trial(7, {"optimizer.lr": 0.01}, history=(TrialEpoch(0, 0.9, 0.5, 0.7, 30.0, 30.0),))
+    (point,) = tensorboard.trial_points(trial, "accuracy", 0.0)
+    assert point.values["val/accuracy"] == 0.5
+    assert "train/lr" not in point.values
 
 
 def test_an_epoch_that_the_driver_did_not_hear_of_is_drawn_in_the_end(tmp_path: Path) -> None:
     manifest = make_dataset(f"{tmp_path}/data")
     settings = make_config(str(tmp_path))
     uri = run.claim(settings, "train", manifest.digest, resume=False)
-    board = tensorboard.Board(settings, manifest, uri)
+    board = tensorboard.Board(settings, uri)
     board.epoch(EPOCHS[0])
     board.epoch(EPOCHS[2])
     folder = storage.join(uri, tensorboard.FOLDER, "fit")
@@ -191,7 +181,7 @@ def test_storage_that_refuses_curves_is_told_once_and_ends_nothing(
     manifest = make_dataset(f"{tmp_path}/data")
     settings = make_config(str(tmp_path))
     uri = run.claim(settings, "train", manifest.digest, resume=False)
-    board = tensorboard.Board(settings, manifest, uri)
+    board = tensorboard.Board(settings, uri)
 
     def refuse(*_: Any, **__: Any) -> None:
         raise StorageError("The disk is full.")
@@ -747,9 +737,9 @@ def test_mlflows_own_server_has_all_of_a_run(ended: Ended, real_mlflow: str) -> 
     settings = settings.replace(track={"mlflow": real_mlflow})
     # A terminal without Unicode: MLflow's own words have an emoji.
     program = (
-        "import sys; from rtl import config, run, tracking; import json; "
-        "settings = config.from_dict(json.load(sys.stdin)); tracking.check(settings); "
-        "tracking.log(settings, sys.argv[1], run.result(sys.argv[1]))"
+        "import json, sys; from rtl.config import tree; from rtl.runs import mlflow_log, run; "
+        "settings = tree.from_dict(json.load(sys.stdin)); mlflow_log.check(settings); "
+        "mlflow_log.log(settings, sys.argv[1], run.result(sys.argv[1]))"
     )
     ran = subprocess.run(
         [sys.executable, "-c", program, uri], input=json.dumps(settings.to_dict()), text=True,

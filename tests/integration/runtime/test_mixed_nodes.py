@@ -17,10 +17,14 @@ SCRIPT = """
 import json, sys
 import ray, torch
 from ray.cluster_utils import Cluster
-from rtl import capacity, device, features, lr_find, recipes, runtime, search, train, trunk_pass
+from rtl.config import loading
+from rtl.feature_extraction import cache, extraction
+from rtl.runtime import capacity, session
+from rtl.training import train
+from rtl.tuning import lr_find, search
 
 place = sys.argv[1]
-runtime.silence()
+session.silence()
 store = {"object_store_memory": 80_000_000}
 cluster = Cluster(True, head_node_args={"num_cpus": 16, **store})
 cluster.add_node(num_cpus=8, num_gpus=1, **store)
@@ -36,7 +40,7 @@ class StopError(Exception):
 
 def stop(config, manifest, depths, *_):
     for k in depths:
-        features.locate(config, manifest, "weights", k)
+        cache.locate(config, manifest, "weights", k)
     raise StopError(config.model.precision)
 
 
@@ -52,17 +56,17 @@ def one_kind(use_gpu):  # as if the GPU, and a processor of CPUs alone, multipli
     return "bf16" if cpus == 8 or not use_gpu and cpus == 16 else "fp32"
 
 
-trunk_pass.build = stop
+extraction.build = stop
 train._arithmetic = one_kind
 for gpus in (0, 1):
     for command in (train.train, search.search, lr_find.find):
-        config = recipes.load().replace(
-            name=f"{command.__module__[4:].replace('_', '-')}{gpus}", storage=f"{place}/root",
+        config = loading.load().replace(
+            name=f"{command.__module__.rpartition('.')[2].replace('_', '-')}{gpus}", storage=f"{place}/root",
             data={"uri": f"{place}/data", "image_size": 80}, features={"cache": "on"},
             train={"gpus_per_worker": gpus, "cpus_per_worker": 1, "batch_size": 8},
         )
         found[config.name] = precision(command, config)
-wide = recipes.load().replace(train={"cpus_per_worker": 3})
+wide = loading.load().replace(train={"cpus_per_worker": 3})
 found["wide"] = train.settle_precision(wide).model.precision
 print(json.dumps(found))
 ray.shutdown()

@@ -31,9 +31,10 @@ from rtl.model.inference import calibrate
 from rtl.model.pretrained import load as load_weights
 from rtl.runs import run
 from rtl.runs.progress import Watcher, mailbox
+from rtl.runs.records import Epoch
 from rtl.runtime import capacity, session
 from rtl.training import train
-from rtl.training.checkpoint import Checkpoint, Checkpoints, Epoch
+from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.loop import Hooks, Learner, fit
 from rtl.training.trainer import launch
 from rtl.tuning.group_trial import Group

@@ -51,8 +51,8 @@ def test_an_error_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -
 
 def test_help_starts_nothing() -> None:
     code = (
-        "import sys, rtl, rtl.cli\n"
-        "try: rtl.cli.main(['--help'])\n"
+        "import sys, rtl, rtl.cli.main\n"
+        "try: rtl.cli.main.main(['--help'])\n"
         "except SystemExit: pass\n"
         "print(sorted({'ray', 'torch', 'boto3', 'pyarrow', 'pydantic'} & set(sys.modules)))"
     )
@@ -64,10 +64,11 @@ def test_help_starts_nothing() -> None:
 def test_start_and_end_do_not_look_for_garbage_among_what_stays() -> None:
     code = (
         "import atexit, gc\n"
-        "from rtl import cli, train\n"
+        "from rtl.cli import main\n"
+        "from rtl.training import train\n"
         "print(gc.get_stats()[2]['collections'])\n"
         "atexit.register(lambda: print(gc.get_freeze_count() > 100_000))\n"
-        "cli.main(['runs', '--storage', '/nowhere'])\n"
+        "main.main(['runs', '--storage', '/nowhere'])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     said = done.stdout.split("\n")

@@ -10,7 +10,7 @@ import pytest
 # The parent's callback after a fork is where logging's locks are released, and where Ctrl-C fell.
 _SWALLOWS = """
 import os, signal, subprocess, time
-from rtl import interrupt
+from rtl.cli import interrupt
 interrupt.install()
 os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.{name}))
 try:
@@ -35,7 +35,7 @@ def test_an_interrupt_swallowed_in_a_callback_comes_again(name: str) -> None:
 
 def test_other_errors_of_callbacks_are_still_reported() -> None:
     text = (
-        "from rtl import interrupt; interrupt.install()\n"
+        "from rtl.cli import interrupt; interrupt.install()\n"
         "class Broken:\n"
         "    def __del__(self): raise ValueError('no way out')\n"
         "del (lambda: [Broken()])()[0]"

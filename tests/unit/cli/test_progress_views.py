@@ -13,7 +13,8 @@ from rich.console import Console
 from rtl.cli import console, progress_views
 from rtl.cli.progress_views import Bar, FitView, SearchView
 from rtl.cli.trial_table import TrialView
-from rtl.runs.trials import Trial, TrialEpoch
+from rtl.runs.records import TrialEpoch
+from rtl.runs.trials import Trial
 from rtl.tuning.tracker import Round
 
 

@@ -11,6 +11,7 @@ from rtl.data.batches import Batch, Plan
 from rtl.data.shards import Manifest, Shard
 from rtl.errors import DataError
 from rtl.feature_extraction import extraction
+from rtl.model import inception
 
 
 def manifest(train: tuple[int, ...] = (7, 5, 9), val: tuple[int, ...] = (4, 3)) -> Manifest:
@@ -139,3 +140,4 @@ def test_batch_norm_on_one_pixel_needs_two_rows(
     config = loading.load().replace(model=model, data={"image_size": size})
     assert batches.needs_two_rows(config) == needs
     assert Plan.of(config, manifest()).singles != needs
+    assert (inception.feature_shape(1, size)[1:] == (1, 1)) == (size <= batches.ONE_PIXEL_UP_TO)

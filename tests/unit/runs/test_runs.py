@@ -21,7 +21,8 @@ from rtl.evaluation.metrics import Scores
 from rtl.reporting.facts import gather
 from rtl.runs import listing, run, trials
 from rtl.runs.listing import Row
-from rtl.runs.trials import State, Trial, TrialEpoch
+from rtl.runs.records import TrialEpoch
+from rtl.runs.trials import State, Trial
 from rtl.storage import lease
 
 SEARCH: dict[str, Any] = {
@@ -171,7 +172,7 @@ def test_a_run_whose_process_died_here_is_taken_up_at_once(
 ) -> None:
     uri = begin(str(tmp_path), "killed", "search")
     code = (
-        "import os, sys; from rtl import run\n"
+        "import os, sys; from rtl.runs import run\n"
         "with run.attempt(sys.argv[1]): print('held', flush=True); os._exit(1)"
     )
     done = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True)
@@ -299,7 +300,7 @@ def test_the_verb_prints_a_table_or_json(
 
 
 def test_runs_are_listed_without_ray_and_torch() -> None:
-    code = "import rtl.runs, sys; print(sorted({'ray', 'torch'} & set(sys.modules)))"
+    code = "import rtl.runs.listing, sys; print(sorted({'ray', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

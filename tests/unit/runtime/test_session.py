@@ -125,7 +125,7 @@ def test_a_cluster_starts_with_a_long_tmpdir(tmp_path: Path) -> None:
     long = tmp_path / ("t" * 60)
     long.mkdir()
     code = (
-        "from rtl import runtime; runtime.connect(num_cpus=1); import ray; "
+        "from rtl.runtime import session; session.connect(num_cpus=1); import ray; "
         "print(ray.get(ray.remote(lambda: 3).remote()))"
     )
     environment = {**os.environ, "TMPDIR": str(long)}

@@ -7,7 +7,7 @@ import torch
 
 from rtl.config.schema import OptimizerConfig, TrainConfig
 from rtl.model import inception
-from rtl.runs.trials import TrialEpoch
+from rtl.runs.records import TrialEpoch
 from rtl.training.optimizer import lr_factor, make_average, make_optimizer, planned_epochs
 
 

@@ -9,7 +9,8 @@ from rtl.config import loading
 from rtl.config.tree import Config
 from rtl.data.shards import Manifest, Shard
 from rtl.errors import ConfigError
-from rtl.runs.trials import Trial, TrialEpoch
+from rtl.runs.records import TrialEpoch
+from rtl.runs.trials import Trial
 from rtl.tuning.budget import (
     EPOCHS_PER_VIEW,
     MIN_EPOCHS,

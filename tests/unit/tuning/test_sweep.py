@@ -15,7 +15,8 @@ from rich.console import Console
 from rtl.cli import console
 from rtl.cli.progress_views import SearchView
 from rtl.config.tree import Config
-from rtl.runs.trials import Trial, TrialEpoch
+from rtl.runs.records import TrialEpoch
+from rtl.runs.trials import Trial
 from rtl.tuning import sweep
 from rtl.tuning.proposals import Proposals
 from rtl.tuning.tracker import Round, TrialTracker, TuneEvents
