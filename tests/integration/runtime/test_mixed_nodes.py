@@ -61,7 +61,8 @@ train._arithmetic = one_kind
 for gpus in (0, 1):
     for command in (train.train, search.search, lr_find.find):
         config = loading.load().replace(
-            name=f"{command.__module__.rpartition('.')[2].replace('_', '-')}{gpus}", storage=f"{place}/root",
+            name=f"{command.__module__.rpartition('.')[2].replace('_', '-')}{gpus}",
+            storage=f"{place}/root",
             data={"uri": f"{place}/data", "image_size": 80}, features={"cache": "on"},
             train={"gpus_per_worker": gpus, "cpus_per_worker": 1, "batch_size": 8},
         )
