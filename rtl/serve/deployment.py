@@ -21,9 +21,10 @@ from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from ray.serve.context import _get_global_client
 
 import rtl
-from rtl import bundle, capacity, local_s3, registry, runtime, storage
+from rtl import bundle, capacity, registry, runtime, storage
 from rtl.capacity import Need
 from rtl.errors import BundleError, ConfigError, ResourceError, reason
+from rtl.ports import free_port
 from rtl.sections import ServeConfig
 from rtl.serve.clerk import Clerk
 from rtl.serve.replica import Endpoint, Target
@@ -176,7 +177,7 @@ def _start(config: ServeConfig) -> str:
     """Starts Serve's HTTP server where none runs; gives its URL."""
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
-        port = config.port or local_s3.free_port()
+        port = config.port or free_port()
         _check_host(config.host)
         _check_port(config.host, port)
         http = {

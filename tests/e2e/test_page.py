@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rtl import local_s3
+from rtl.ports import free_port
 from rtl.serve import static
 from tests.conftest import COLOURS, chromium, make_image
 
@@ -144,7 +144,7 @@ def canned() -> Canned:
 
 @pytest.fixture
 def url(canned: Canned) -> Iterator[str]:
-    port = local_s3.free_port()
+    port = free_port()
     config = uvicorn.Config(
         application(canned), port=port, log_level="warning", ws="none", lifespan="off"
     )

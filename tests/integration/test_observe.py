@@ -53,9 +53,9 @@ from rtl.checkpoint import Checkpoint, Checkpoints, Epoch
 from rtl.config import Config
 from rtl.errors import ConfigError, StorageError
 from rtl.judge import conclude
-from rtl.local_s3 import free_port
 from rtl.loop import Waited
 from rtl.observe import Meter
+from rtl.ports import free_port
 from rtl.progress import Watcher
 from rtl.shards import Manifest
 from rtl.tracker import Round, TrialTracker

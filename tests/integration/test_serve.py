@@ -40,7 +40,6 @@ from rtl import (
     bundle,
     evaluate,
     inception,
-    local_s3,
     metrics,
     predict,
     pretrained,
@@ -51,6 +50,7 @@ from rtl import (
 from rtl.bundle import BundleInfo, Classifier
 from rtl.errors import BundleError, ConfigError, ResourceError
 from rtl.inference import Output
+from rtl.ports import free_port
 from rtl.sections import ServeConfig
 from rtl.shards import read_shard
 from tests.conftest import COLOURS, make_dataset, make_image
@@ -572,7 +572,7 @@ def test_what_cannot_start_is_refused_at_once(url: str, local: str) -> None:
     with pytest.raises(ResourceError, match="3 replicas x 2 CPUs = 6 CPUs, the cluster has 4"):
         deployment.deploy(local, CONFIG.model_copy(update={"replicas": 3, "cpus_per_replica": 2}))
     with pytest.raises(ConfigError, match="cannot move"):
-        deployment.deploy(local, CONFIG.model_copy(update={"port": local_s3.free_port()}))
+        deployment.deploy(local, CONFIG.model_copy(update={"port": free_port()}))
     with pytest.raises(ConfigError, match="cannot be listened on"):
         deployment._check_port("127.0.0.1", int(url.rsplit(":", 1)[1]))
 

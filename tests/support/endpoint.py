@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 import uvicorn
 
-from rtl import bundle, inception, local_s3, pretrained
+from rtl import bundle, inception, pretrained
 from rtl.bundle import BundleInfo
+from rtl.ports import free_port
 from rtl.sections import ServeConfig
 from tests.conftest import COLOURS
 
@@ -66,7 +67,7 @@ class Local:
 @contextlib.contextmanager
 def serving(uri: str, config: ServeConfig, token: str = "") -> Iterator[Local]:
     """Serves a bundle while the block runs."""
-    port, ready, stop = local_s3.free_port(), threading.Event(), threading.Event()
+    port, ready, stop = free_port(), threading.Event(), threading.Event()
     engine = Engine(config)
     token_sha256 = hashlib.sha256(token.encode()).hexdigest() if token else None
 

@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 LAYERS = {
-    "errors": {"rtl", "errors"},
+    "errors": {"rtl", "errors", "ports"},
     "ground": {
         "sections", "config", "yaml12", "recipes", "uri", "storage_faults", "s3", "tree",
         "storage", "places", "trials",
@@ -58,7 +58,7 @@ WITHOUT_RAY = ("errors", "ground", "core")
 """Layers that never import Ray: they work, and are tested, without a cluster."""
 
 SERVE_IMPORTS = {
-    "tree", "rtl", "errors", "sections", "config", "uri", "storage_faults", "storage", "images",
+    "tree", "rtl", "errors", "ports", "sections", "config", "uri", "storage_faults", "storage", "images",
     "convolution", "gradient", "graph", "blocks", "int8", "inception", "pretrained", "device",
     "metrics", "baseline", "inference", "bundle", "registry", "ray_folder", "runtime", "tiff",
     "orientation", "samples", "unreadable", "capacity", "local_s3",
