@@ -49,7 +49,7 @@ LAYERS = {
     "serve": {"serve"},
     "top": {
         "predict", "console", "trial_view", "views", "stopped", "demo", "submit", "verbs",
-        "job_verbs", "cli",
+        "job_verbs", "interrupt", "cli",
     },
 }  # fmt: skip
 """Layer by layer from the ground up: the modules and packages of `rtl`, `rtl` for its own file."""
@@ -58,7 +58,8 @@ WITHOUT_RAY = ("errors", "ground", "core")
 """Layers that never import Ray: they work, and are tested, without a cluster."""
 
 SERVE_IMPORTS = {
-    "tree", "rtl", "errors", "ports", "sections", "config", "uri", "storage_faults", "storage", "images",
+    "tree", "rtl", "errors", "ports", "sections", "config", "uri", "storage_faults", "storage",
+    "images",
     "convolution", "gradient", "graph", "blocks", "int8", "inception", "pretrained", "device",
     "metrics", "baseline", "inference", "bundle", "registry", "ray_folder", "runtime", "tiff",
     "orientation", "samples", "unreadable", "capacity", "local_s3",
