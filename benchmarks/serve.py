@@ -355,10 +355,10 @@ def rtl_alone(
 @contextlib.contextmanager
 def litserve(uri: str, folder: str) -> Iterator[str]:
     """The URL of the bundle behind LitServe, which is in `folder`."""
-    from rtl.storage import local_s3
+    from rtl.ports import free_port
 
     script = Path(__file__).parent / "measuring" / "litserver.py"
-    port = local_s3.free_port()
+    port = free_port()
     arguments = [sys.executable, str(script), uri, str(port), str(CORES), str(BATCH)]
     process = subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": folder})
     url = f"http://127.0.0.1:{port}"

@@ -9,7 +9,6 @@ import itertools
 import logging
 import os
 import re
-import secrets
 import shlex
 import shutil
 import signal
@@ -25,6 +24,7 @@ from urllib.parse import urlsplit
 
 from rtl import errors
 from rtl.errors import ResourceError, reason
+from rtl.ports import free_ports
 from rtl.runtime import ray_folder
 
 Progress = Callable[[int, int], None]
@@ -171,7 +171,7 @@ def _ingress_env(parent: Path) -> dict[str, str]:
         "CONFIG_FILE_LOC": "haproxy.cfg", "SOCKET_PATH": "admin.sock", "SERVER_STATE_BASE": "",
         "SERVER_STATE_FILE": "server-state", "METRICS_SOCKET_PATH": "metrics.sock",
     }  # fmt: skip
-    metrics, stats = map(str, itertools.islice(_lasting_ports(), 2))
+    metrics, stats = map(str, itertools.islice(free_ports(), 2))
     program = Path(folder, "haproxy")
     bundled = shlex.quote(str(Path(found.origin).with_name("bin") / "haproxy"))
     program.write_text(f'#!/bin/sh\nexec {bundled} -dS "$@"\n')  # without splice(): it would spin
@@ -189,17 +189,6 @@ def _ingress_env(parent: Path) -> dict[str, str]:
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # the engine has threads of its own
         **{f"RAY_SERVE_HAPROXY_{key}": str(Path(folder, name)) for key, name in named.items()},
     }
-
-
-def _lasting_ports() -> Iterator[int]:
-    """Free ports that nobody takes until they are listened on, minutes later.
-
-    Not those that systems give to connections, from 32768 on, of which Ray itself takes 52365.
-    """
-    for port in secrets.SystemRandom().sample(range(20_000, 32_768), 1000):
-        with socket.socket() as sock, contextlib.suppress(OSError):
-            sock.bind(("", port))
-            yield port
 
 
 def _leave(folder: str) -> None:

@@ -25,11 +25,11 @@ from rtl import storage
 from rtl.config.schema import ServeConfig
 from rtl.errors import BundleError, ConfigError, ResourceError, reason
 from rtl.model import bundle, registry
+from rtl.ports import free_port
 from rtl.runtime import capacity, session
 from rtl.runtime.capacity import Need
 from rtl.serving.replica import Endpoint, Target
 from rtl.serving.stats_aggregator import Clerk
-from rtl.storage import local_s3
 
 _LOGGING = {"log_level": "ERROR", "enable_access_log": False}
 _ONGOING = 1000  # requests in a replica, slow bodies included; the engine refuses far earlier
@@ -179,7 +179,7 @@ def _start(config: ServeConfig) -> str:
     """Starts Serve's HTTP server where none runs; gives its URL."""
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
-        port = config.port or local_s3.free_port()
+        port = config.port or free_port()
         _check_host(config.host)
         _check_port(config.host, port)
         http = {

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rtl.errors import StorageError
+from rtl.ports import free_port
 
 _START_TIMEOUT_S = 20
 
@@ -65,13 +66,6 @@ def serve(root: Path, bucket: str = "rtl", host: str = "127.0.0.1") -> Iterator[
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def _wait(host: str, port: int, process: subprocess.Popen[bytes]) -> None:

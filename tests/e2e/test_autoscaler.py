@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rtl.ports import free_port
 from rtl.runs import run
-from rtl.storage import local_s3
 from tests.conftest import make_dataset
 
 RECIPE = {
@@ -59,7 +59,7 @@ def config(port: int) -> dict[str, object]:
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    port = local_s3.free_port()
+    port = free_port()
     (tmp_path / "cluster.json").write_text(json.dumps(config(port)))
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=0",
@@ -139,7 +139,7 @@ def test_a_search_waits_for_the_nodes_that_an_autoscaler_brings(
     assert result is not None
 
 
-@pytest.mark.parametrize("address", [f"127.0.0.1:{local_s3.free_port()}", "127.0.0.1:seven"])
+@pytest.mark.parametrize("address", [f"127.0.0.1:{free_port()}", "127.0.0.1:seven"])
 def test_an_address_where_no_cluster_answers_is_refused_at_once(
     address: str, tmp_path: Path
 ) -> None:

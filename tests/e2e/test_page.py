@@ -24,8 +24,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from rtl.ports import free_port
 from rtl.serving.http import static
-from rtl.storage import local_s3
 from tests.conftest import COLOURS, chromium, make_image
 
 SIZE = 96
@@ -144,7 +144,7 @@ def canned() -> Canned:
 
 @pytest.fixture
 def url(canned: Canned) -> Iterator[str]:
-    port = local_s3.free_port()
+    port = free_port()
     config = uvicorn.Config(
         application(canned), port=port, log_level="warning", ws="none", lifespan="off"
     )

@@ -26,6 +26,7 @@ import psutil
 import pytest
 import yaml
 
+from rtl.ports import free_port
 from rtl.storage import local_s3
 from tests.conftest import COLOURS, make_dataset, make_image
 
@@ -43,7 +44,7 @@ RECIPE: dict[str, Any] = {
     # Two workers of the fit that need a machine each: one of them cannot be the head.
     "train": {"epochs": 1, "batch_size": 6, "workers": 2, "cpus_per_worker": os.cpu_count()},
     "search": {"unfrozen_layers": [1], "lr": [0.01], "sampler": "grid", "scheduler": "none"},
-    "serve": {"host": "0.0.0.0", "port": local_s3.free_port(), "replicas": 1},  # noqa: S104
+    "serve": {"host": "0.0.0.0", "port": free_port(), "replicas": 1},  # noqa: S104
 }
 PRIVATE = ("/home", "/root", "/run", "/tmp", "/var/tmp", "/dev/shm", str(ROOT))  # noqa: S108
 MACHINE = r"""
@@ -230,7 +231,7 @@ def test_three_machines_are_set_up_by_ssh_search_serve_and_are_left_as_they_were
     ip(f"-n rssh0 addr del {PUBLIC}/32 dev eth0")
 
     machines.run(RAY, "up", "-y", machines.file)
-    port = local_s3.free_port()
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     machines.popen(RAY, "dashboard", "-p", str(port), machines.file)
     wait_for(lambda: status(f"{address}/api/jobs/"), 20)

@@ -16,7 +16,7 @@ import uvicorn
 from rtl.config.schema import ServeConfig
 from rtl.model import bundle, inception, pretrained
 from rtl.model.bundle import BundleInfo
-from rtl.storage import local_s3
+from rtl.ports import free_port
 from tests.conftest import COLOURS
 
 with warnings.catch_warnings():
@@ -68,7 +68,7 @@ class Local:
 @contextlib.contextmanager
 def serving(uri: str, config: ServeConfig, token: str = "") -> Iterator[Local]:
     """Serves a bundle while the block runs."""
-    port, ready, stop = local_s3.free_port(), threading.Event(), threading.Event()
+    port, ready, stop = free_port(), threading.Event(), threading.Event()
     engine = Engine(config)
     token_sha256 = hashlib.sha256(token.encode()).hexdigest() if token else None
 

@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 STAGES = (
-    {"rtl", "errors"},
+    {"rtl", "errors", "ports"},
     {"config", "storage"},
     {"runtime"},
     {"data", "evaluation"},
@@ -33,11 +33,12 @@ STAGES = (
 )
 """Stage by stage from the ground up: the packages of `rtl`, `rtl` for its own file."""
 
-WITHOUT_RAY = {"rtl", "errors", "config", "storage", "evaluation", "model"}
+WITHOUT_RAY = {"rtl", "errors", "ports", "config", "storage", "evaluation", "model"}
 """Packages that never import Ray: they work, and are tested, without a cluster."""
 
 SERVING_IMPORTS = {
-    "rtl", "errors", "config", "storage", "runtime", "data", "evaluation", "model", "serving",
+    "rtl", "errors", "ports", "config", "storage", "runtime", "data", "evaluation", "model",
+    "serving",
 }  # fmt: skip
 """All that the endpoint is made of: a server needs no training code."""
 

@@ -40,12 +40,12 @@ from rtl.errors import ConfigError, StorageError
 from rtl.evaluation import metrics
 from rtl.model import bundle, inception, pretrained
 from rtl.model.bundle import BundleInfo
+from rtl.ports import free_port
 from rtl.runs import listing, mlflow_log, ray_metrics, run, tensorboard, trials
 from rtl.runs.progress import Watcher
 from rtl.runs.ray_metrics import Meter
 from rtl.runs.records import Epoch, TrialEpoch
 from rtl.runs.trials import Trial
-from rtl.storage.local_s3 import free_port
 from rtl.training import train
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.finalize import conclude

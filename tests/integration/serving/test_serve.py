@@ -45,8 +45,8 @@ from rtl.evaluation import metrics
 from rtl.model import bundle, inception, pretrained, registry
 from rtl.model.bundle import BundleInfo, Classifier
 from rtl.model.inference import Output
+from rtl.ports import free_port
 from rtl.runtime import session
-from rtl.storage import local_s3
 from tests.conftest import COLOURS, make_dataset, make_image
 
 with warnings.catch_warnings():
@@ -568,7 +568,7 @@ def test_what_cannot_start_is_refused_at_once(url: str, local: str) -> None:
     with pytest.raises(ResourceError, match="3 replicas x 2 CPUs = 6 CPUs, the cluster has 4"):
         deployment.deploy(local, CONFIG.model_copy(update={"replicas": 3, "cpus_per_replica": 2}))
     with pytest.raises(ConfigError, match="cannot move"):
-        deployment.deploy(local, CONFIG.model_copy(update={"port": local_s3.free_port()}))
+        deployment.deploy(local, CONFIG.model_copy(update={"port": free_port()}))
     with pytest.raises(ConfigError, match="cannot be listened on"):
         deployment._check_port("127.0.0.1", int(url.rsplit(":", 1)[1]))
 

@@ -79,7 +79,7 @@ def test_cut_batches_keeps_every_row_in_order(parts: tuple[int, ...]) -> None:
     cut = list(batches.cut_batches(rows(*parts), [4, 4, 2, 0]))
     assert [len(batch) for batch in cut] == [4, 4, 2, 0]
     assert torch.cat([batch.inputs for batch in cut]).flatten().tolist() == list(range(10))
-    assert [i for batch in batches for i in batch.ids] == [str(n) for n in range(10)]
+    assert [i for batch in cut for i in batch.ids] == [str(n) for n in range(10)]
 
 
 def test_missing_rows_are_an_error() -> None:

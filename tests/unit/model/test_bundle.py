@@ -16,6 +16,7 @@ from rtl import storage
 from rtl.errors import BundleError, RtlError
 from rtl.model import bundle, inception, pretrained, registry
 from rtl.model.bundle import BundleInfo, Classifier
+from rtl.storage import objects
 from tests.conftest import make_image
 
 SIZE = 75
@@ -150,7 +151,7 @@ def test_a_save_that_dies_leaves_no_bundle(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "seal", die)
+        patch.setattr(objects, "seal", die)
         with pytest.raises(KeyboardInterrupt):
             bundle.save(uri, dataclasses.replace(INFO, name="next"), network)
     with pytest.raises(BundleError, match="no COMMIT"):

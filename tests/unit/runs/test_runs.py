@@ -15,7 +15,14 @@ import pytest
 from rtl import storage
 from rtl.cli import console, main
 from rtl.config import loading, tree
-from rtl.errors import ConfigError, NotFoundError, ResourceError, RunExistsError, TrainingError
+from rtl.errors import (
+    ConfigError,
+    NotFoundError,
+    ResourceError,
+    RunExistsError,
+    StorageError,
+    TrainingError,
+)
 from rtl.evaluation import metrics
 from rtl.evaluation.metrics import Scores
 from rtl.reporting.facts import gather
@@ -311,7 +318,7 @@ def test_storage_that_refuses_signs_of_life_ends_no_run(
     uri = begin(str(tmp_path), "full", "train")
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise storage.StorageError("The disk is full.")
+        raise StorageError("The disk is full.")
 
     with run.attempt(uri) as beat:
         monkeypatch.setattr(storage, "write_json", refuse)

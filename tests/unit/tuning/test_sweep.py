@@ -98,12 +98,20 @@ def test_a_tracker_records_what_tune_reports(tmp_path: Path) -> None:
     events.log_trial_start(trial)
     result = {
         "epochs": 1, "train_loss": 1.0, "epoch_score": 0.5, "log_loss": 0.9, "seconds": 2.0,
-        "stall_seconds": 0.0, "share": 1.0,
+        "stall_seconds": 0.0, "share": 1.0, "lr": 1e-3,
     }  # fmt: skip
     events.log_trial_result(1, trial, result)
     events.log_trial_end(trial)
     assert [t[0].state for t in seen] == ["running", "running", "stopped"]
     last = seen[-1][0]
     assert (last.number, last.seed, last.cpus, last.gpus, last.score) == (4, 9, 2, 0.5, 0.5)
-    assert isinstance(last.history[0], TrialEpoch)
+    assert last.history[0] == TrialEpoch(
+        0,
+        1.0,
+        0.5,
+        0.9,
+        2.0,
+        pytest.approx(0, abs=60),
+        lr=1e-3,  # type: ignore[arg-type]
+    )
     assert (tracker.next_number, rounds[0].trials) == (5, 1)
