@@ -297,7 +297,8 @@ def _ask_winner(config: Config, uri: str, winner: Trial) -> dict[str, Any]:
         settings.to_dict(), uri, trials.checkpoints(uri, winner.number), cpus,
     )  # fmt: skip
     outcome: dict[str, Any] = storage.read_json(storage.join(uri, "outcome.json"))
-    return {**outcome, "epochs": winner.epochs}  # its last checkpoint is that of the best one
+    # The last checkpoint is that of the best epoch, perhaps one that the driver was not told of.
+    return {**outcome, "epochs": max(winner.epochs, outcome["best"] + 1)}
 
 
 def _judge_winner(config: dict[str, Any], uri: str, winner: str, threads: int) -> None:

@@ -95,7 +95,7 @@ def test_a_search_in_a_budget_fits_a_narrow_terminal(work: Workplace) -> None:
     narrow = work.run(line, columns=40)
     narrow.must_say("registered as quick@1")
     narrow.find(r"^ *trial +k +lr +epoch +val *$")
-    narrow.find(r"^ *\d+ +[01] +0\.0\d+ +[12] +[01]\.\d{3} *$")
+    narrow.find(r"^ *\d+( stopped)? +[01] +0\.0\d+ +[12] +[01]\.\d{3} *$")
 
 
 def test_the_report_of_a_search_is_one_file(alone: Workplace, searched: Terminal) -> None:
