@@ -9,19 +9,21 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/rtl demo $(ARGS)
 
-# The tests of one Ray cluster, which mostly wait, run beside all others; those in a terminal come
-# last, when a person's waiting times mean something. (A shell's background job ignores Ctrl-C, and
-# so would what it starts: tests that type or send one run in the foreground.)
+# Three at once, which mostly wait: the tests of one Ray cluster, those of a person's view (terminals,
+# browsers, clusters of several nodes), and all others. Deadlines are longer than when one runs alone.
+# (A shell's background job ignores Ctrl-C, and so would what it starts: tests that send it run in
+# the foreground, or in a terminal of their own.)
 CHOSEN := not slow and not gpu
 test: $(STAMP) chromium
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
-	@shared=$$(mktemp); \
-	$(BIN)/pytest -m "$(CHOSEN) and ray" >$$shared 2>&1 & ray=$$!; \
-	$(BIN)/pytest -m "$(CHOSEN) and not ray and not terminal"; first=$$?; \
-	wait $$ray; second=$$?; cat $$shared; rm $$shared; \
-	$(BIN)/pytest -m "$(CHOSEN) and terminal"; third=$$?; \
+	@out=$$(mktemp -d); \
+	RTL_TEST_SLOWER=3 $(BIN)/pytest -m "$(CHOSEN)" tests/e2e >$$out/e2e 2>&1 & e2e=$$!; \
+	$(BIN)/pytest -m "$(CHOSEN) and ray" --ignore=tests/e2e >$$out/ray 2>&1 & ray=$$!; \
+	$(BIN)/pytest -m "$(CHOSEN) and not ray" --ignore=tests/e2e; first=$$?; \
+	wait $$ray; second=$$?; cat $$out/ray; \
+	wait $$e2e; third=$$?; cat $$out/e2e; rm -r $$out; \
 	exit $$((first | second | third))
 endif
 

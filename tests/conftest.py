@@ -34,10 +34,8 @@ if TYPE_CHECKING:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of the session's Ray cluster, and those in a terminal."""
+    """Marks the tests of the session's Ray cluster."""
     for item in items:
-        if item.path.name.startswith("test_terminal_"):
-            item.add_marker(pytest.mark.terminal)
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
 
