@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench install chromium clean
+.PHONY: demo test check docs bench install chromium clean
 
 demo: $(STAMP)
 	$(BIN)/rtl demo $(ARGS)
@@ -27,11 +27,15 @@ else
 	exit $$((first | second | third))
 endif
 
-check: $(STAMP)
+check: $(STAMP) docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python cluster/audit.py
+
+# Needs no network. Fails for a dead link, a page outside the navigation or an unknown name.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --strict
 
 bench: $(STAMP)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
@@ -51,4 +55,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .site .mypy_cache .pytest_cache .ruff_cache
