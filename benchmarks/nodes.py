@@ -90,7 +90,7 @@ def main() -> None:
 
             session.connect()
             settings = demo.make_config(f"{s3}/root", quick=False)
-            pack.pack(f"{s3}/photos/labels.csv", f"{s3}/data", settings.pack, lambda *_: None)
+            pack.pack(f"{s3}/photos/labels.csv", f"{s3}/data", settings.pack)
             ray.shutdown()
         one, three = search(folder, 1, 3), search(folder, 3, 2)
     assert one["scores"].keys() == three["scores"].keys(), (one, three)

@@ -6,7 +6,7 @@ Photos of ELPV, no feature cache, one process with two threads on two cores, k =
 Data may read ahead is limited to 100 MB, as it is by the object store where the images of a fit are
 more than that holds (30 % of the memory; an image of 299 x 299 pixels takes 0.27 MB, and each epoch
 counts): it is full after seconds, and from then on what is read waits. `streamed` is rtl's way,
-`unrested` the same without the rest that `rtl/streaming.py` has Ray's scheduler take, `in_loop`
+`unrested` the same without the pauses that `rtl/data/streaming.py` gives Ray's scheduler, `in_loop`
 decodes each batch in the training loop, with no Ray at all. All in turns, in one process; the
 losses have to be equal. The last line is one JSON object.
 """
@@ -35,30 +35,26 @@ def fit(kind: str, settings: Any, manifest: Any) -> dict[str, float]:
     """Rows a second over all epochs of a fit, validation included, and its last loss."""
     import torch
     from ray.data import DataContext
-    from ray.data._internal.execution.execution_callback import ExecutionCallback
     from ray.data._internal.execution.interfaces import ExecutionResources
 
     from rtl.data import streaming
-    from rtl.data.batches import ImageReader, InMemory, Plan
+    from rtl.data.batches import EpochSampler, ImageReader, InMemorySource
     from rtl.model import pretrained
     from rtl.training import loop
 
-    plan = Plan.of(settings, manifest)
+    plan = EpochSampler.from_config(settings, manifest)
     weights = pretrained.load(settings.model.weights, settings.storage)
     learner = loop.Learner(settings, len(manifest.classes), weights, torch.device("cpu"))
     limits = ExecutionResources.for_limits(object_store_memory=AHEAD_BYTES)
     DataContext.get_current().execution_options.resource_limits = limits
     reader = ImageReader(manifest, settings.data)
-    resting = streaming._Calm
-    source: Any = InMemory(plan, reader)
+    source: Any = InMemorySource(plan, reader)
     if kind != "in_loop":
-        source = streaming.Stream(plan, reader, 0, settings.train.epochs)
-    try:
-        if kind == "unrested":
-            streaming._Calm = ExecutionCallback  # type: ignore[misc, assignment]
-        history = loop.fit(learner, source, plan, settings, loop.Hooks()).history
-    finally:
-        streaming._Calm = resting  # type: ignore[misc]
+        between = streaming.pause if kind == "streamed" else lambda: None
+        source = streaming.RayDataSource(
+            plan, reader, first_epoch=0, epochs=settings.train.epochs, between_steps=between
+        )
+    history = loop.fit(learner, source, plan, settings, loop.Hooks()).history
     rows = plan.rows * len(history)
     return {
         "rows_per_s": rows / sum(epoch.seconds for epoch in history),

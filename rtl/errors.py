@@ -25,7 +25,12 @@ import re
 
 
 class RtlError(Exception):
-    """The root: everything that rtl raises on purpose."""
+    """Root of all errors that rtl raises on purpose."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+        """The text as it was raised: Ray Data adds lines of its own to `args` in a task."""
 
 
 class ConfigError(RtlError):

@@ -39,4 +39,4 @@ def packed(
         settings = settings.replace(train={"cpus_per_worker": None}, data={"uri": f"{root}/data"})
         settings = settings.replace(**(recipe or {}))
         source = f"{root}/photos/labels.csv"
-        yield root, settings, pack.pack(source, f"{root}/data", settings.pack, lambda *_: None)
+        yield root, settings, pack.pack(source, f"{root}/data", settings.pack)

@@ -9,7 +9,7 @@ import ray.data
 import torch
 
 from rtl.config.schema import AugmentConfig, DataConfig
-from rtl.data.batches import ImageReader, Plan
+from rtl.data.batches import EpochSampler, ImageReader
 from rtl.data.shards import SPLITS, Manifest, load_manifest
 from rtl.errors import DataError
 from rtl.evaluation import metrics
@@ -17,8 +17,8 @@ from rtl.evaluation.metrics import Scores
 from rtl.evaluation.predictions import Predictions, gather
 from rtl.model import bundle, device
 from rtl.model.bundle import BundleInfo
-from rtl.runtime import capacity, session
-from rtl.runtime.capacity import Need
+from rtl.runtime import capacity, session, task_errors
+from rtl.runtime.capacity import ResourceRequest
 
 
 def evaluate(
@@ -39,19 +39,19 @@ def evaluate(
         there = ", ".join(name for name in SPLITS if manifest.rows(name))
         raise DataError(f"{manifest.uri} has no rows of {split!r}; it has {there}.")
     check_classes(manifest, info)
-    reads = Plan(manifest, 0, 1, 1).evaluation(split, 0)
+    reads = EpochSampler(manifest, 0, 1, 1).evaluation(split, 0)
     total = manifest.rows(split)
     progress(0, total)
     session.connect()
     session.quiet()
-    capacity.check(Need("The evaluation", 1, int(not use_gpu), int(use_gpu)))
+    capacity.require(ResourceRequest("The evaluation", 1, int(not use_gpu), int(use_gpu)))
     dataset = ray.data.from_items(reads, override_num_blocks=len(reads)).map_batches(
-        _Judge,
-        fn_constructor_args=(bundle_uri, manifest, info.image_size, use_gpu),
-        **capacity.actors(len(reads), total, use_gpu),
+        task_errors.OnFirstCall,
+        fn_constructor_args=(_Judge, bundle_uri, manifest, info.image_size, use_gpu),
+        **capacity.actor_options(len(reads), total, use_gpu),
     )
     parts: list[Predictions] = []
-    with session.own_errors():
+    with task_errors.raise_own_errors():
         for row in dataset.iter_rows():
             probabilities = np.asarray(row["probabilities"], np.float32).reshape(
                 -1, len(info.classes)

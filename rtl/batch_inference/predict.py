@@ -31,8 +31,8 @@ from rtl.data.sources import Tally, shown, visible_files
 from rtl.errors import BundleError, ConfigError, DataError, ImageError, NotFoundError
 from rtl.model import bundle, device
 from rtl.model.bundle import BundleInfo, Classifier
-from rtl.runtime import capacity, session
-from rtl.runtime.capacity import Need
+from rtl.runtime import capacity, session, task_errors
+from rtl.runtime.capacity import ResourceRequest
 from rtl.storage import destinations
 
 PLAN = "plan.json"
@@ -306,13 +306,13 @@ def _compute(
     """Has actors write the files of these chunks, and tells of each that is written."""
     if not chunks:
         return
-    capacity.check(Need("The prediction", 1, int(not use_gpu), int(use_gpu)))
+    capacity.require(ResourceRequest("The prediction", 1, int(not use_gpu), int(use_gpu)))
     dataset = ray.data.from_items(list(chunks), override_num_blocks=len(chunks)).map_batches(
-        _Answerer,
-        fn_constructor_args=arguments,
-        **capacity.actors(len(chunks), sum(chunk.rows for chunk in chunks), use_gpu),
+        task_errors.OnFirstCall,
+        fn_constructor_args=(_Answerer, *arguments),
+        **capacity.actor_options(len(chunks), sum(chunk.rows for chunk in chunks), use_gpu),
     )
-    with destinations.advise(_GO_ON), session.own_errors():
+    with destinations.advise(_GO_ON), task_errors.raise_own_errors():
         yield from dataset.iter_rows()
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from rtl.batch_inference.evaluate import check_classes
 from rtl.config.schema import AugmentConfig, DataConfig
-from rtl.data.batches import ImageReader, InMemory, Plan
+from rtl.data.batches import EpochSampler, ImageReader, InMemorySource
 from rtl.data.shards import load_manifest
 from rtl.errors import BundleError, DataError
 from rtl.evaluation import baseline, calibration, metrics, paired
@@ -73,9 +73,9 @@ def quantize(
     check_classes(manifest, info)
     if not manifest.rows("val"):
         raise DataError(f"{manifest.uri} has no rows of 'val', on which it would prove itself.")
-    plan = Plan(manifest, info.config.get("train", {}).get("seed", 0), _BATCH, 1)
+    plan = EpochSampler(manifest, info.config.get("train", {}).get("seed", 0), _BATCH, 1)
     data = DataConfig(image_size=info.image_size, augment=AugmentConfig())
-    rows = InMemory(plan, ImageReader(manifest, data))
+    rows = InMemorySource(plan, ImageReader(manifest, data))
     batches = (batch.inputs for batch in rows.train_batches(0))
     smaller = in_8_bits(info, network, itertools.islice(batches, CALIBRATION_ROWS // _BATCH))
 

@@ -55,7 +55,7 @@ def pack(arguments: argparse.Namespace) -> None:
 
     settings = load(arguments)
     with progress_views.Bars() as bars:
-        manifest = pack.pack(arguments.source, arguments.dest, settings.pack, bars)
+        manifest = pack.pack(arguments.source, arguments.dest, settings.pack, progress=bars)
     rows = ", ".join(f"{manifest.rows(s)} {s}" for s in ("train", "val", "test"))
     console.say(f"{len(manifest.classes)} classes, {rows} rows, digest {manifest.digest[:12]}")
     if manifest.quarantine:

@@ -139,7 +139,9 @@ def _run(
     if capacity.largest("CPU") < (settings.train.cpus_per_worker or 1):
         settings = settings.replace(train={"cpus_per_worker": 1})
     with _timed(stages, "pack"), progress_views.Bars() as bars:
-        manifest = pack.pack(f"{root}/photos/labels.csv", f"{root}/data", settings.pack, bars)
+        manifest = pack.pack(
+            f"{root}/photos/labels.csv", f"{root}/data", settings.pack, progress=bars
+        )
     rows = ", ".join(f"{manifest.rows(name)} {name}" for name in ("train", "val", "test"))
     console.say(f"Packed {rows} photos of {', '.join(manifest.classes)}")
     with _timed(stages, "search"), progress_views.SearchView(settings.train.metric) as view:

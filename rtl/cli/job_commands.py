@@ -24,11 +24,13 @@ def submit(arguments: argparse.Namespace) -> None:
         places |= {"storage": settings.storage, "data.uri": settings.data.uri}
     ray_jobs.check_places(places)
     resources = ray_jobs.Resources(arguments.cpus, arguments.gpus, arguments.memory_gb)
-    job = ray_jobs.make(asked.verb, arguments.rest, asked.recipe, resources)
+    job = ray_jobs.make(asked.verb, arguments.rest, recipe=asked.recipe, resources=resources)
     given = arguments.runtime_env
     environment = ray_jobs.read_environment(given) if given else {}
     with ray_jobs.client(arguments.address) as jobs:
-        submission_id = ray_jobs.submit(jobs, job, arguments.id, environment)
+        submission_id = ray_jobs.submit(
+            jobs, job, submission_id=arguments.id, environment=environment
+        )
         console.say(f"Submitted as {submission_id}")
         if not arguments.no_wait:
             _follow(jobs, submission_id)

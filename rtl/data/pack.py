@@ -1,12 +1,13 @@
-"""Sources to shards: every image is decoded once, here, and what fails is left out with a reason.
+"""Packing: a source of labelled images to the shards and the manifest of a data set.
 
-Two passes of Ray Data. The first reads, decodes and hashes; only sha256, size or reason come back.
-The driver then settles from these alone what is left out, which split a row belongs to, and the
-order (`rtl.placement`). The second has one task a shard, which fetches its rows again, checks each
-sha256 and writes. So no process ever holds more than one shard, and the driver none.
+Two passes of Ray Data. The first reads, decodes and hashes every image, and returns its sha256 and
+size, or the reason why it cannot be used. From these the driver decides which rows are left out,
+which split each row belongs to, and the order (`rtl.data.placement`). The second pass has one task
+for each shard, which fetches its rows again, checks each sha256 and writes the shard. So no process
+ever holds more than one shard, and the driver holds none.
 
-The digest depends on the rows (id, bytes, label, split) and the packing parameters, not on the
-place of source or destination nor on the parallelism.
+The digest depends on the rows (id, bytes, label, split) and the packing parameters, not on where
+source and destination are, nor on the parallelism.
 """
 
 from __future__ import annotations
@@ -23,63 +24,72 @@ import pyarrow as pa
 import ray.data
 import torch
 
-from rtl import errors, storage
+from rtl import storage
 from rtl.config.schema import PackConfig
 from rtl.data import shards, sources
 from rtl.data.images import decoding
-from rtl.data.placement import Checked, draw, plan_shards, settle
+from rtl.data.placement import CheckedRow, draw_splits, plan_shards, resolve_duplicates
 from rtl.data.shards import MANIFEST, SPLITS, Manifest, Quarantined, Shard
 from rtl.data.sources import Row
 from rtl.data.sources.rows import by_reason
 from rtl.errors import DataError, ImageError, NotFoundError, RtlError
-from rtl.runtime import session
+from rtl.runtime import session, task_errors
 from rtl.storage import destinations
 
 ROWS_PER_TASK = 64
-"""Images that one task of the first pass checks."""
+"""Images that one task of the first pass decodes."""
 
 Progress = Callable[[int, int, str], None]
-"""Called with (done, total, what is counted); the total is 0 while it is not known."""
+"""Called with (done, total, unit); the total is 0 while it is unknown."""
 
 _CHECKED = "images checked"
-_GO_ON = "A data set is there once its manifest is: mend that, then give the same command again."
-_OURS = re.compile(r"(train|val|test)/(\d{5}\.parquet|\.\d{5}\.parquet\..+)")
-_PLACE = pa.schema([("uri", pa.binary()), ("offset", pa.int64()), ("size", pa.int64())])
+_WRITTEN = "shards written"
+_ADVICE = "A data set is there once its manifest is: mend that, then give the same command again."
+_SHARD_PATHS = re.compile(r"(train|val|test)/(\d{5}\.parquet|\.\d{5}\.parquet\..+)")
+_LOCATION = pa.schema([("uri", pa.binary()), ("offset", pa.int64()), ("size", pa.int64())])
+"""Columns of a task's input: where an image's bytes lie."""
+_RESULT = pa.schema(
+    [
+        ("number", pa.int64()), ("sha256", pa.string()), ("bytes", pa.int64()),
+        ("reason", pa.string()),
+    ]
+)  # fmt: skip
+"""Columns of the first pass's result."""
 
 
 def pack(
-    source: str, dest: str, config: PackConfig, progress: Progress = lambda *_: None
+    source: str, dest: str, config: PackConfig, *, progress: Progress = lambda *_: None
 ) -> Manifest:
-    """Packs a source (see `rtl.sources`) into a data set at `dest`, and returns its manifest.
+    """Packs a source (see `rtl.data.sources`) into a data set at `dest` and returns its manifest.
 
-    Connects to Ray once the source is listed. An older data set at `dest` stays whole until this
-    one's rows are settled; then its manifest goes first and the new one comes last, so that there
-    is never a manifest over other shards. Raises DataError for a source that cannot be packed (too
-    many rows quarantined, a class without a train row, changed meanwhile), NotFoundError or
+    Connects to Ray once the source is listed. An older data set at `dest` stays whole until it is
+    decided what the new one holds. Then its manifest is deleted first and the new one written last,
+    so that a manifest never lists other shards. Raises DataError for a source that cannot be packed
+    (too many rows quarantined, a class without a train row, a change meanwhile), NotFoundError or
     StorageError.
     """
     _check_apart(source, dest)
     destinations.check_writable(dest, "DEST")
-    with destinations.advise(_GO_ON):
-        return _pack(source, dest, config, progress)
+    with destinations.advise(_ADVICE):
+        return _pack(source, dest, config, progress=progress)
 
 
-def _pack(source: str, dest: str, config: PackConfig, progress: Progress) -> Manifest:
+def _pack(source: str, dest: str, config: PackConfig, *, progress: Progress) -> Manifest:
     listing = sources.list_source(source, config, progress=progress)
     progress(0, len(listing.rows), _CHECKED)
     session.connect()
     session.quiet()
     checked, bad = _check(listing.rows, config.max_pixels, progress)
-    kept, copies = settle(checked)
+    kept, copies = resolve_duplicates(checked)
     quarantine = sorted([*listing.quarantine, *bad, *copies], key=lambda q: (q.id, q.reason))
     _check_ceiling(len(listing.rows) + len(listing.quarantine), quarantine, config)
-    placed, drawn = draw(kept, config)
+    placed, drawn = draw_splits(kept, config)
     counts = _count(placed, listing.classes)
 
     target = storage.normalize(dest)
     storage.delete(storage.join(target, MANIFEST))
-    written = _write(plan_shards(placed, config), listing.classes, target, progress)
-    _sweep(target, written)
+    written = _write(plan_shards(placed, config), listing.classes, dest=target, progress=progress)
+    _delete_old_shards(target, written)
     manifest = Manifest(
         classes=listing.classes,
         counts=counts,
@@ -102,161 +112,138 @@ def _pack(source: str, dest: str, config: PackConfig, progress: Progress) -> Man
 
 def _check(
     rows: Sequence[Row], max_pixels: int, progress: Progress
-) -> tuple[list[Checked], list[Quarantined]]:
-    """The first pass: which images decode, and the sha256 and size of each."""
-    # Neighbours in one tar, and in one folder, are checked by one task.
+) -> tuple[list[CheckedRow], list[Quarantined]]:
+    """Runs the first pass: returns the rows whose image decodes, and the others with a reason."""
+    # Rows of one tar, and of one folder, are checked by one task.
     order = sorted(range(len(rows)), key=lambda i: (os.fsencode(rows[i].uri), rows[i].offset))
     tables = [
-        _places(rows, order[start : start + ROWS_PER_TASK])
+        _locations(rows, order[start : start + ROWS_PER_TASK])
         for start in range(0, len(order), ROWS_PER_TASK)
     ]
-    checked: dict[int, Checked] = {}
+    checked: dict[int, CheckedRow] = {}
     quarantine: list[Quarantined] = []
-    what, done = _CHECKED, 0
+    done = 0
     for result in _run(tables, _check_block, {"max_pixels": max_pixels}):
         for found in result.to_pylist():
             row = rows[found["number"]]
             if found["reason"] is None:
-                checked[found["number"]] = Checked(row, found["sha256"], found["bytes"])
+                checked[found["number"]] = CheckedRow(row, found["sha256"], found["bytes"])
             else:
                 quarantine.append(Quarantined(row.id, found["reason"]))
         done += len(result)
-        progress(done, len(rows), what)
-    _check_complete(done, len(rows), what)
+        progress(done, len(rows), _CHECKED)
+    _check_complete(done, len(rows), _CHECKED)
     return [checked[number] for number in sorted(checked)], quarantine
 
 
-def _places(rows: Sequence[Row], numbers: Sequence[int]) -> pa.Table:
+def _locations(rows: Sequence[Row], numbers: Sequence[int]) -> pa.Table:
+    """Returns where the images of these rows lie, as a task's input: `_LOCATION` and `number`."""
     chosen = [rows[number] for number in numbers]
     locations = [(os.fsencode(row.uri), row.offset, row.size) for row in chosen]
     columns = [list(column) for column in zip(*locations, strict=True)]
-    return pa.table(columns, schema=_PLACE).append_column("number", pa.array(numbers, pa.int64()))
+    return pa.table(columns, schema=_LOCATION).append_column(
+        "number", pa.array(numbers, pa.int64())
+    )
 
 
 def _check_block(block: Any, max_pixels: int) -> Any:
+    """Decodes and hashes the images of one task; `reason` says why one cannot be used."""
     torch.set_num_threads(1)  # a task has one CPU
-    found: list[dict[str, Any]] = []
-    fault = None
-    for place in block.to_pylist():
-        entry = {"number": place["number"], "sha256": None, "bytes": None, "reason": None}
+    found = []
+    for location in block.to_pylist():
+        entry = {"number": location["number"], "sha256": None, "bytes": None, "reason": None}
         found.append(entry)
         try:
-            data = _fetch(place)
+            data = _fetch(location)
             entry.update(storage.describe(data))
             decoding.decode(data, max_pixels)
         except ImageError as error:
             entry["reason"] = str(error)
         except NotFoundError as error:
             # Only a table names images that may be missing; listed ones were there.
-            if place["size"] is not None:
-                fault = _gone(error)
-                break
+            if location["size"] is not None:
+                raise _gone(error) from None
             entry["reason"] = "There is no such image: the table names a file that is not there."
-        except RtlError as error:
-            if place["size"] is None and Path(os.fsdecode(place["uri"])).is_dir():
-                entry["reason"] = "There is no such image: the table names a folder."
-                continue
-            fault = _fault(error)
-            break
-    schema = pa.schema(
-        [
-            ("number", pa.int64()), ("sha256", pa.string()), ("bytes", pa.int64()),
-            ("reason", pa.string()),
-        ]
-    )  # fmt: skip
-    return _with_fault(pa.Table.from_pylist(found, schema=schema), fault)
+        except RtlError:
+            if location["size"] is not None or not Path(os.fsdecode(location["uri"])).is_dir():
+                raise
+            entry["reason"] = "There is no such image: the table names a folder."
+    return pa.Table.from_pylist(found, schema=_RESULT)
 
 
 def _write(
-    plan: dict[str, list[Checked]], classes: Sequence[str], dest: str, progress: Progress
+    plan: dict[str, list[CheckedRow]], classes: Sequence[str], *, dest: str, progress: Progress
 ) -> list[Shard]:
-    """The second pass: one task a shard."""
+    """Runs the second pass: one task writes each shard."""
     labels = {name: label for label, name in enumerate(classes)}
     tables = []
     for path, items in plan.items():
-        table = _places([item.row for item in items], range(len(items)))
+        table = _locations([item.row for item in items], range(len(items)))
         table = table.append_column("id", [[item.row.id for item in items]])
         table = table.append_column("label", [[labels[item.row.label] for item in items]])
         sure = pa.array([item.row.confidence for item in items], pa.float32())
         table = table.append_column("confidence", sure)
         table = table.append_column("sha256", [[item.sha256 for item in items]])
         tables.append(table.append_column("path", [[path] * len(items)]))
-    what = "shards written"
     written: list[Shard] = []
-    progress(0, len(plan), what)
+    progress(0, len(plan), _WRITTEN)
     for result in _run(tables, _write_block, {"dest": dest}):
         written += [Shard(split=row["path"].split("/")[0], **row) for row in result.to_pylist()]
-        progress(len(written), len(plan), what)
-    _check_complete(len(written), len(plan), what)
+        progress(len(written), len(plan), _WRITTEN)
+    _check_complete(len(written), len(plan), _WRITTEN)
     return sorted(written, key=lambda shard: (SPLITS.index(shard.split), shard.path))
 
 
 def _write_block(block: Any, dest: str) -> Any:
+    """Fetches the rows of one shard again, checks them, and writes the shard."""
     rows = block.to_pylist()
+    encoded = [_fetch_unchanged(row) for row in rows]
+    shard = shards.encode_shard(
+        [row["id"] for row in rows], encoded, [row["label"] for row in rows],
+        confidences=[row["confidence"] for row in rows],
+    )  # fmt: skip
+    encoded.clear()
     path = rows[0]["path"]
-    encoded: list[bytes] = []
-    entry: dict[str, Any] = {"path": path, "rows": len(rows), "bytes": 0, "sha256": ""}
-    fault = None
+    storage.write_bytes(storage.join(dest, path), shard)
+    return pa.Table.from_pylist([{"path": path, "rows": len(rows), **storage.describe(shard)}])
+
+
+def _fetch_unchanged(row: dict[str, Any]) -> bytes:
+    """Returns an image's bytes. Raises DataError where they are not those of the first pass."""
     try:
-        for row in rows:
-            data = _fetch(row)
-            if hashlib.sha256(data).hexdigest() != row["sha256"]:
-                raise DataError(f"The image {row['id']!r} changed while it was packed; pack again.")
-            encoded.append(data)
-        shard = shards.encode_shard(
-            [r["id"] for r in rows], encoded, [r["label"] for r in rows],
-            [r["confidence"] for r in rows],
-        )  # fmt: skip
-        encoded.clear()
-        storage.write_bytes(storage.join(dest, path), shard)
-        entry.update(storage.describe(shard))
+        data = _fetch(row)
     except NotFoundError as error:
-        fault = _gone(error)
-    except RtlError as error:
-        fault = _fault(error)
-    return _with_fault(pa.Table.from_pylist([entry]), fault)
+        raise _gone(error) from None
+    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+        raise DataError(f"The image {row['id']!r} changed while it was packed; pack again.")
+    return data
 
 
-def _fetch(place: dict[str, Any]) -> bytes:
-    uri = os.fsdecode(place["uri"])
-    if place["size"] is None:
+def _fetch(location: dict[str, Any]) -> bytes:
+    uri = os.fsdecode(location["uri"])
+    if location["size"] is None:
         return storage.read_bytes(uri)
-    return storage.read_range(uri, place["offset"], place["size"])
+    return storage.read_range(uri, location["offset"], location["size"])
 
 
-def _gone(error: NotFoundError) -> str:
-    message = (
+def _gone(error: NotFoundError) -> DataError:
+    return DataError(
         f"{error} It was there when SRC was listed: it went away, or SRC is a local folder that "
         "other nodes of the cluster do not see. Use s3:// or a shared folder."
     )
-    return _fault(DataError(message))
-
-
-def _fault(error: RtlError) -> str:
-    return f"{type(error).__name__}:{error}"
 
 
 def _run(
     tables: Sequence[pa.Table], task: Callable[..., Any], options: dict[str, Any]
 ) -> Iterator[pa.Table]:
-    """Each table through one task of Ray Data; results in any order.
-
-    Errors travel as values, since Ray wraps what a task raises in its own trace. Raises them here.
-    """
+    """Yields the result of each table, one task of Ray Data each, in any order."""
     dataset = ray.data.from_arrow(list(tables)).map_batches(
         task, batch_size=None, batch_format="pyarrow", fn_kwargs=options
     )
-    for result in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        block: Any = result
-        faults = block["fault"].drop_null().unique().to_pylist()
-        if faults:
-            name, _, message = faults[0].partition(":")
-            raise getattr(errors, name)(message)
-        yield block.drop_columns(["fault"])
-
-
-def _with_fault(table: pa.Table, fault: str | None) -> pa.Table:
-    return table.append_column("fault", pa.array([fault] * len(table), pa.string()))
+    with task_errors.raise_own_errors():
+        for result in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            table: Any = result
+            yield table
 
 
 def _check_apart(source: str, dest: str) -> None:
@@ -283,26 +270,29 @@ def _check_ceiling(total: int, quarantine: Sequence[Quarantined], config: PackCo
     )
 
 
-def _check_complete(done: int, total: int, what: str) -> None:
+def _check_complete(done: int, total: int, unit: str) -> None:
     if done != total:
-        raise DataError(f"Ray gave back {done} of {total} {what}; pack again.")
+        raise DataError(f"Ray gave back {done} of {total} {unit}; pack again.")
 
 
-def _count(rows: Iterable[Checked], classes: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Rows a class, split by split. Raises DataError for a class that has none to train on."""
+def _count(rows: Iterable[CheckedRow], classes: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Returns the rows of each class by split. Raises DataError for a class without train rows."""
     found = Counter((item.row.split, item.row.label) for item in rows)
     counts = {split: tuple(found[split, name] for name in classes) for split in SPLITS}
-    bare = [name for name, rows_of in zip(classes, counts["train"], strict=True) if not rows_of]
-    if bare:
+    empty = [name for name, rows_of in zip(classes, counts["train"], strict=True) if not rows_of]
+    if empty:
         raise DataError(
-            f"{len(bare)} of {len(classes)} classes have no usable train row: "
-            f"{', '.join(map(repr, bare[:5]))}. Add images to train or remove the class."
+            f"{len(empty)} of {len(classes)} classes have no usable train row: "
+            f"{', '.join(map(repr, empty[:5]))}. Add images to train or remove the class."
         )
     return counts
 
 
-def _sweep(dest: str, written: Sequence[Shard]) -> None:
-    """Deletes shards and cut files of an older packing. Raises DataError where a new one lacks."""
+def _delete_old_shards(dest: str, written: Sequence[Shard]) -> None:
+    """Deletes shards and unfinished files of an older packing.
+
+    Raises DataError where a shard that was just written is not there.
+    """
     present = {entry.path for entry in storage.list_files(dest)}
     wanted = {shard.path for shard in written}
     if not wanted <= present:
@@ -311,5 +301,5 @@ def _sweep(dest: str, written: Sequence[Shard]) -> None:
             "a local folder that nodes of the cluster do not share. Use s3:// or a shared folder."
         )
     for path in sorted(present - wanted):
-        if _OURS.fullmatch(path):
+        if _SHARD_PATHS.fullmatch(path):
             storage.delete(storage.join(dest, path))

@@ -1,9 +1,9 @@
-"""Which rows are kept, which split each belongs to, and which shard: pure decisions of packing.
+"""Packing's decisions, as pure functions: which rows to keep, and their splits and shards.
 
-One content, one place. The same bytes under two labels are quarantined all of them, wherever they
-lie: nobody knows which label is right. The same bytes in two splits stay in `test`, else in `val`;
-the copies in the others are quarantined. Copies of one label in one split stay, and where splits
-are drawn, copies are drawn together.
+Identical content has one label and lies in one split. Images with the same bytes and different
+labels are all quarantined, since nobody knows which label is right. Images with the same bytes in
+several splits stay in `test`, or else in `val`, and their copies in other splits are quarantined.
+Copies with one label in one split stay. Where splits are drawn, copies get the same split.
 """
 
 from __future__ import annotations
@@ -18,32 +18,36 @@ from rtl.config.schema import PackConfig
 from rtl.data.shards import SPLITS, Quarantined
 from rtl.data.sources import Row
 
-_KEEPS = ("test", "val", "train")
+_PRECEDENCE = ("test", "val", "train")
+"""Splits in the order in which they keep an image that lies in several."""
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """A row whose image decodes."""
+class CheckedRow:
+    """Row whose image decodes."""
 
     row: Row
     sha256: str
-    """Of the image's encoded bytes."""
+    """Hash of the image's encoded bytes."""
     size: int
-    """Bytes, encoded."""
+    """Number of the image's encoded bytes."""
 
 
-def settle(rows: Iterable[Checked]) -> tuple[list[Checked], list[Quarantined]]:
-    """Leaves out contradictions, and copies that lie in a second split (see the module)."""
-    by_content: dict[str, list[Checked]] = defaultdict(list)
+def resolve_duplicates(rows: Iterable[CheckedRow]) -> tuple[list[CheckedRow], list[Quarantined]]:
+    """Separates rows to keep from contradictory labels and copies in a second split.
+
+    The rules are in the module's docstring. Rows of one content come in order of their ids.
+    """
+    by_content: dict[str, list[CheckedRow]] = defaultdict(list)
     for item in rows:
         by_content[item.sha256].append(item)
-    kept: list[Checked] = []
+    kept: list[CheckedRow] = []
     quarantine: list[Quarantined] = []
     for group in by_content.values():
         group.sort(key=lambda item: item.row.id)
         labels = sorted({item.row.label for item in group})
         present = {item.row.split for item in group}
-        stays = next((split for split in _KEEPS if split in present), None)
+        stays = next((split for split in _PRECEDENCE if split in present), None)
         first = next(item.row.id for item in group if item.row.split == stays)
         for item in group:
             if len(labels) > 1:
@@ -64,13 +68,15 @@ def settle(rows: Iterable[Checked]) -> tuple[list[Checked], list[Quarantined]]:
     return kept, quarantine
 
 
-def draw(rows: Sequence[Checked], config: PackConfig) -> tuple[list[Checked], dict[str, float]]:
+def draw_splits(
+    rows: Sequence[CheckedRow], config: PackConfig
+) -> tuple[list[CheckedRow], dict[str, float]]:
     """Gives every row a split; returns the rows and the fraction of each split that was drawn.
 
-    A source without splits, or with `train` alone, gets `val` and `test`; one with `train` and
-    `test` gets `val` out of `train`; one with `val` is left alone. Drawn class by class over
-    distinct contents, in the order of a hash of (seed, content), at least one of each split where a
-    class has three.
+    A source without splits, or with `train` alone, gets `val` and `test`. One with `train` and
+    `test` gets `val` out of `train`, and one with `val` keeps its splits. Splits are drawn for each
+    class over distinct contents, in the order of a hash of (seed, content). A class with three
+    contents or more has at least one in each split.
     """
     given = {item.row.split for item in rows} - {None}
     drawn: dict[str, float] = {}
@@ -101,12 +107,12 @@ def draw(rows: Sequence[Checked], config: PackConfig) -> tuple[list[Checked], di
     return placed, drawn
 
 
-def plan_shards(rows: Iterable[Checked], config: PackConfig) -> dict[str, list[Checked]]:
-    """The rows of each shard by its path, in the order of a hash of (seed, id)."""
-    by_split: dict[str, list[Checked]] = defaultdict(list)
+def plan_shards(rows: Iterable[CheckedRow], config: PackConfig) -> dict[str, list[CheckedRow]]:
+    """Returns the rows of each shard by its path, in the order of a hash of (seed, id)."""
+    by_split: dict[str, list[CheckedRow]] = defaultdict(list)
     for item in rows:
         by_split[str(item.row.split)].append(item)
-    plan: dict[str, list[Checked]] = {}
+    plan: dict[str, list[CheckedRow]] = {}
     for split in SPLITS:
         part = sorted(by_split[split], key=lambda item: _hash(f"{config.seed}/{item.row.id}"))
         wanted = math.ceil(sum(item.size for item in part) / (config.shard_mb * 1e6))

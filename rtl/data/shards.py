@@ -1,4 +1,4 @@
-"""The packed data set's contract: the manifest, and Parquet shards that are verified when read.
+"""Format of a packed data set: a manifest, and Parquet shards that are verified when read.
 
 A data set is a folder with `manifest.json` and shards such as `train/00000.parquet`, with the
 columns `id` (string), `image` (binary, encoded as it came), `label` (int32) and `confidence`
@@ -47,60 +47,60 @@ class Shard:
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A row that was left out."""
+    """Row that was left out, with the reason."""
 
     id: str
-    """The row's id; bytes that are not UTF-8 stand escaped."""
+    """Id of the row; bytes that are not UTF-8 are escaped."""
     reason: str
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Files of one kind that are no rows of the source."""
+    """Files of one kind that are not rows of the source."""
 
     kind: str
     """Plural words, such as `hidden files`."""
     count: int
     example: str
-    """Path of the first, relative to the source; bytes that are not UTF-8 stand escaped."""
+    """Path of the first file, relative to the source; bytes that are not UTF-8 are escaped."""
 
     def __str__(self) -> str:
-        """`3: hidden files, such as 'cat/.DS_Store'`."""
+        """Returns a line such as `3: hidden files, such as 'cat/.DS_Store'`."""
         return f"{self.count}: {self.kind}, such as {self.example!r}"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a data set holds."""
+    """Contents of a data set: classes, shards, and the rows that were left out."""
 
     classes: tuple[str, ...]
-    """Names in the order of the labels."""
+    """Class names in the order of the labels."""
     counts: dict[str, tuple[int, ...]]
-    """Rows a class, split by split."""
+    """Rows of each class, by split."""
     shards: tuple[Shard, ...]
     quarantine: tuple[Quarantined, ...] = ()
     packing: dict[str, Any] = field(default_factory=dict)
-    """The parameters that decided the packing's outcome."""
+    """Parameters that decided the result of packing."""
     left_out: tuple[LeftOut, ...] = ()
-    """Files that are no rows, such as hidden ones; not part of the digest."""
+    """Files that are not rows, such as hidden ones; not part of the digest."""
     uri: str = ""
-    """Where it was read from; not part of the digest."""
+    """URI that it was read from; not part of the digest."""
 
     @property
     def digest(self) -> str:
-        """sha256 over all but place and `left_out`: equal digests mean equal data."""
+        """Hash (sha256) of all but `uri` and `left_out`: equal digests mean equal data."""
         return _digest(self._content())
 
     def split(self, name: str) -> tuple[Shard, ...]:
-        """The shards of a split, in manifest order."""
+        """Returns the shards of a split, in the manifest's order."""
         return tuple(shard for shard in self.shards if shard.split == name)
 
     def rows(self, name: str) -> int:
-        """Rows of a split."""
+        """Returns the number of rows of a split."""
         return sum(shard.rows for shard in self.split(name))
 
     def save(self, uri: str) -> None:
-        """Writes `manifest.json`, the last act of packing. Raises StorageError."""
+        """Writes `manifest.json`, the last step of packing. Raises StorageError."""
         beside = {"left_out": [asdict(kind) for kind in self.left_out], "digest": self.digest}
         storage.write_json(storage.join(uri, MANIFEST), {**self._content(), **beside})
 
@@ -149,11 +149,12 @@ def encode_shard(
     ids: Sequence[str],
     images: Sequence[bytes],
     labels: Sequence[int],
+    *,
     confidences: Sequence[float] | None = None,
 ) -> bytes:
-    """Rows as the bytes of one Parquet shard; the same rows give the same bytes.
+    """Encodes rows as the bytes of one Parquet shard; equal rows give equal bytes.
 
-    Without `confidences` every label is certain.
+    Without `confidences`, every label has confidence 1.
     """
     confidences = [1.0] * len(ids) if confidences is None else confidences
     table = pa.table([list(ids), list(images), list(labels), list(confidences)], schema=SCHEMA)
@@ -164,7 +165,7 @@ def encode_shard(
 
 
 def read_shard(manifest: Manifest, shard: Shard) -> pa.Table:
-    """A shard's rows with `SCHEMA`, fetched whole and verified before it is parsed.
+    """Reads a shard's rows, with `SCHEMA`: fetches it whole and verifies it before parsing.
 
     Raises DataError that names the shard, and the column where its schema is wrong.
     """
@@ -174,7 +175,7 @@ def read_shard(manifest: Manifest, shard: Shard) -> pa.Table:
 
 
 def parse_table(data: bytes, schema: pa.Schema, uri: str) -> pa.Table:
-    """Parquet bytes as a table of exactly `schema`. Raises DataError that names the column."""
+    """Parses Parquet bytes to a table of exactly `schema`. Raises DataError with the column."""
     try:
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowInvalid, OSError) as error:
@@ -190,7 +191,7 @@ def parse_table(data: bytes, schema: pa.Schema, uri: str) -> pa.Table:
 
 
 def epoch_order(shards: Sequence[Shard], seed: int, epoch: int) -> list[tuple[Shard, np.ndarray]]:
-    """The order of an epoch: a permutation of the shards, and of the rows in each.
+    """Returns the order of an epoch: a permutation of the shards, and of the rows in each.
 
     A pure function of (shards, seed, epoch). The row numbers are int64.
     """

@@ -1,71 +1,87 @@
-"""Rows that Ray Data reads ahead of the training loop.
+"""Images or features that Ray Data reads ahead of the training loop.
 
-One execution streams all epochs, the `val` rows after the `train` rows of each: starting one costs
-seconds, and meanwhile the next epoch's first rows are decoded during evaluation.
+One execution streams all epochs, each with its `train` rows first and its `val` rows after them:
+starting an execution costs seconds, and this way the next epoch is decoded during evaluation.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray.data
 import torch
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 
-from rtl.data.batches import Batch, Plan, Read, Reader, cut_batches, targets_of
-from rtl.runtime import session
+from rtl.data.batches import Batch, EpochSampler, Reader, ShardRead, cut_batches, targets_of
+from rtl.runtime import ray_private, session
+from rtl.runtime.task_errors import raise_own_errors
 
-if TYPE_CHECKING:
-    from ray.data._internal.execution.streaming_executor import StreamingExecutor
-
-_REST_SECONDS = 0.02
-"""Between two looks around; in each it takes all blocks that are ready and there is room for."""
+_PAUSE_S = 0.02
+"""Seconds between two steps of Ray Data's scheduler, each of which takes all blocks that are ready
+and fit into the object store."""
 
 
-class Stream:
-    """A `Source` that Ray Data reads ahead of the training loop.
+def pause() -> None:
+    """Sleeps between two steps of Ray Data's scheduler."""
+    time.sleep(_PAUSE_S)
 
-    Epochs are read in order, each with its train rows first and then the rows of `val`; a split
-    that is asked for without an epoch is a stream of its own.
+
+class RayDataSource:
+    """A `BatchSource` that Ray Data reads ahead of the training loop.
+
+    Epochs are read in order, each with its train rows first and then the rows of `val`. A split
+    that is requested without an epoch is a stream of its own. `between_steps` is called after each
+    step of Ray Data's scheduler, see `stream`.
     """
 
-    def __init__(self, plan: Plan, reader: Reader, first_epoch: int, epochs: int) -> None:
-        self._plan = plan
+    def __init__(
+        self,
+        sampler: EpochSampler,
+        reader: Reader,
+        *,
+        first_epoch: int,
+        epochs: int,
+        between_steps: Callable[[], None] = pause,
+    ) -> None:
+        self._sampler = sampler
         self._reader = reader
+        self._between_steps = between_steps
         self._reads = [
             read
             for epoch in range(first_epoch, epochs)
-            for read in (*plan.train(epoch), *plan.evaluation("val", epoch))
+            for read in (*sampler.train(epoch), *sampler.evaluation("val", epoch))
         ]
-        self._blocks: Generator[tuple[Read, Batch]] | None = None
-        self._ahead: tuple[Read, Batch] | None = None
+        self._blocks: Generator[tuple[ShardRead, Batch]] | None = None
+        self._ahead: tuple[ShardRead, Batch] | None = None
         self._cut_off = False
-        """Whether the last epoch was asked for in part."""
+        """Whether only a part of the last epoch was requested."""
 
     def train_batches(self, epoch: int, steps: int | None = None) -> Iterator[Batch]:
-        """See `Source`."""
-        sizes = self._plan.batch_sizes(steps)
-        self._cut_off = len(sizes) < self._plan.steps
+        """See `BatchSource`."""
+        sizes = self._sampler.batch_sizes(steps)
+        self._cut_off = len(sizes) < self._sampler.steps
         return cut_batches(self._take(epoch, "train"), sizes)
 
     def rows_of(self, split: str, epoch: int | None) -> Iterator[Batch]:
-        """See `Source`."""
-        if self._cut_off and self._blocks is not None:  # the rest is not wanted
+        """See `BatchSource`."""
+        if self._cut_off and self._blocks is not None:  # the rest is not needed
             self._blocks.close()
             self._blocks = None
         if epoch is not None and not self._cut_off:
             return self._take(epoch, split)
-        reads = self._plan.evaluation(split, 0)
-        return (batch for _, batch in stream(reads, self._reader))
+        reads = self._sampler.evaluation(split, 0)
+        return (batch for _, batch in self._stream(reads))
+
+    def _stream(self, reads: Sequence[ShardRead]) -> Generator[tuple[ShardRead, Batch]]:
+        return stream(reads, self._reader, between_steps=self._between_steps)
 
     def _take(self, epoch: int, split: str) -> Iterator[Batch]:
         if self._blocks is None:
-            self._blocks = stream(self._reads, self._reader)
+            self._blocks = self._stream(self._reads)
         while True:
             if self._ahead is None:
                 self._ahead = next(self._blocks, None)
@@ -78,20 +94,24 @@ class Stream:
             yield batch
 
 
-def stream(reads: Sequence[Read], reader: Reader) -> Generator[tuple[Read, Batch]]:
+def stream(
+    reads: Sequence[ShardRead], reader: Reader, *, between_steps: Callable[[], None] = pause
+) -> Generator[tuple[ShardRead, Batch]]:
     """Reads by Ray Data, ahead and in order, with memory bounded by its back-pressure.
 
-    One task a read; the rows travel as blocks of at most `ROWS_PER_BLOCK`.
+    Each read is one task, whose rows come as blocks of at most `ROWS_PER_BLOCK`. Ray Data's
+    scheduler is a thread of this process that steps without a pause while blocks wait for space in
+    the object store: `between_steps` makes it wait, so that the training loop gets the CPU.
     """
     if not reads:
         return
     session.quiet()
     dataset = ray.data.read_datasource(_Reads(reads, reader), override_num_blocks=len(reads))
-    dataset.context.custom_execution_callback_classes = [_Calm]
+    ray_private.after_scheduler_steps(dataset.context, between_steps)
     dataset.context.target_max_block_size = 32 * 2**20
     dataset.context.execution_options.preserve_order = True
     blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-    with session.own_errors():
+    with raise_own_errors():
         for block in blocks:
             table: Any = block
             raw = table["inputs"].combine_chunks()
@@ -104,21 +124,10 @@ def stream(reads: Sequence[Read], reader: Reader) -> Generator[tuple[Read, Batch
             yield reads[table["read"][0].as_py()], batch
 
 
-class _Calm(ExecutionCallback):
-    """Has Ray Data's scheduler, a thread of this process, rest after each look around.
-
-    As long as what is read waits for room in the object store, Ray 2.60's scheduler looks again
-    without a pause: most of a CPU, and the interpreter's lock, that the training loop wants.
-    """
-
-    def on_execution_step(self, executor: StreamingExecutor) -> None:  # noqa: ARG002
-        time.sleep(_REST_SECONDS)
-
-
 class _Reads(ray.data.Datasource):
-    """One reading task an entry, whatever parallelism is asked for."""
+    """Data source of exactly one reading task for each read, whatever parallelism Ray asks for."""
 
-    def __init__(self, reads: Sequence[Read], reader: Reader) -> None:
+    def __init__(self, reads: Sequence[ShardRead], reader: Reader) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._reads = reads
         self._reader = reader
@@ -129,7 +138,7 @@ class _Reads(ray.data.Datasource):
     def estimate_inmemory_data_size(self) -> int | None:
         return None
 
-    def _task(self, number: int, read: Read) -> ray.data.ReadTask:
+    def _task(self, number: int, read: ShardRead) -> ray.data.ReadTask:
         metadata = BlockMetadata(
             num_rows=len(read.rows), size_bytes=read.shard.bytes, input_files=None, exec_stats=None
         )
@@ -137,7 +146,7 @@ class _Reads(ray.data.Datasource):
         return ray.data.ReadTask(lambda: _blocks(number, read, reader), metadata)
 
 
-def _blocks(number: int, read: Read, reader: Reader) -> Iterator[Any]:
+def _blocks(number: int, read: ShardRead, reader: Reader) -> Iterator[Any]:
     torch.set_num_threads(1)  # a task has one CPU; more threads would take the trainer's
     for batch in reader(read):
         inputs = batch.inputs.contiguous()

@@ -21,7 +21,7 @@ import torch
 from rtl import storage
 from rtl.config.tree import Config
 from rtl.data import shards
-from rtl.data.batches import ROWS_PER_BLOCK, Batch, Read, targets_of
+from rtl.data.batches import ROWS_PER_BLOCK, Batch, ShardRead, targets_of
 from rtl.data.shards import Manifest, Shard
 from rtl.errors import DataError, NotFoundError
 from rtl.model import device, inception, pretrained
@@ -196,7 +196,7 @@ class FeatureReader:
         self._repair = repair
         self._tables: dict[tuple[str, int], pa.Table] = {}
 
-    def __call__(self, read: Read) -> Iterator[Batch]:
+    def __call__(self, read: ShardRead) -> Iterator[Batch]:
         """A file that is gone or not what was written is computed anew, and written."""
         table = self._table(read.shard, read.view)
         for start in range(0, len(read.rows), ROWS_PER_BLOCK):

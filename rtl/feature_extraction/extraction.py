@@ -29,13 +29,13 @@ import torch
 from rtl import storage
 from rtl.config.tree import Config
 from rtl.data import shards
-from rtl.data.batches import Batch, ImageReader, Read
+from rtl.data.batches import Batch, ImageReader, ShardRead
 from rtl.data.shards import Manifest, Shard
 from rtl.errors import ResourceError
 from rtl.feature_extraction import cache
 from rtl.feature_extraction.cache import ABOUT, BUILDER, ROWS_PER_FILE, SCHEMA, Features, path_of
 from rtl.model import device, inception, pretrained
-from rtl.runtime import capacity, session
+from rtl.runtime import capacity, session, task_errors
 from rtl.runtime.session import Progress
 from rtl.storage.lease import Lease
 
@@ -148,14 +148,16 @@ def _run(
     parts = ray.data.from_items(items, override_num_blocks=len(items))
     arguments = (config, manifest, uris)
     if use_gpu:  # an actor gives the device's memory back as it ends
-        how = capacity.actors(len(items), total - done, use_gpu)
-        dataset = parts.map_batches(_Trunk, fn_constructor_args=arguments, **how)
+        how = capacity.actor_options(len(items), total - done, use_gpu)
+        dataset = parts.map_batches(
+            task_errors.OnFirstCall, fn_constructor_args=(_Trunk, *arguments), **how
+        )
     else:
-        how = capacity.tasks(len(items), total - done)
+        how = capacity.task_options(len(items), total - done)
         task: Callable[..., dict[str, Any]] = _task
         name = secrets.token_hex(8)
         dataset = parts.map_batches(task, fn_args=(name, *arguments), **how)
-    with session.own_errors():
+    with task_errors.raise_own_errors():
         for row in dataset.iter_rows():
             result[row["depth"]][row["path"]] = {"sha256": row["sha256"], "bytes": row["bytes"]}
             if row["depth"] == min(uris):
@@ -164,10 +166,10 @@ def _run(
     return result
 
 
-def _reads(manifest: Manifest, views: int) -> list[Read]:
+def _reads(manifest: Manifest, views: int) -> list[ShardRead]:
     """Some rows of a shard in one view, the views of the same rows in turn."""
     return [
-        Read(0, split, shard, np.arange(start, min(start + ROWS_PER_FILE, shard.rows)), view)
+        ShardRead(0, split, shard, np.arange(start, min(start + ROWS_PER_FILE, shard.rows)), view)
         for split in shards.SPLITS
         for shard in manifest.split(split)
         for start in range(0, shard.rows, ROWS_PER_FILE)
@@ -175,7 +177,7 @@ def _reads(manifest: Manifest, views: int) -> list[Read]:
     ]
 
 
-def _items(reads: Sequence[Read]) -> list[list[Read]]:
+def _items(reads: Sequence[ShardRead]) -> list[list[ShardRead]]:
     """The reads of the same rows together, for a process at a time; those of most images first.
 
     At the end a process waits for another one's last item.
@@ -185,12 +187,14 @@ def _items(reads: Sequence[Read]) -> list[list[Read]]:
     return sorted(items, key=lambda item: -sum(len(read.rows) for read in item))
 
 
-def _taken_up(uris: dict[int, str], reads: Sequence[Read]) -> tuple[dict[int, _Files], list[Read]]:
+def _taken_up(
+    uris: dict[int, str], reads: Sequence[ShardRead]
+) -> tuple[dict[int, _Files], list[ShardRead]]:
     """Of each cut the whole files that an earlier pass left, and the reads that remain."""
     names = {k: {entry.path for entry in storage.list_files(uri)} for k, uri in uris.items()}
     files: dict[int, _Files] = {k: {} for k in uris}
 
-    def verify(read: Read) -> dict[int, tuple[str, dict[str, Any]]] | None:
+    def verify(read: ShardRead) -> dict[int, tuple[str, dict[str, Any]]] | None:
         path = path_of(read.shard, read.view, int(read.rows[0]))
         found = {}
         for k, uri in uris.items():
@@ -235,7 +239,7 @@ class Repair:
         rows = np.arange(start, min(start + ROWS_PER_FILE, shard.rows))
         path = path_of(shard, view, start)
         _Trunk(self._config, self._manifest, {k: uri})(
-            {"item": [[Read(0, shard.split, shard, rows, view)]]}
+            {"item": [[ShardRead(0, shard.split, shard, rows, view)]]}
         )
         data = storage.read_bytes(storage.join(uri, path))
         commit = storage.join(uri, storage.COMMIT)
@@ -271,7 +275,7 @@ class _Trunk:
             rows += self._read(reads)
         return {key: [row[key] for row in rows] for key in rows[0]}
 
-    def _read(self, reads: Sequence[Read]) -> list[dict[str, Any]]:
+    def _read(self, reads: Sequence[ShardRead]) -> list[dict[str, Any]]:
         """Reads of the same rows, a view each."""
         parts = {read.view: {k: _Columns() for k, _ in self._stages} for read in reads}
         step = 64 if self._device.type == "cuda" else 8
@@ -295,7 +299,7 @@ class _Trunk:
             for k, columns in parts[read.view].items()
         ]
 
-    def _write(self, read: Read, k: int, columns: _Columns) -> dict[str, Any]:
+    def _write(self, read: ShardRead, k: int, columns: _Columns) -> dict[str, Any]:
         """One file: its sha256 and bytes."""
         views = [read.view] * len(columns.ids)
         table = pa.table(

@@ -15,7 +15,7 @@ from typing import Any, Self, get_args
 from ray.util.metrics import Counter, Gauge
 
 from rtl.config.tree import Config
-from rtl.data.batches import Plan
+from rtl.data.batches import EpochSampler
 from rtl.data.shards import Manifest
 from rtl.feature_extraction import cache
 from rtl.runs import trials
@@ -111,7 +111,7 @@ class Meter:
         for trial in found:
             new = trial.history[self._epochs.get(trial.number, 0) :]
             self._epochs[trial.number] = trial.epochs
-            rows = Plan(self._manifest, 0, 1, 1, share=trial.rows).rows
+            rows = EpochSampler(self._manifest, 0, 1, 1, share=trial.rows).rows
             self._train.add(rows * len(new))
             _add(self._stall, sum(epoch.stall_seconds for epoch in new))
         self._epoch.set(max((trial.epochs for trial in found), default=0))

@@ -1,97 +1,102 @@
-"""What the cluster has, or grows to, for what is about to start.
+"""CPUs and GPUs of the cluster, and whether a request for them can be met.
 
-A cluster is taken as it is, unless `RTL_SCALE_UP_S` is set where the command runs: where nodes are
-missing then, the autoscaler is asked for them, and they have so many seconds to come.
+The cluster is taken as it is, unless the environment variable RTL_SCALE_UP_S is set in the command:
+then the autoscaler is asked for missing nodes, and has that many seconds to start them.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._private.state import available_resources_per_node
 from ray.autoscaler.sdk import request_resources
 
-from rtl.errors import ConfigError, ResourceError
-from rtl.runtime import session
+from rtl.errors import ResourceError
+from rtl.runtime import nodes, session, task_errors
 
 SCALE_UP = "RTL_SCALE_UP_S"
-DRIVER = {"CPU": "RTL_DRIVER_CPUS", "GPU": "RTL_DRIVER_GPUS"}
-"""Where a job's own process is told what it reserves on its node: nothing else gets that."""
-IMAGES_A_PROCESS = 128
-"""The trunk takes one core about so long for them as a process takes it to start."""
+"""Environment variable with the seconds to wait for new nodes; unset or 0 for none."""
+IMAGES_PER_PROCESS = 128
+"""Images whose trunk pass takes one core about as long as a process takes to start."""
 PATIENCE_S = 600.0
-"""That what was checked may wait for its place: for what others hold, or for a node in place of a
-lost one."""
-_LOOK_EVERY_S = 1.0
-_FREED_S = 10.0
-"""What just ended gives its CPUs back within moments; what holds them longer goes on."""
+"""Seconds to wait for resources before giving up: until others free theirs, or until another node
+takes the place of a lost one."""
+FREED_AFTER_S = 10.0
+"""Seconds in which a process that ended gives its CPUs back; what is held longer stays held."""
+_POLL_S = 1.0
+"""Seconds between two looks at the cluster's nodes."""
 
 _log = logging.getLogger("rtl")
 
 
 def total(resource: str) -> int:
-    """Whole CPUs or GPUs of all nodes that are up, without what a job's own process reserves."""
-    return int(sum(node[resource] for node in _nodes().values()))
+    """Returns the whole CPUs or GPUs of all nodes, without what the job's own process reserves."""
+    return int(sum(node[resource] for node in nodes.all_resources().values()))
 
 
 def largest(resource: str) -> int:
-    """Of one node."""
-    return int(max((node[resource] for node in _nodes().values()), default=0))
+    """Returns the whole CPUs or GPUs of the node that has the most."""
+    return int(max((node[resource] for node in nodes.all_resources().values()), default=0))
 
 
-def holders(cpus: float, gpus: float) -> list[str]:
-    """Ids of the nodes that can hold a process of so many."""
-    return [name for name, has in _nodes().items() if has["CPU"] >= cpus and has["GPU"] >= gpus]
+def nodes_with(cpus: float, gpus: float) -> list[str]:
+    """Returns the ids of the nodes that are large enough for a process of these resources."""
+    found = nodes.all_resources().items()
+    return [name for name, has in found if has["CPU"] >= cpus and has["GPU"] >= gpus]
 
 
-def has_room(cpus: float, gpus: float) -> bool:
-    """Whether one more process of so many finds a node where they are free now."""
-    return any(free["CPU"] >= cpus and free["GPU"] >= gpus for free in _free().values())
+def fits_now(cpus: float, gpus: float) -> bool:
+    """Whether a node has these resources free now, for one more process."""
+    free = nodes.free_resources().values()
+    return any(node["CPU"] >= cpus and node["GPU"] >= gpus for node in free)
 
 
-def most_cpus(gpus: float = 0, processes: int = 1, beside: int = 0) -> int:
-    """The most CPUs that each of some processes side by side can have, with its GPUs; at least 1.
+def most_cpus(gpus: float = 0, processes: int = 1, spare_cpus: int = 0) -> int:
+    """Returns the most CPUs that each of some processes side by side can have; at least 1.
 
-    `beside` CPUs are left. Of what is free: others may hold some for good, as an endpoint does.
+    Each has `gpus` GPUs, and `spare_cpus` CPUs of the cluster stay unused. Counts free resources,
+    since others may hold some for good, as an endpoint does. Waits up to `FREED_AFTER_S` seconds
+    for CPUs of a process that has just ended.
     """
-    deadline = time.monotonic() + _FREED_S
-    whole = fitting(_nodes().values(), gpus, processes, beside)
+    deadline = time.monotonic() + FREED_AFTER_S
+    size = {"gpus": gpus, "processes": processes, "spare_cpus": spare_cpus}
+    whole = most_cpus_of(nodes.all_resources().values(), **size)
     while True:
-        free = fitting(_free().values(), gpus, processes, beside)
+        free = most_cpus_of(nodes.free_resources().values(), **size)
         if free >= whole or time.monotonic() > deadline:
             return max(1, free)
-        time.sleep(_LOOK_EVERY_S / 10)
+        time.sleep(_POLL_S / 10)
 
 
-def fitting(nodes: Collection[dict[str, float]], gpus: float, processes: int, beside: int) -> int:
-    """`most_cpus` of nodes that have so many CPUs and GPUs; 0 where the processes do not fit."""
-    total = sum(node["CPU"] for node in nodes)
-    for cpus in range(int(max((node["CPU"] for node in nodes), default=0)), 0, -1):
+def most_cpus_of(
+    resources: Collection[dict[str, float]], *, gpus: float, processes: float, spare_cpus: float
+) -> int:
+    """Returns `most_cpus` of nodes with these CPUs and GPUs; 0 where the processes do not fit."""
+    total_cpus = sum(node["CPU"] for node in resources)
+    for cpus in range(int(max((node["CPU"] for node in resources), default=0)), 0, -1):
         places = sum(
             int(min(node["CPU"] // cpus, node["GPU"] // gpus if gpus else math.inf))
-            for node in nodes
+            for node in resources
         )
-        if places >= processes and total - processes * cpus >= beside:
+        if places >= processes and total_cpus - processes * cpus >= spare_cpus:
             return cpus
     return 0
 
 
-def actors(parts: int, images: int, use_gpu: bool) -> dict[str, Any]:
-    """How Ray Data's `map_batches` has actors of one thread work on so many parts, a part a call.
+def actor_options(parts: int, images: int, use_gpu: bool) -> dict[str, Any]:
+    """Returns the options of Ray Data's `map_batches` for actors that take one part a call.
 
-    One a GPU, or one a CPU: there they beat one actor of many threads, since no part waits. None
-    is started for fewer than `IMAGES_A_PROCESS`.
+    One actor of one thread for each GPU, or for each CPU: on CPUs they beat one actor of many
+    threads, since no part waits. No actor is started for fewer than `IMAGES_PER_PROCESS` images.
     """
     import ray.data
 
-    size = _processes(parts, images, use_gpu)
+    size = _processes(parts, images, use_gpu=use_gpu)
     return {
         "batch_size": 1,
         "compute": ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
@@ -101,47 +106,51 @@ def actors(parts: int, images: int, use_gpu: bool) -> dict[str, Any]:
     }
 
 
-def tasks(parts: int, images: int) -> dict[str, Any]:
-    """The same by tasks, on CPUs: in processes that wait since an earlier task, where there are."""
+def task_options(parts: int, images: int) -> dict[str, Any]:
+    """Returns the options of `map_batches` for tasks that take one part each, one on each CPU.
+
+    They run in processes that an earlier task left waiting, where there are some.
+    """
     import ray.data
 
+    size = _processes(parts, images, use_gpu=False)
     return {
         "batch_size": 1,
-        "compute": ray.data.TaskPoolStrategy(size=_processes(parts, images, use_gpu=False)),
+        "compute": ray.data.TaskPoolStrategy(size=size),
         "num_cpus": 1,
         "runtime_env": session.runtime_env(1),
     }
 
 
-def _processes(parts: int, images: int, use_gpu: bool) -> int:
-    size = min(parts, total("GPU" if use_gpu else "CPU"), math.ceil(images / IMAGES_A_PROCESS))
+def _processes(parts: int, images: int, *, use_gpu: bool) -> int:
+    size = min(parts, total("GPU" if use_gpu else "CPU"), math.ceil(images / IMAGES_PER_PROCESS))
     return max(1, size)
 
 
 @dataclass(frozen=True)
-class Need:
-    """So many processes, side by side."""
+class ResourceRequest:
+    """CPUs and GPUs of some equal processes that run at the same time."""
 
     purpose: str
-    """Starts the error's sentence."""
+    """Subject of an error's sentence, such as `Training`."""
     processes: int
     cpus: float
-    """Of each, on one node."""
+    """CPUs of each process, on one node."""
     gpus: float
-    """Of each."""
+    """GPUs of each process, on one node."""
     data_cpus: int = 0
-    """That must stay free for Ray Data, which starves silently without it."""
+    """CPUs that must stay free for Ray Data, which makes no progress and no error without them."""
     key: str = "train.worker"
-    """What the config calls a process: its number is this with an s."""
+    """Configuration key of a process; the number of processes is this with an s."""
 
     @property
     def bundles(self) -> list[dict[str, float]]:
-        """For the autoscaler."""
+        """Resources as the autoscaler takes them: one entry for each process."""
         each = {k: v for k, v in (("CPU", self.cpus), ("GPU", self.gpus)) if v}
         return [each] * self.processes + [{"CPU": 1.0}] * self.data_cpus
 
-    def lacking(self) -> str:
-        """What the nodes that are up lack, and the remedy; empty where they have it."""
+    def shortfall(self) -> str:
+        """Returns what the cluster's nodes lack and the remedy; empty where they have enough."""
         section, _, process = self.key.partition(".")
         rest = f" + {self.data_cpus} for Ray Data" if self.data_cpus else ""
         for what, each, more in (("CPU", self.cpus, self.data_cpus), ("GPU", self.gpus, 0)):
@@ -150,71 +159,78 @@ class Need:
                 return (
                     f"{self.purpose} needs {self.processes} {process}s x {each:g} {what}s"
                     f"{rest if more else ''} = {need:g} {what}s, the cluster has {total(what)}"
-                    f"{_beside(what)}. Ask for fewer with {self.key}s or {key}, or add a node."
+                    f"{_beside_job(what)}. Ask for fewer with {self.key}s or {key}, or add a node."
                 )
             if each > largest(what):
                 return (
                     f"{self.purpose} needs {each:g} {what}s for each {process}, the largest node "
-                    f"has {largest(what)}{_beside(what)}. Lower {key}, or add a larger node."
+                    f"has {largest(what)}{_beside_job(what)}. Lower {key}, or add a larger node."
                 )
         return ""
 
 
-def check(need: Need, wanted: Need | None = None) -> None:
-    """Raises ResourceError where the cluster can never hold what is about to start.
+def require(request: ResourceRequest, *, preferred: ResourceRequest | None = None) -> None:
+    """Raises ResourceError where the cluster can never meet the request.
 
-    A cluster that grows is given the time to; where there is `wanted`, to hold that.
+    A cluster that may grow is first given the time for that, to the size of `preferred` where it is
+    given.
     """
-    limit = _number(SCALE_UP, "seconds to wait for nodes")
+    limit = nodes.environment_number(SCALE_UP, "seconds to wait for nodes")
     if limit:
-        _grow(wanted or need, limit)
-    if reason := need.lacking():
+        _grow(preferred or request, limit)
+    if reason := request.shortfall():
         waited = f" No autoscaler brought more within {limit:g} s ({SCALE_UP})." if limit else ""
         raise ResourceError(reason + waited)
 
 
 def patience() -> float:
-    """Seconds in which what was checked must have its place, or be given up."""
-    return max(PATIENCE_S, _number(SCALE_UP, "seconds to wait for nodes"))
+    """Returns the seconds to wait for the resources of a request before giving up."""
+    return max(PATIENCE_S, nodes.environment_number(SCALE_UP, "seconds to wait for nodes"))
 
 
-def run(need: Need, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `function` gives in each process of a `Need`, side by side as far as there is room.
+def run(
+    request: ResourceRequest,
+    function: Callable[..., Any],
+    *arguments: Any,
+    patience_s: float | None = None,
+) -> list[Any]:
+    """Runs `function(*arguments)` in each process of a request and returns the results.
 
-    Raises ResourceError where one of them has not started within `patience`: Ray would wait for
-    ever. rtl's own errors are raised as such.
+    The processes run at the same time as far as resources are free. Raises ResourceError where one
+    of them has not started within `patience_s` seconds, `patience()` by default, since Ray would
+    wait for ever. Raises rtl's own errors as `function` raised them.
     """
     task: Any = ray.remote(
-        num_cpus=need.cpus,
-        num_gpus=need.gpus,
-        runtime_env=session.runtime_env(int(need.cpus)),
+        num_cpus=request.cpus,
+        num_gpus=request.gpus,
+        runtime_env=session.runtime_env(int(request.cpus)),
         max_retries=2,
         num_returns="streaming",
     )(_started)
-    running = [task.remote(function, arguments) for _ in range(need.processes)]
-    limit = patience()
+    running = [task.remote(function, arguments) for _ in range(request.processes)]
+    limit = patience() if patience_s is None else patience_s
     _, late = ray.wait(running, num_returns=len(running), timeout=limit)
     if late:
         for one in running:
             ray.cancel(one)
         raise ResourceError(
-            f"{need.purpose} needs {need.processes} processes x {need.cpus:g} CPUs and "
-            f"{need.gpus:g} GPUs, each on one node; {len(late)} found no room within {limit:g} s. "
-            f"{room()} End what holds the rest, such as another run or an endpoint, or add a "
-            "node; then give the same command again, with --resume where it has that."
+            f"{request.purpose} needs {request.processes} processes x {request.cpus:g} CPUs and "
+            f"{request.gpus:g} GPUs, each on one node; {len(late)} did not start within {limit:g} "
+            f"s. {describe_free()} End what holds the rest, such as another run or an endpoint, or "
+            "add a node; then give the same command again, with --resume where it has that."
         )
-    with session.own_errors():
+    with task_errors.raise_own_errors():
         return [[ray.get(item) for item in one][-1] for one in running]
 
 
 def _started(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Iterator[Any]:
-    yield None  # tells that it runs
+    yield None  # tells that the process runs
     yield function(*arguments)
 
 
-def room() -> str:
-    """A sentence on what the cluster has and what of it is free."""
-    free = _free().values()
+def describe_free() -> str:
+    """Returns a sentence with the cluster's CPUs and GPUs, and how many of them are free."""
+    free = nodes.free_resources().values()
     cpus, gpus = (sum(node[what] for node in free) for what in ("CPU", "GPU"))
     return (
         f"The cluster has {total('CPU')} CPUs and {total('GPU')} GPUs, of which {cpus:g} and "
@@ -222,55 +238,21 @@ def room() -> str:
     )
 
 
-def _grow(need: Need, limit: float) -> None:
-    """Asks the autoscaler for what lacks, and waits until it is there, or for the limit."""
-    reason = need.lacking()
+def _grow(request: ResourceRequest, limit: float) -> None:
+    """Asks the autoscaler for what is missing, and waits for it, at most `limit` seconds."""
+    reason = request.shortfall()
     if not reason:
         return
     _log.warning("Waiting up to %g s for the cluster to grow. %s", limit, reason)
     deadline = time.monotonic() + limit
-    request_resources(bundles=need.bundles)
+    request_resources(bundles=request.bundles)
     try:
-        while need.lacking() and time.monotonic() < deadline:
-            time.sleep(_LOOK_EVERY_S)
+        while request.shortfall() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
     finally:
         request_resources(bundles=[])  # from here on what runs keeps its nodes
 
 
-def _nodes() -> dict[str, dict[str, float]]:
-    """CPUs and GPUs of each node that is up, by its id."""
-    own, held = ray.get_runtime_context().get_node_id(), {what: _held(what) for what in DRIVER}
-    return {
-        node["NodeID"]: {
-            what: node["Resources"].get(what, 0.0) - (held[what] if node["NodeID"] == own else 0.0)
-            for what in DRIVER
-        }
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"]
-    }
-
-
-def _free() -> dict[str, dict[str, float]]:
-    """What nobody holds of it now."""
-    free = available_resources_per_node()  # type: ignore[no-untyped-call]
-    return {
-        name: {what: min(free.get(name, {}).get(what, 0.0), most) for what, most in has.items()}
-        for name, has in _nodes().items()
-    }
-
-
-def _held(resource: str) -> float:
-    return _number(DRIVER[resource], f"{resource}s that the job's own process reserves")
-
-
-def _beside(resource: str) -> str:
-    held = _held(resource)
+def _beside_job(resource: str) -> str:
+    held = nodes.reserved_by_job(resource)
     return f" beside the {held:g} of the job's own process" if held else ""
-
-
-def _number(variable: str, what: str) -> float:
-    given = os.environ.get(variable, "0")
-    try:
-        return float(given)
-    except ValueError:
-        raise ConfigError(f"{variable} is {given!r}; give the {what}, or unset it.") from None

@@ -1,7 +1,6 @@
-"""The folder of a Ray cluster that starts on this machine.
+"""Folder of a Ray cluster that starts on this machine: sockets, logs and spilled objects.
 
-Ray keeps sockets, logs and spilled objects there. A socket's path has to fit into the 107 bytes
-that Linux takes (103 on macOS), which a long TMPDIR does not leave.
+The path of a socket has 107 bytes at most on Linux (103 on macOS), too few below a long TMPDIR.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from rtl.errors import ResourceError
 
 _SYSTEM = "/tmp"  # noqa: S108 -- Ray's own default, shared by all users
 _SOCKET = "/ray/session_2026-11-24_10-00-00_123456_1234567/sockets/plasma_store"
-"""Longest path that Ray makes below it; the last number is the process's."""
+"""Longest path that Ray makes below its folder; the last number is a process id."""
 _PATH_MAX = 103 if sys.platform == "darwin" else 107
 LONGEST = _PATH_MAX - len(_SOCKET)
-"""Bytes that the path of the folder that holds Ray's may have."""
+"""Longest path, in bytes, of the folder that holds Ray's folder."""
 
 
 def find() -> str:
-    """Ray's own choice (below RAY_TMPDIR, TMPDIR or /tmp) if it can be used, else another folder.
+    """Returns Ray's own choice (below RAY_TMPDIR, TMPDIR or /tmp) or, failing that, another folder.
 
-    Raises ResourceError where none can be used.
+    Raises ResourceError where no folder can be used.
     """
     named = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR")
     places = dict.fromkeys((named, _SYSTEM, os.environ.get("XDG_RUNTIME_DIR")))
@@ -41,7 +40,7 @@ def find() -> str:
 
 
 def _problem(place: Path) -> str | None:
-    """Why Ray cannot use a folder."""
+    """Returns why Ray cannot use a folder, None where it can."""
     size = len(os.fsencode(place))
     if size > LONGEST:
         return f"has {size} bytes"

@@ -1,8 +1,8 @@
-"""Verbs as jobs of a cluster: submitted, followed, stopped and taken up again from the client.
+"""Commands as jobs of a cluster: submitted, followed, stopped and resumed from the client.
 
-A job carries this package's code and its recipe, so that client and cluster cannot differ. S3's
-endpoint and region go with it by value; keys do not: a job's record is open to all who reach the
-cluster, so they come from the nodes' environment or role.
+A job carries this package's code and its recipe, so that client and cluster cannot differ. It also
+carries S3's endpoint and region, but no keys: everyone who reaches the cluster can read a job's
+record, so keys come from the nodes' environment or role.
 """
 
 from __future__ import annotations
@@ -26,20 +26,19 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 import rtl
 from rtl.config import yaml12
 from rtl.errors import ConfigError, ResourceError, RtlError, reason
-from rtl.runtime import capacity
+from rtl.runtime import nodes
 
 _PASSED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION",
            "AWS_EC2_METADATA_DISABLED")  # fmt: skip
 _SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RTL_TOKEN",
            "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")  # fmt: skip
 _RECIPE = "recipe.yaml"
-_SILENT_S = 30.0
 _ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
 
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """What the job's driver reserves; its workers ask for their own."""
+    """Resources that the job's driver reserves; its workers request their own."""
 
     cpus: float | None = None
     gpus: float | None = None
@@ -48,29 +47,29 @@ class Resources:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is to run: enough to run it again in the same environment."""
+    """Command to run as a job, with all that is needed to run it again."""
 
     verb: str
-    """Of the command line."""
+    """Command of `rtl`, such as `train`."""
     arguments: tuple[str, ...]
-    """The verb's, the last `--recipe` excepted: the job has the file under another name."""
+    """Arguments of the command without `--recipe`: the job has that file under another name."""
     recipe: str | None
-    """The recipe's text."""
+    """Text of the recipe file, None without one."""
     resources: Resources = Resources()
 
     @property
     def entrypoint(self) -> str:
-        """The command that the cluster runs in the job's working directory."""
+        """Command line that the cluster runs in the job's working directory."""
         recipe = ("--recipe", _RECIPE) if self.recipe is not None else ()
         return shlex.join(("python", "-m", "rtl.cli", self.verb, *self.arguments, *recipe))
 
 
 @contextlib.contextmanager
 def client(address: str | None) -> Iterator[JobSubmissionClient]:
-    """The job server of a cluster.
+    """Connects to the job server of a cluster.
 
     The token comes from RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH. Raises ConfigError without an
-    address, ResourceError where none answers or the token is refused.
+    address, ResourceError where no server answers or the token is refused.
     """
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if not address:
@@ -98,9 +97,13 @@ def client(address: str | None) -> Iterator[JobSubmissionClient]:
 
 
 def make(
-    verb: str, arguments: Sequence[str], recipe: str | None, resources: Resources = Resources()
+    verb: str,
+    arguments: Sequence[str],
+    *,
+    recipe: str | None,
+    resources: Resources = Resources(),
 ) -> Job:
-    """The job of a verb with its arguments, and the recipe file that they name read in."""
+    """Makes the job of a command with its arguments, and reads the recipe file that they name."""
     kept = list(arguments)
     if recipe is None:
         return Job(verb, tuple(kept), None, resources)
@@ -112,7 +115,7 @@ def make(
 
 
 def check_places(places: Mapping[str, str | None]) -> None:
-    """Raises ConfigError for a folder that the job would look for in its own working directory."""
+    """Raises ConfigError for a relative folder, which a job would take below its own directory."""
     for name, uri in places.items():
         if uri is not None and "://" not in uri and not Path(uri).is_absolute():
             raise ConfigError(
@@ -124,19 +127,20 @@ def check_places(places: Mapping[str, str | None]) -> None:
 def submit(
     jobs: JobSubmissionClient,
     job: Job,
+    *,
     submission_id: str | None = None,
     environment: Mapping[str, Any] | None = None,
 ) -> str:
-    """Uploads code and recipe, starts the job, and gives its submission id.
+    """Uploads code and recipe, starts the job, and returns its submission id.
 
-    `environment` is Ray's runtime environment that the job's starts from, see `read_environment`.
-    Raises RuntimeError for what the job server refuses.
+    `environment` is Ray's runtime environment to which the job's is added, see `read_environment`.
+    Raises RuntimeError where the job server refuses the job.
     """
     passed = {key: os.environ[key] for key in _PASSED if key in os.environ}
     whole = {**(environment or {}), "py_modules": [str(Path(rtl.__file__).parent)]}
     asked = job.resources
     held = {"CPU": asked.cpus, "GPU": asked.gpus}
-    told = {capacity.DRIVER[what]: f"{count:g}" for what, count in held.items() if count}
+    told = {nodes.RESERVED_BY_JOB[what]: f"{count:g}" for what, count in held.items() if count}
     whole["env_vars"] = {**passed, **whole.get("env_vars", {}), **told}
     memory = None if asked.memory_gb is None else int(asked.memory_gb * 1e9)
     with tempfile.TemporaryDirectory() as folder:
@@ -154,10 +158,13 @@ def submit(
         )
 
 
-def follow(jobs: JobSubmissionClient, submission_id: str) -> Iterator[str]:
-    """The job's output as it comes, until it ends.
+def follow(
+    jobs: JobSubmissionClient, submission_id: str, *, silent_s: float = 30.0
+) -> Iterator[str]:
+    """Yields the job's output as it comes, until the job ends.
 
-    Raises RtlError for one that failed or was stopped, ConnectionError where the cluster is gone.
+    Looks every `silent_s` seconds without output whether the cluster is still there. Raises
+    RtlError for a job that failed or was stopped, ConnectionError where the cluster is gone.
     """
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
@@ -165,8 +172,8 @@ def follow(jobs: JobSubmissionClient, submission_id: str) -> Iterator[str]:
         with contextlib.suppress(StopAsyncIteration):
             while True:
                 more: asyncio.Future[str] = asyncio.ensure_future(anext(tail), loop=loop)
-                # A head that vanished closes no connection; asking it tells.
-                while not loop.run_until_complete(asyncio.wait({more}, timeout=_SILENT_S))[0]:
+                # A head that vanished closes no connection; only a request shows it.
+                while not loop.run_until_complete(asyncio.wait({more}, timeout=silent_s))[0]:
                     jobs.get_job_info(submission_id)
                 yield more.result()
     info = jobs.get_job_info(submission_id)
@@ -179,10 +186,10 @@ def follow(jobs: JobSubmissionClient, submission_id: str) -> Iterator[str]:
 
 
 def resume(jobs: JobSubmissionClient, submission_id: str) -> str:
-    """Submits an ended job again, and gives the new submission id; a fit or a search goes on.
+    """Submits an ended job again, and returns the new submission id; a fit or a search goes on.
 
-    What it had asked for it gets again: the driver's resources and the runtime environment.
-    Raises ConfigError for a job that still runs or that `rtl submit` did not start.
+    The new job has the same resources of the driver and the same runtime environment. Raises
+    ConfigError for a job that still runs or that `rtl submit` did not start.
     """
     info = jobs.get_job_info(submission_id)
     if info.status not in _ENDED:
@@ -201,24 +208,24 @@ def resume(jobs: JobSubmissionClient, submission_id: str) -> str:
     again = f"{base or submission_id}-again-{int(number) + 1 if base else 1}"
     uploaded = ("py_modules", "working_dir")  # sent anew
     environment = {k: v for k, v in (info.runtime_env or {}).items() if k not in uploaded}
-    return submit(jobs, job, again, environment)
+    return submit(jobs, job, submission_id=again, environment=environment)
 
 
 def stop(jobs: JobSubmissionClient, submission_id: str) -> None:
-    """Asks the job to end, as Ctrl-C would; what it has committed stays."""
+    """Stops a job as Ctrl-C would; what it has committed stays."""
     jobs.stop_job(submission_id)
 
 
 def listing(jobs: JobSubmissionClient) -> list[JobDetails]:
-    """The cluster's jobs that have a submission id, latest first."""
+    """Returns the cluster's jobs that have a submission id, latest first."""
     found = [job for job in jobs.list_jobs() if job.submission_id]
     return sorted(found, key=lambda job: job.start_time or 0, reverse=True)
 
 
 def read_environment(path: str) -> dict[str, Any]:
-    """A runtime environment of Ray from a YAML file, such as `jobs/runtime_env.yaml`.
+    """Reads a runtime environment of Ray from a YAML file, such as `jobs/runtime_env.yaml`.
 
-    Raises ConfigError for a file that cannot be used, or that has a key in it.
+    Raises ConfigError for a file that cannot be used, or that has an access key in it.
     """
     content = yaml12.read(path, f"The runtime environment {path}").value
     variables = content.get("env_vars", {}) if isinstance(content, dict) else None

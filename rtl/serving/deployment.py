@@ -17,8 +17,6 @@ from typing import Any
 import ray
 from ray import serve
 from ray.exceptions import RayTaskError
-from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
-from ray.serve.context import _get_global_client
 
 import rtl
 from rtl import storage
@@ -26,8 +24,8 @@ from rtl.config.schema import ServeConfig
 from rtl.errors import BundleError, ConfigError, ResourceError, reason
 from rtl.model import bundle, registry
 from rtl.ports import free_port
-from rtl.runtime import capacity, session
-from rtl.runtime.capacity import Need
+from rtl.runtime import capacity, ray_private, session
+from rtl.runtime.capacity import ResourceRequest
 from rtl.serving.replica import Endpoint, Target
 from rtl.serving.stats_aggregator import Clerk
 
@@ -46,8 +44,8 @@ def build(
     Where replicas are to be replaced, a `spare` one comes before one goes.
     """
     clerk: Any = serve.deployment(Clerk)
-    clerk = clerk.options(
-        name="Clerk", version=rtl.__version__, ray_actor_options={"num_cpus": 0}, _internal=True
+    clerk = ray_private.with_version(
+        clerk, rtl.__version__, name="Clerk", ray_actor_options={"num_cpus": 0}
     )
     deployment: Any = serve.deployment(serve.ingress()(Endpoint))
     most = config.max_replicas or config.replicas
@@ -61,9 +59,10 @@ def build(
                 "target_ongoing_requests": 2 * config.max_batch_size,
             }
         }
-    application: serve.Application = deployment.options(
+    application: serve.Application = ray_private.with_version(
+        deployment,
+        _version(config, token_sha256),
         name="Endpoint",
-        version=_version(config, token_sha256),
         user_config=dataclasses.asdict(target),
         max_ongoing_requests=_ONGOING,
         graceful_shutdown_timeout_s=config.timeout_s + 5,
@@ -73,7 +72,6 @@ def build(
             "num_gpus": config.gpus_per_replica,
             "runtime_env": {"env_vars": session.env_vars(config.cpus_per_replica)},
         },
-        _internal=True,
         **scaling,
     ).bind(config, clerk.bind(), token_sha256)
     return application
@@ -114,14 +112,14 @@ def deploy_name(
 
 def _deploy(target: Target, uri: str, config: ServeConfig, name: str, token: str) -> str:
     session.quiet()  # importing Serve has set its logger to INFO
-    capacity.check(
-        Need("Serving", config.replicas, config.cpus_per_replica, config.gpus_per_replica,
-             key="serve.replica")
+    capacity.require(
+        ResourceRequest("Serving", config.replicas, config.cpus_per_replica,
+             config.gpus_per_replica, key="serve.replica")
     )  # fmt: skip
     url = _start(config)
     before = _served(name)
     digest = hashlib.sha256(token.encode()).hexdigest() if token else None
-    spare = before is not None and capacity.has_room(
+    spare = before is not None and capacity.fits_now(
         config.cpus_per_replica, config.gpus_per_replica
     )
     replaced = before is not None and _version(config, digest) != _version(
@@ -177,8 +175,8 @@ def _served(name: str) -> dict[str, Any] | None:
 
 def _start(config: ServeConfig) -> str:
     """Starts Serve's HTTP server where none runs; gives its URL."""
-    client = _get_global_client(raise_if_no_controller_running=False)
-    if client is None:
+    running = ray_private.serve_address()
+    if running is None:
         port = config.port or free_port()
         _check_host(config.host)
         _check_port(config.host, port)
@@ -195,7 +193,7 @@ def _start(config: ServeConfig) -> str:
             raise ResourceError(_why_no_server(str(error.cause))) from None
         host = config.host
     else:
-        host, port = client.http_config.host or config.host, client.http_config.port
+        host, port = running.host or config.host, running.port
         if config.port not in (0, port):
             raise ConfigError(
                 f"serve.port is {config.port}, but this cluster's HTTP server listens on {port} "
@@ -216,7 +214,7 @@ def _why_no_server(said: str) -> str:
 
 def _check_host(host: str) -> None:
     nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
-    if nodes > 1 and RAY_SERVE_ENABLE_HA_PROXY and host in _LOOPBACK:
+    if nodes > 1 and ray_private.serve_uses_haproxy() and host in _LOOPBACK:
         raise ConfigError(
             f"serve.host is {host}, but the cluster has {nodes} nodes, and HAProxy reaches the "
             "replicas by their node's address. Set serve.host=0.0.0.0, in a network that strangers "

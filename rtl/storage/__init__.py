@@ -1,13 +1,14 @@
-"""Object storage: a local folder or `s3://`, which no other package tells apart.
+"""Object storage: a local folder or `s3://`, behind one set of functions.
 
 objects.py       read, write, list, commit; the rest of rtl calls `storage.read_bytes` and so on
-s3.py            the client of an S3 store
-uri.py           URIs and paths, as people write them
-walk.py          the files below a folder or prefix, and what is no file
-destinations.py  where a command may write, checked before its work
-faults.py        what went wrong, in words that say what to do
-lease.py         one process at a time, by a lock with a heartbeat
-local_s3.py      an S3 server on loopback, for the demo and the tests
+retry.py         attempts at a request, and the waits between them
+s3.py            clients of an S3 store
+uri.py           spelling of URIs and paths
+walk.py          listing of a folder or prefix
+destinations.py  checks of where a command may write, before its work
+faults.py        kinds of faults, and the remedy for each
+lease.py         lock with a heartbeat: one process at a time
+local_s3.py      S3 server on loopback, for the demo and the tests
 """
 
 from rtl.storage.objects import (

@@ -1,6 +1,6 @@
-"""Where a command is to write: refused before any work where it cannot.
+"""Checks of the place where a command is to write, before it does any work.
 
-And what a command says of its work when storage goes away in the middle of it.
+Also the advice that a command gives when storage fails in the middle of its work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rtl.errors import NotFoundError, StorageError
 def check_folder(uri: str, what: str) -> None:
     """Raises StorageError where a local path, or a folder above it, is a file.
 
-    `what` is how the user gave it, such as `DEST`.
+    `what` is the name of the user's argument, such as `DEST`.
     """
     target = storage.normalize(uri)
     if not storage.is_local(target):
@@ -32,7 +32,7 @@ def check_folder(uri: str, what: str) -> None:
 
 
 def check_writable(uri: str, what: str) -> None:
-    """Raises StorageError where nothing can be written into a folder or prefix; leaves no trace."""
+    """Raises StorageError where nothing can be written into a folder or prefix; leaves no file."""
     target = storage.normalize(uri)
     check_folder(target, what)
     if not storage.is_local(target):
@@ -75,7 +75,7 @@ def lies_in(inner: str, outer: str) -> bool:
 
 @contextlib.contextmanager
 def advise(how: str) -> Iterator[None]:
-    """Adds to a StorageError of the block what stands and how to go on."""
+    """Adds to a StorageError of the block what is already done and how to continue."""
     try:
         yield
     except NotFoundError:  # names its own remedy
@@ -85,7 +85,7 @@ def advise(how: str) -> Iterator[None]:
 
 
 def _nearest(path: Path) -> Path:
-    """The path itself or what of the folders above it is there."""
+    """Returns the path itself, or the nearest folder above it that exists."""
     while not os.path.lexists(path):
         path = path.parent
     return path

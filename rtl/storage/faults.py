@@ -1,4 +1,4 @@
-"""Faults of storage: which of them pass by themselves, and what a person does about each."""
+"""Faults of storage: which of them pass by themselves, and the remedy for each."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Fault:
-    """A kind of fault."""
+    """Kind of fault."""
 
     signs: re.Pattern[str]
-    """Found in `_signs` of an error of this kind."""
+    """Pattern that is found in `_signs` of an error of this kind."""
     remedy: str
-    """Sentence that tells what to do."""
+    """Sentence that says what to do."""
     final: bool = True
-    """Whether trying again is of no use."""
+    """Whether another attempt is useless."""
 
 
 def _fault(signs: str, remedy: str, *, final: bool = True) -> Fault:
@@ -93,7 +93,7 @@ def is_of_storage(error: Exception) -> bool:
 
 
 def is_final(error: Exception) -> bool:
-    """Whether trying again is of no use."""
+    """Whether another attempt is useless."""
     status = _status(error)
     if 400 <= status < 500:
         return status not in (408, 409, 429)
@@ -102,7 +102,7 @@ def is_final(error: Exception) -> bool:
 
 
 def remedy(error: Exception) -> str:
-    """Sentence that tells a person what to do."""
+    """Returns a sentence that says what to do."""
     found = _kind_of(error)
     return _ANY_REMEDY if found is None else found.remedy
 
@@ -113,7 +113,7 @@ def _kind_of(error: Exception) -> Fault | None:
 
 
 def _signs(error: Exception) -> str:
-    """Names of the fault, without those of files where they can be told apart."""
+    """Returns the names of a fault, without file names where these can be separated."""
     if isinstance(error, OSError) and error.errno is not None:
         return errno.errorcode.get(error.errno, "")
     if status := _status(error):

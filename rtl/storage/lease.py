@@ -1,9 +1,10 @@
-"""Who builds what others wait for: a file in storage that its holder keeps changing.
+"""Lock in storage with a heartbeat: one process builds what others wait for.
 
-No clocks are compared: a lease is stale when its content has not changed for a while as the waiter
-itself measures it, or at once where the holder was a process of the same machine that is gone. A
-holder that was only asleep goes on beside its successor, so that what they build must be the same
-bytes or be checked when it is read.
+The lock is a file whose holder changes it again and again. A lease is stale when its content has
+not changed for a while, or at once where its holder was a process of the same machine that has
+ended. The waiter measures that time itself, so that clocks are never compared. A holder that was
+only suspended goes on beside its successor, so what both build must be equal or be checked when it
+is read.
 """
 
 from __future__ import annotations
@@ -23,28 +24,31 @@ from rtl import storage
 from rtl.errors import NotFoundError, StorageError
 
 BEAT_SECONDS = 10.0
-"""Between two changes by the holder."""
+"""Seconds between two heartbeats of the holder."""
 
 STALE_SECONDS = 60.0
-"""Without a change after which a waiter takes over."""
+"""Seconds without a heartbeat after which another process takes over."""
 
 _BEAT_ATTEMPTS = 3
-"""At one change: who lets go waits for it."""
+"""Attempts to write one heartbeat, few because `release` waits for them."""
 
 
 class Lease:
-    """One lease as one process sees it; a context manager that lets it go at the end."""
+    """Lease of one process; as a context manager it is released at the end of the block."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._token = secrets.token_hex(8)
         self._seen: tuple[bytes, float] | None = None
-        """The other holder's content, and when it was seen first."""
+        """Content of another holder, and the time at which it was first seen."""
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def take(self) -> bool:
-        """Whether this process holds it now; call it again and again to wait."""
+        """Takes the lease if it is free or stale, and returns whether this process holds it now.
+
+        To wait for a lease, call this again and again.
+        """
         if self._thread is not None:
             return True
         if not storage.create(self.uri, self._content(0)) and not self._take_over():
@@ -55,7 +59,7 @@ class Lease:
         return True
 
     def is_stale(self) -> bool:
-        """Whether its holder is gone: see the module. False as well where nobody holds it."""
+        """Whether the holder is gone (see the module); False too where there is no holder."""
         content = self.holder()
         if content is None:
             self._seen = None
@@ -67,14 +71,14 @@ class Lease:
         return time.monotonic() - self._seen[1] >= STALE_SECONDS
 
     def holder(self) -> bytes | None:
-        """What the holder wrote last, other with each beat; None where nobody holds it."""
+        """Returns the holder's last heartbeat, each unlike all others; None without a holder."""
         try:
             return storage.read_bytes(self.uri)
         except NotFoundError:
             return None
 
     def release(self) -> None:
-        """Lets go of it, where it is held; a storage that is away makes it stale in time."""
+        """Releases the lease where this process holds it; without storage it becomes stale."""
         if self._thread is None:
             return
         self._ended.set()
@@ -84,7 +88,7 @@ class Lease:
             storage.delete(self.uri, attempts=1)
 
     def __enter__(self) -> Lease:
-        """Does not take it yet."""
+        """Returns the lease without taking it."""
         return self
 
     def __exit__(
@@ -93,7 +97,7 @@ class Lease:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Releases it."""
+        """Releases the lease."""
         self.release()
 
     def _take_over(self) -> bool:
@@ -112,11 +116,11 @@ class Lease:
             try:
                 storage.write_bytes(self.uri, self._content(beat), attempts=_BEAT_ATTEMPTS)
             except StorageError:
-                continue  # the next beat may pass; if none does, another builder takes over
+                continue  # the next one may succeed; if none does, another process takes over
 
 
 def _machine() -> str:
-    """Where this process's id means this process: a host, and there a container."""
+    """Returns the host and container in which a process id is unique."""
     container = ""
     with contextlib.suppress(OSError):
         container = str(Path("/proc/self/ns/pid").readlink())
@@ -124,7 +128,7 @@ def _machine() -> str:
 
 
 def _died(content: bytes) -> bool:
-    """Whether a holder of this machine has ended."""
+    """Whether the holder was a process of this machine that has ended."""
     parts = content.decode(errors="replace").split(maxsplit=3)
     if len(parts) < 4 or parts[3] != _machine():
         return False

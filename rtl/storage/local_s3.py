@@ -1,4 +1,4 @@
-"""An S3 server on loopback over a local folder: `rclone serve s3`, for the demo and the tests."""
+"""S3 server on loopback over a local folder, for the demo and the tests: `rclone serve s3`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _START_TIMEOUT_S = 20
 def serve(root: Path, bucket: str = "rtl", host: str = "127.0.0.1") -> Iterator[str]:
     """Serves `root` as S3 on `host` until the block ends; yields `s3://BUCKET`.
 
-    Endpoint and fresh random keys stand in this process's environment meanwhile, so that storage
-    and every process started from here finds them. Raises StorageError where rclone is missing or
-    does not start.
+    Sets the endpoint and new random keys in this process's environment meanwhile, for storage and
+    for every process that is started from here. Raises StorageError where rclone is missing or does
+    not start.
     """
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     rclone = shutil.which("rclone", path=search)

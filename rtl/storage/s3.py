@@ -1,6 +1,6 @@
-"""The clients of S3, of the endpoint and the keys that the environment names now.
+"""Clients of S3, with the endpoint and the keys that the environment has at each call.
 
-One of each is kept; where the environment names others, others are made.
+Each client is made once and kept, until the environment has another endpoint or other keys.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from rtl.errors import StorageError
 
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _SHORTEST_KEY = 8
-"""Characters; shorter ones open a test server, and occur in common words."""
-_connecting = threading.Lock()  # boto3 makes no two clients at once
+"""Shortest key, in characters, that is taken out of messages: shorter ones are those of a test
+server, and occur in common words."""
+_connecting = threading.Lock()  # boto3 cannot make two clients at once
 
 
 def filesystem(bucket: str) -> Any:
-    """pyarrow's view of a bucket."""
+    """Returns pyarrow's file system of a bucket."""
     with _connecting:
         return _filesystem(bucket, _account())
 
 
 def client() -> Any:
-    """boto3's client."""
+    """Returns boto3's client."""
     with _connecting:
         return _client(_account())
 
 
 def without_keys(text: str) -> str:
-    """A message without the keys of the environment."""
+    """Returns a message with the keys of the environment replaced by dots."""
     for key in map(os.environ.get, _KEYS):
         if key and len(key) >= _SHORTEST_KEY:
             text = text.replace(key, "...")
@@ -42,13 +43,13 @@ def without_keys(text: str) -> str:
 
 
 def _account() -> tuple[str | None, ...]:
-    """Whose clients are kept: another endpoint or key in the environment gets others."""
+    """Returns the variables that decide which client is used."""
     names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE", *_KEYS)
     return tuple(os.environ.get(name) for name in names)
 
 
 @functools.cache
-def _filesystem(bucket: str, account: tuple[str | None, ...]) -> Any:  # noqa: ARG001 -- the cache's
+def _filesystem(bucket: str, account: tuple[str | None, ...]) -> Any:  # noqa: ARG001 -- the key of the cache
     _prepare_s3_environment()
     return pafs.FileSystem.from_uri(f"s3://{bucket}")[0]
 
@@ -64,7 +65,7 @@ def _client(account: tuple[str | None, ...]) -> Any:  # noqa: ARG001 -- the cach
         config=Config(
             connect_timeout=10,
             read_timeout=60,
-            retries={"total_max_attempts": 1},  # `_retry` is the one place that tries again
+            retries={"total_max_attempts": 1},  # `rtl.storage.retry` is the one place that retries
             # rclone sends the whole object's checksum with a part of it, which cannot fit.
             response_checksum_validation="when_required",
             s3={"addressing_style": "path"} if "AWS_ENDPOINT_URL" in os.environ else None,
@@ -73,7 +74,10 @@ def _client(account: tuple[str | None, ...]) -> Any:  # noqa: ARG001 -- the cach
 
 
 def _prepare_s3_environment() -> None:
-    """An own endpoint has no region and no instance metadata to ask: say so, or look-ups stall."""
+    """Sets a region and turns instance metadata off for an endpoint that is not Amazon's.
+
+    Such an endpoint has neither, and looking for them takes long.
+    """
     named = [n for n in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3") if os.environ.get(n)]
     for name in named:
         _check_endpoint(name, os.environ[name])
@@ -84,7 +88,7 @@ def _prepare_s3_environment() -> None:
 
 
 def _check_endpoint(name: str, url: str) -> None:
-    """Raises StorageError for what the two libraries would understand differently or not at all."""
+    """Raises StorageError for a URL that pyarrow and boto3 read differently or not at all."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         shown = "holds a user or key" if "@" in url else f"is {url!r}"

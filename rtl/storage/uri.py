@@ -1,4 +1,4 @@
-"""Spelling of places: an absolute local path, or `s3://BUCKET/PREFIX`."""
+"""Spelling of locations: an absolute local path, or `s3://BUCKET/PREFIX`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _ODD = ("", ".", "..")
 
 
 def normalized(text: str, *, listed: bool = False) -> str:
-    """The one spelling of a place, without a trailing slash. Raises StorageError for none.
+    """Returns the one spelling of a location, without a trailing slash.
 
-    `listed` is whether a listing gave it: keys of S3 may hold empty names, which nobody is to
-    choose for a place.
+    `listed` says that a listing returned it: S3 keys may hold empty names, which a user may not
+    choose. Raises StorageError for a text that names no location.
     """
     if not text.strip():
         raise StorageError("The path or URI is empty; write a folder, or s3://BUCKET/PREFIX.")
@@ -43,13 +43,13 @@ def normalized(text: str, *, listed: bool = False) -> str:
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:
-    """The two parts of an `s3://` URI; the key is empty for a whole bucket."""
+    """Splits an `s3://` URI into bucket and key; the key is empty for a whole bucket."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
 
 
 def is_plain(key: str) -> bool:
-    """Whether all clients and servers read a key alike: not one with `//` or `/../`."""
+    """Whether all clients and servers read a key alike, as one with `//` or `/../` is not."""
     return not key or not any(part in _ODD for part in key.split("/"))
 
 
@@ -114,5 +114,5 @@ def _on_windows(text: str) -> StorageError:
 
 
 def _shown(text: str) -> str:
-    """Without a password."""
+    """Returns the text without a password."""
     return re.sub(r"://.*@", "://...@", text, flags=re.DOTALL)

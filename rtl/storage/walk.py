@@ -1,4 +1,4 @@
-"""A walk below a folder or prefix: its files, its folders, and what is no file."""
+"""Listing of everything below a folder or prefix: files, folders, and what is neither."""
 
 from __future__ import annotations
 
@@ -22,32 +22,33 @@ _TELL_EVERY = 1000
 
 @dataclass(frozen=True)
 class Entry:
-    """A file or object."""
+    """File or object."""
 
     uri: str
-    """Where it is; `storage.read_bytes` takes it."""
+    """URI of the file, for `storage.read_bytes`."""
     path: str
-    """Relative to the folder that was listed, with `/`."""
+    """Path relative to the folder that was listed, with `/`."""
     size: int
-    """Bytes."""
+    """Size in bytes."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """All that lies below a folder or prefix."""
+    """Everything below a folder or prefix."""
 
     files: list[Entry] = field(default_factory=list)
     """Sorted by path."""
     folders: list[str] = field(default_factory=list)
-    """Paths of local folders and of S3's folder markers, empty ones too."""
+    """Paths of local folders and of S3's folder markers, of empty ones too."""
     others: list[tuple[str, str]] = field(default_factory=list)
-    """Path and kind (a constant of this module) of what is no file; sorted."""
+    """Path and kind (a constant of this module) of everything that is not a file; sorted."""
 
 
 def walk_folder(root: Path, found: Callable[[int], None]) -> Tree:
-    """Walks a local folder; nothing where there is none. `found` is told the files so far.
+    """Lists a local folder; empty where there is none.
 
-    Links to folders and links that lead out of the folder are not followed.
+    `found` is called with the number of files so far. Links to folders and links that lead out of
+    the folder are not followed.
     """
     tree, real_root = Tree(), root.resolve()
 
@@ -58,8 +59,10 @@ def walk_folder(root: Path, found: Callable[[int], None]) -> Tree:
     # pyarrow follows links to folders: in circles, or through the whole file system.
     for folder, folders, names in os.walk(root, onerror=fail):
         for path in (Path(folder, name) for name in (*folders, *names)):
-            with contextlib.suppress(FileNotFoundError):  # gone in between: another's temporary
-                _add(tree, path, str(path.relative_to(root)), real_root)
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # deleted meanwhile: a temporary file of another process
+                _add(tree, path, relative=str(path.relative_to(root)), real_root=real_root)
                 if len(tree.files) % _TELL_EVERY == 0:
                     found(len(tree.files))
     tree.files.sort(key=lambda entry: entry.path)
@@ -67,7 +70,7 @@ def walk_folder(root: Path, found: Callable[[int], None]) -> Tree:
     return tree
 
 
-def _add(tree: Tree, path: Path, relative: str, real_root: Path) -> None:
+def _add(tree: Tree, path: Path, *, relative: str, real_root: Path) -> None:
     mode = path.lstat().st_mode
     kind = _link_kind(path, real_root) if stat.S_ISLNK(mode) else None
     if kind:
@@ -81,7 +84,7 @@ def _add(tree: Tree, path: Path, relative: str, real_root: Path) -> None:
 
 
 def _link_kind(path: Path, real_root: Path) -> str | None:
-    """The kind of a link that is not followed, None for one to a file of the folder."""
+    """Returns the kind of a link that is not followed, None for a link to a file of the folder."""
     target = os.path.realpath(path)
     if not os.path.exists(target):  # noqa: PTH110 -- Path's raises where a folder may not be read
         return BROKEN_LINKS
@@ -96,9 +99,10 @@ def walk_prefix(
     fetch: Callable[[Callable[[], Any]], Any],
     found: Callable[[int], None],
 ) -> Tree:
-    """Lists the objects whose keys begin with `prefix`, keys as they are, `//` too.
+    """Lists the objects whose keys begin with `prefix`, with keys that hold `//` too.
 
-    `fetch` runs a request, again after a passing fault. A bucket that is not there holds nothing.
+    `fetch` runs a request and retries it after a passing fault. `found` is called with the number
+    of files so far. Empty where there is no such bucket.
     """
     tree, token = Tree(), ""
     while True:

@@ -14,7 +14,7 @@ import torch
 
 from rtl import storage
 from rtl.config.tree import Config
-from rtl.data.batches import Plan
+from rtl.data.batches import EpochSampler
 from rtl.evaluation import baseline, calibration, metrics
 from rtl.evaluation.metrics import Scores
 from rtl.evaluation.predictions import Predictions, encode, gather
@@ -31,7 +31,7 @@ def judge(
     uri: str,
     config: Config,
     learner: Learner,
-    plan: Plan,
+    plan: EpochSampler,
     checkpoints: Checkpoints,
     state: Checkpoint,
     hooks: Hooks,
@@ -53,7 +53,7 @@ def judge(
 def _write_outcome(
     uri: str,
     config: Config,
-    plan: Plan,
+    plan: EpochSampler,
     learner: Learner,
     state: Checkpoint,
     answers: dict[str, list[Answers]],

@@ -19,7 +19,7 @@ from torch import nn
 
 from rtl.config.schema import Flips, TrainConfig
 from rtl.config.tree import Config
-from rtl.data.batches import Batch, Plan, Source
+from rtl.data.batches import Batch, BatchSource, EpochSampler
 from rtl.errors import DataError, TrainingError
 from rtl.evaluation import metrics
 from rtl.evaluation.metrics import Mean
@@ -171,8 +171,8 @@ class Waited:
 
 def fit(
     learner: Learner,
-    source: Source,
-    plan: Plan,
+    source: BatchSource,
+    plan: EpochSampler,
     config: Config,
     hooks: Hooks,
     start: Checkpoint | None = None,
@@ -250,7 +250,7 @@ def training_step(
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     weights: torch.Tensor,
-    plan: Plan,
+    plan: EpochSampler,
     config: Config,
     number: int,
 ) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from rtl.config.tree import Config
-from rtl.data.batches import ROWS_PER_BLOCK, Batch, ImageReader, InMemory, Plan
+from rtl.data.batches import ROWS_PER_BLOCK, Batch, EpochSampler, ImageReader, InMemorySource
 from rtl.evaluation.predictions import Predictions, gather
 from rtl.feature_extraction import cache, extraction
 from rtl.feature_extraction.cache import FeatureReader
@@ -48,16 +48,18 @@ class Answering:
     layer: 1.3 times the rate of two cores that share images, and the bits of one thread, as served.
     """
 
-    def __init__(self, config: Config, learner: Learner, plan: Plan) -> None:
+    def __init__(self, config: Config, learner: Learner, plan: EpochSampler) -> None:
         self._learner = learner
-        self._images: InMemory | None = InMemory(plan, ImageReader(plan.manifest, config.data))
-        self._features: InMemory | None = None
+        self._images: InMemorySource | None = InMemorySource(
+            plan, ImageReader(plan.manifest, config.data)
+        )
+        self._features: InMemorySource | None = None
         flips, k = config.model.test_flips, config.model.unfrozen_layers
         found = cache.find(config, plan.manifest)
         # Features are in bf16: of what was computed in another arithmetic they are roundings.
         if found is not None and learner.dtype is torch.bfloat16:
             repair = extraction.Repair(config, plan.manifest, found)
-            self._features = InMemory(plan, FeatureReader(found, False, repair))
+            self._features = InMemorySource(plan, FeatureReader(found, False, repair))
             if flips == "none":
                 self._images = None
         self._predictor = learner.predictor(flips, k if self._features else None)

@@ -16,9 +16,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rtl import storage
 from rtl.config.tree import Config, from_dict
-from rtl.data.batches import ImageReader, InMemory, Plan, Source
+from rtl.data.batches import BatchSource, EpochSampler, ImageReader, InMemorySource
 from rtl.data.shards import Manifest, load_manifest
-from rtl.data.streaming import Stream
+from rtl.data.streaming import RayDataSource
 from rtl.errors import ConfigError, DataError, ResourceError, TrainingError
 from rtl.evaluation.predictions import Predictions
 from rtl.feature_extraction import cache, extraction
@@ -28,8 +28,8 @@ from rtl.runs import mlflow_log, ray_metrics, run
 from rtl.runs.progress import Watcher, mailbox
 from rtl.runs.records import Epoch
 from rtl.runs.tensorboard import Board
-from rtl.runtime import capacity, session
-from rtl.runtime.capacity import Need
+from rtl.runtime import capacity, session, task_errors
+from rtl.runtime.capacity import ResourceRequest
 from rtl.storage import destinations
 from rtl.training import checks, faults
 from rtl.training.checkpoint import Checkpoint, Checkpoints
@@ -128,7 +128,9 @@ def share_cpus(config: Config, data_cpus: int) -> Config:
     """
     settings = config.train
     workers, gpus = settings.workers, settings.gpus_per_worker
-    capacity.check(Need("Training", workers, settings.cpus_per_worker or 1, gpus, data_cpus))
+    capacity.require(
+        ResourceRequest("Training", workers, settings.cpus_per_worker or 1, gpus, data_cpus)
+    )
     cpus = settings.cpus_per_worker or capacity.most_cpus(gpus, workers, data_cpus)
     return config.replace(train={"cpus_per_worker": cpus})
 
@@ -142,7 +144,7 @@ def settle_precision(config: Config) -> Config:
     if config.model.precision != "auto":
         return config
     gpus = config.train.gpus_per_worker
-    nodes = capacity.holders(config.train.cpus_per_worker or 1, gpus)
+    nodes = capacity.nodes_with(config.train.cpus_per_worker or 1, gpus)
     if not gpus and nodes == [ray.get_runtime_context().get_node_id()]:
         found = [_arithmetic(use_gpu=False)]  # a task would cost seconds
     else:
@@ -159,10 +161,10 @@ def settle_precision(config: Config) -> Config:
                 ray.cancel(one)
             raise ResourceError(
                 f"{len(late)} of {len(asked)} nodes did not tell within {limit:g} s what precision "
-                f"they compute in. {capacity.room()} End what holds the rest, or set "
+                f"they compute in. {capacity.describe_free()} End what holds the rest, or set "
                 "model.precision to bf16 or fp32."
             )
-        with session.own_errors():
+        with task_errors.raise_own_errors():
             found = ray.get(answered)
     precision = "bf16" if set(found) == {"bf16"} else "fp32"
     return config.replace(model={"precision": precision})
@@ -174,7 +176,9 @@ def _arithmetic(use_gpu: bool) -> str:
     return "bf16" if dtype is torch.bfloat16 else "fp32"
 
 
-def make_source(config: Config, plan: Plan, first_epoch: int, trials: int = 1) -> Source:
+def make_source(
+    config: Config, plan: EpochSampler, first_epoch: int, trials: int = 1
+) -> BatchSource:
     """Features from memory, features from storage or images, whichever the config and data give.
 
     `trials` as when it was decided whether to cache. Raises DataError where the features are gone.
@@ -188,11 +192,16 @@ def make_source(config: Config, plan: Plan, first_epoch: int, trials: int = 1) -
                 "again."
             )
         reader = ImageReader(manifest, config.data)
-        return Stream(plan, reader, first_epoch, config.train.epochs)
+        return RayDataSource(plan, reader, first_epoch=first_epoch, epochs=config.train.epochs)
     repair = extraction.Repair(config, manifest, found)
     if found.bytes <= config.features.memory_gb * 1e9:
-        return InMemory(plan, FeatureReader(found, True, repair))
-    return Stream(plan, FeatureReader(found, False, repair), first_epoch, config.train.epochs)
+        return InMemorySource(plan, FeatureReader(found, True, repair))
+    return RayDataSource(
+        plan,
+        FeatureReader(found, False, repair),
+        first_epoch=first_epoch,
+        epochs=config.train.epochs,
+    )
 
 
 def _worker(loop_config: dict[str, Any]) -> None:
@@ -216,7 +225,7 @@ def _fit_and_judge(config: Config, uri: str, hooks: _WorkerHooks) -> None:
     import ray.train.torch
 
     manifest = load_manifest(str(config.data.uri))
-    plan = Plan.of(config, manifest, hooks.rank, hooks.ranks)
+    plan = EpochSampler.from_config(config, manifest, rank=hooks.rank, num_ranks=hooks.ranks)
     weights = pretrained.load(config.model.weights, config.storage)
     learner = Learner(config, len(manifest.classes), weights, ray.train.torch.get_device())
     checkpoints = Checkpoints(storage.join(uri, "checkpoints"))

@@ -13,7 +13,7 @@ from torch import nn
 
 from rtl.config.tree import Config
 from rtl.errors import ResourceError, TrainingError
-from rtl.runtime import capacity, session
+from rtl.runtime import capacity, ray_private, session
 from rtl.training.loop import Hooks
 
 T = TypeVar("T")
@@ -63,7 +63,8 @@ def launch(
         ),
     )
     try:
-        _without_cleaner(trainer).fit()
+        ray_private.drop_placement_group_cleaner(trainer)
+        trainer.fit()
     except ControllerError as error:
         raise _no_places(config, cpus, attempts, error) from error
     except TrainingFailedError as error:
@@ -76,41 +77,15 @@ def launch(
 
 def _no_places(config: Config, cpus: int, attempts: int, error: Any) -> Exception:
     """What to raise where Ray Train's controller, and no worker, ended a fit."""
-    from ray.train.v2._internal import exceptions
-
-    places = (
-        exceptions.WorkerGroupStartupTimeoutError,
-        exceptions.WorkerGroupStartupFailedError,
-        exceptions.InsufficientClusterResourcesError,
-    )
-    if not isinstance(error.controller_failure, places):
+    if not isinstance(error.controller_failure, ray_private.worker_startup_errors()):
         return TrainingError(str(error).strip().splitlines()[-1])
     settings = config.train
     return ResourceError(
         f"{settings.workers} workers x {cpus} CPUs and {settings.gpus_per_worker} GPUs could not "
-        f"be started; {attempts} attempts of up to {_ATTEMPT_S:g} s are made. {capacity.room()} "
-        "Add the node that is lost, or end what holds the rest; then go on with --resume. Or ask "
-        "for fewer with train.workers or train.cpus_per_worker."
+        f"be started; {attempts} attempts of up to {_ATTEMPT_S:g} s are made. "
+        f"{capacity.describe_free()} Add the node that is lost, or end what holds the rest; then "
+        "go on with --resume. Or ask for fewer with train.workers or train.cpus_per_worker."
     )
-
-
-def _without_cleaner(trainer: Any) -> Any:
-    """The trainer, where there is no dashboard without its cleaner of placement groups.
-
-    Ray 2.60's cleaner asks the State API, a part of the dashboard, whether the controller lives. It
-    cannot see it without one, and each fit would end 12 seconds later, when it stops trying.
-    """
-    from ray._private.ray_constants import KV_NAMESPACE_DASHBOARD
-    from ray.experimental.internal_kv import _internal_kv_get
-    from ray.train.v2._internal.callbacks.placement_group_callback import (
-        PlacementGroupCleanerCallback,
-    )
-
-    if not _internal_kv_get("webui:url", namespace=KV_NAMESPACE_DASHBOARD):
-        made = trainer._create_default_callbacks()
-        kept = [one for one in made if not isinstance(one, PlacementGroupCleanerCallback)]
-        trainer._create_default_callbacks = lambda: kept
-    return trainer
 
 
 class GroupHooks(Hooks):

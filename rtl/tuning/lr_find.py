@@ -18,14 +18,14 @@ import ray
 import torch
 
 from rtl.config.tree import Config, from_dict
-from rtl.data.batches import Batch, ImageReader, InMemory, Plan, Reader
+from rtl.data.batches import Batch, EpochSampler, ImageReader, InMemorySource, Reader
 from rtl.data.shards import load_manifest
 from rtl.errors import TrainingError
 from rtl.feature_extraction import cache, extraction
 from rtl.feature_extraction.cache import FeatureReader
 from rtl.model import device, inception, pretrained
-from rtl.runtime import capacity, session
-from rtl.runtime.capacity import Need
+from rtl.runtime import capacity, session, task_errors
+from rtl.runtime.capacity import ResourceRequest
 from rtl.storage import destinations
 from rtl.training import checks
 from rtl.training.loop import Learner, class_weights, training_step
@@ -81,7 +81,7 @@ def find(config: Config, progress: session.Progress = session.no_progress) -> li
     depths = config.search.unfrozen_layers
     count = budget.points(config, depths)
     cached = [k for k in depths if cache.pays(config, manifest, k, count)]
-    capacity.check(Need("The test", 1, 1, config.train.gpus_per_worker))
+    capacity.require(ResourceRequest("The test", 1, 1, config.train.gpus_per_worker))
     config = settle_precision(config)
     if cached:
         with destinations.advise(_GO_ON):
@@ -91,7 +91,7 @@ def find(config: Config, progress: session.Progress = session.no_progress) -> li
         num_gpus=config.train.gpus_per_worker,
         runtime_env=session.runtime_env(1),
     )(_test)
-    with session.own_errors():
+    with task_errors.raise_own_errors():
         return ray.get([task.remote(config.to_dict(), k) for k in depths])
 
 
@@ -110,7 +110,7 @@ def _test(tree: dict[str, Any], unfrozen_layers: int) -> RangeTest:
     base = from_dict(tree)
     config = trial_process.at(base, {"model.unfrozen_layers": unfrozen_layers}, base.train.seed)
     manifest = load_manifest(str(config.data.uri))
-    plan = Plan.of(config, manifest)
+    plan = EpochSampler.from_config(config, manifest)
     where = device.pick(bool(config.train.gpus_per_worker))
     weights_from = pretrained.load(config.model.weights, config.storage)
     learner = Learner(config, len(manifest.classes), weights_from, where)
@@ -140,7 +140,7 @@ def _test(tree: dict[str, Any], unfrozen_layers: int) -> RangeTest:
     return RangeTest(unfrozen_layers, tuple(rates[: len(losses)]), tuple(smooth(losses)))
 
 
-def _batches(config: Config, plan: Plan) -> Iterator[Batch]:
+def _batches(config: Config, plan: EpochSampler) -> Iterator[Batch]:
     """Of one epoch after the other, read as they are asked for.
 
     Without Ray Data, which would read ahead more than the steps want, and `val` as well.
@@ -150,5 +150,5 @@ def _batches(config: Config, plan: Plan) -> Iterator[Batch]:
     if found is not None:
         keep = found.bytes <= config.features.memory_gb * 1e9
         reader = FeatureReader(found, keep, extraction.Repair(config, plan.manifest, found))
-    source = InMemory(plan, reader)
+    source = InMemorySource(plan, reader)
     return itertools.chain.from_iterable(source.train_batches(epoch) for epoch in range(STEPS))

@@ -27,7 +27,7 @@ from rtl.feature_extraction import cache, extraction
 from rtl.runs import mlflow_log, ray_metrics, run, tensorboard, trials
 from rtl.runs.trials import Trial
 from rtl.runtime import capacity, session
-from rtl.runtime.capacity import Need
+from rtl.runtime.capacity import ResourceRequest
 from rtl.training import checks
 from rtl.training.checkpoint import Checkpoints
 from rtl.training.finalize import conclude, judge
@@ -182,8 +182,8 @@ def _room(config: Config, data_cpus: int) -> int:
     """Trials that the cluster holds side by side. Raises ResourceError where it is none."""
     workers, wanted = config.train.workers, config.search.concurrent or 1
     each, share = sweep.resources(config)
-    one = Need("A trial", workers, each // workers, share / workers, data_cpus)
-    capacity.check(one, dataclasses.replace(one, processes=wanted * workers))
+    one = ResourceRequest("A trial", workers, each // workers, share / workers, data_cpus)
+    capacity.require(one, preferred=dataclasses.replace(one, processes=wanted * workers))
     room = (capacity.total("CPU") - data_cpus) // each
     if share:
         room = min(room, math.floor(capacity.total("GPU") / share))
@@ -293,7 +293,7 @@ def _ask_winner(config: Config, uri: str, winner: Trial) -> dict[str, Any]:
     cpus = capacity.most_cpus(gpus)  # the whole network: on all cores of a node
     settings = trial_process.at(config, winner.point, winner.seed)
     capacity.run(
-        Need("The winner's judgement", 1, cpus, gpus), _judge_winner,
+        ResourceRequest("The winner's judgement", 1, cpus, gpus), _judge_winner,
         settings.to_dict(), uri, trials.checkpoints(uri, winner.number), cpus,
     )  # fmt: skip
     outcome: dict[str, Any] = storage.read_json(storage.join(uri, "outcome.json"))

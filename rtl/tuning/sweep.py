@@ -11,11 +11,9 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
-from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler
 
 from rtl import storage
@@ -23,7 +21,7 @@ from rtl.config.schema import Range
 from rtl.config.tree import Config
 from rtl.runs import trials
 from rtl.runs.trials import Trial
-from rtl.runtime import session
+from rtl.runtime import ray_private, session, task_errors
 from rtl.tuning.proposals import Proposals
 from rtl.tuning.tracker import Round, TrialTracker, TuneEvents
 from rtl.tuning.trial_process import Job, group_of_workers, one_process
@@ -72,13 +70,13 @@ def run(
         search_alg = Proposals(
             config, jobs, ended=ended or (), first_number=first_number, fixed=fixed or {}
         )
-    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_KEYS)
+    ray_private.keep_from_trials(_KEYS)
     with tempfile.TemporaryDirectory(prefix="rtl-search-") as folder:
         tuner = make_tuner(
             config, tracker, concurrent=concurrent, jobs=jobs, proposals=proposals,
             search_alg=search_alg, ended=ended, deadline=deadline, folder=folder,
         )  # fmt: skip
-        with session.own_errors(tune.TuneError):  # of the tracker: storage that is away
+        with task_errors.raise_own_errors(tune.TuneError):  # of the tracker: storage that is away
             outcomes = tuner.fit()
         tracker.stop_running()  # Tune does not tell of those that the deadline ended
         for outcome in (outcomes[i] for i in range(len(outcomes))):
@@ -160,8 +158,9 @@ def _asha(config: Config, ended: Sequence[Trial]) -> Any:
         best = -math.inf
         for epoch in trial.history:
             best = max(best, epoch.score)
-            stub: Any = SimpleNamespace(trial_id=f"ended-{trial.number}")
-            scheduler._brackets[0].on_result(stub, epoch.epoch + 1, best)
+            ray_private.record_in_asha(
+                scheduler, f"ended-{trial.number}", epochs=epoch.epoch + 1, score=best
+            )
     return scheduler
 
 

@@ -12,7 +12,7 @@ import torch
 
 from rtl import storage
 from rtl.config.tree import Config, from_dict
-from rtl.data.batches import Plan, Source
+from rtl.data.batches import BatchSource, EpochSampler
 from rtl.data.shards import load_manifest
 from rtl.evaluation.predictions import Predictions, encode
 from rtl.model import device, pretrained
@@ -44,10 +44,10 @@ def at(config: Config, point: Mapping[str, Any], seed: int) -> Config:
 
 def parts(
     config: Config, rank: int = 0, ranks: int = 1, where: torch.device | None = None
-) -> tuple[Learner, Source, Plan]:
+) -> tuple[Learner, BatchSource, EpochSampler]:
     """What one process, worker `rank` of `ranks`, needs for a fit; on the device that is there."""
     manifest = load_manifest(str(config.data.uri))
-    plan = Plan.of(config, manifest, rank, ranks)
+    plan = EpochSampler.from_config(config, manifest, rank=rank, num_ranks=ranks)
     weights = pretrained.load(config.model.weights, config.storage)
     where = where or device.pick(bool(config.train.gpus_per_worker))
     learner = Learner(config, len(manifest.classes), weights, where)

@@ -18,7 +18,8 @@ from rtl import storage
 from rtl.data import shards
 from rtl.errors import DataError, StorageError
 from rtl.runs import run
-from rtl.storage import objects
+from rtl.storage import retry
+from rtl.storage.retry import RetryPolicy
 
 Fault = Literal["503", "429", "500", "409", "reset", "cut", "lost answer"]
 FOR_EVER = 10**6
@@ -111,6 +112,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Says nothing."""
 
 
+QUICK = RetryPolicy(base_delay_s=0.001)
+TWICE = RetryPolicy(base_delay_s=0.001, attempts=2)
+
+
 @pytest.fixture
 def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """Storage's way to the S3 server leads through this; its waits are short."""
@@ -118,8 +123,8 @@ def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(objects, "_BASE_DELAY_S", 0.001)
-    yield server
+    with retry.policy(QUICK):
+        yield server
     server.shutdown()
     thread.join()
     server.server_close()
@@ -196,47 +201,40 @@ PERSISTING: list[tuple[Callable[[str], None], Fault]] = [
 
 @pytest.mark.parametrize(("act", "fault"), PERSISTING)
 def test_a_persisting_fault_is_an_error_that_names_the_object(
-    proxy: Proxy,
-    s3: str,
-    monkeypatch: pytest.MonkeyPatch,
-    act: Callable[[str], None],
-    fault: Fault,
+    proxy: Proxy, s3: str, act: Callable[[str], None], fault: Fault
 ) -> None:
-    monkeypatch.setattr(objects, "_ATTEMPTS", 2)
     uri = storage.join(s3, "x")
     storage.write_bytes(uri, DATA)
     named = s3 if act is _list else f"{uri}.lock" if act is _create else uri
     proxy.fail(fault, FOR_EVER, *ACTIONS[act][-1:])
-    with pytest.raises(StorageError, match=rf"^Could not \w+ {named} \(2 attempts\): ") as caught:
+    said = rf"^Could not \w+ {named} \(2 attempts\): "
+    with retry.policy(TWICE), pytest.raises(StorageError, match=said) as caught:
         act(uri)
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
 
 
-def test_the_waits_grow_and_are_drawn_at_random(
-    proxy: Proxy, s3: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ceilings: list[float] = []
+def test_the_waits_grow_and_are_drawn_at_random(proxy: Proxy, s3: str) -> None:
+    longest: list[float] = []
 
-    def draw(low: float, high: float) -> float:
-        assert low == 0
-        ceilings.append(high)
+    def draw(ceiling_s: float) -> float:
+        longest.append(ceiling_s)
         return 0.0
 
-    monkeypatch.setattr(objects, "_BASE_DELAY_S", 0.2)
-    monkeypatch.setattr(objects.random, "uniform", draw)
     proxy.fail("503", FOR_EVER, "PUT")
-    with pytest.raises(StorageError, match=r"\(6 attempts\)"):
+    policy = retry.policy(RetryPolicy(jitter=draw))
+    with policy, pytest.raises(StorageError, match=r"\(6 attempts\)"):
         storage.write_bytes(storage.join(s3, "x"), b"x")
-    assert ceilings == pytest.approx([0.4, 0.8, 1.6, 3.2, 6.4])
+    assert longest == pytest.approx([0.4, 0.8, 1.6, 3.2, 6.4])
     assert proxy.seen == ["PUT"] * 6
+    assert RetryPolicy().jitter is retry.full_jitter
+    drawn = [retry.full_jitter(2.0) for _ in range(200)]
+    assert 0 <= min(drawn) < 0.5 < 1.5 < max(drawn) <= 2
 
 
-def test_an_action_is_not_begun_again_once_its_patience_is_over(
-    proxy: Proxy, s3: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(objects, "_PATIENCE_S", 0.0)
+def test_an_action_is_not_begun_again_once_its_patience_is_over(proxy: Proxy, s3: str) -> None:
     proxy.fail("503", FOR_EVER, "PUT")
-    with pytest.raises(StorageError, match=r"\(1 attempts\)"):
+    policy = retry.policy(RetryPolicy(patience_s=0.0))
+    with policy, pytest.raises(StorageError, match=r"\(1 attempts\)"):
         storage.write_bytes(storage.join(s3, "x"), b"x")
 
 
@@ -257,14 +255,11 @@ def test_a_run_whose_storage_is_gone_ends_after_few_tries_with_what_stands(
     assert proxy.seen.count("PUT") == 6 + 3  # the object, and that the run failed
 
 
-def test_a_write_that_fails_leaves_the_old_object(
-    proxy: Proxy, s3: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(objects, "_ATTEMPTS", 2)
+def test_a_write_that_fails_leaves_the_old_object(proxy: Proxy, s3: str) -> None:
     uri = storage.join(s3, "x")
     storage.write_bytes(uri, b"old")
     proxy.fail("reset", FOR_EVER, "PUT")
-    with pytest.raises(StorageError):
+    with retry.policy(TWICE), pytest.raises(StorageError):
         storage.write_bytes(uri, b"new")
     assert storage.read_bytes(uri) == b"old"
 
@@ -282,16 +277,12 @@ def test_a_conflict_at_creation_is_tried_again(proxy: Proxy, s3: str) -> None:
     assert storage.create(storage.join(s3, "lock"), b"mine")
 
 
-def test_a_commit_that_fails_midway_has_no_marker(
-    proxy: Proxy, s3: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(objects, "_ATTEMPTS", 2)
+def test_a_commit_that_fails_midway_has_no_marker(proxy: Proxy, s3: str) -> None:
     proxy.fail("503", FOR_EVER, "PUT")
-    with pytest.raises(StorageError, match=f"Could not write {s3}/a"):
+    with retry.policy(TWICE), pytest.raises(StorageError, match=f"Could not write {s3}/a"):
         storage.commit(s3, {"a": b"1", "b": b"2"})
     assert not storage.is_committed(s3)
     proxy.fail("503", 3, "PUT")
-    monkeypatch.setattr(objects, "_ATTEMPTS", 6)
     storage.commit(s3, {"a": b"1", "b": b"2"})
     assert storage.read_committed(s3) == {"a": b"1", "b": b"2"}
 
@@ -307,9 +298,7 @@ def test_a_get_that_is_cut_is_fetched_again(
     assert proxy.seen.count("GET") >= 3
 
 
-def test_a_shard_behind_a_bad_line_comes_whole_or_not_at_all(
-    proxy: Proxy, s3: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shard_behind_a_bad_line_comes_whole_or_not_at_all(proxy: Proxy, s3: str) -> None:
     ids = [f"{i}" for i in range(50)]
     data = shards.encode_shard(ids, [DATA[i * 900 :][:900] for i in range(50)], [0] * 50)
     shard = shards.Shard("train/00000.parquet", "train", 50, **storage.describe(data))
@@ -317,7 +306,7 @@ def test_a_shard_behind_a_bad_line_comes_whole_or_not_at_all(
     storage.write_bytes(storage.join(s3, shard.path), data)
     proxy.fail("cut", 1, "GET")
     assert shards.read_shard(manifest, shard)["id"].to_pylist() == ids
-    monkeypatch.setattr(objects, "_ATTEMPTS", 1)
     proxy.fail("cut", FOR_EVER, "GET")
-    with pytest.raises((StorageError, DataError), match=r"train/00000\.parquet"):
+    refused = pytest.raises((StorageError, DataError), match=r"train/00000\.parquet")
+    with retry.policy(RetryPolicy(attempts=1)), refused:
         shards.read_shard(manifest, shard)

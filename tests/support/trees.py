@@ -11,9 +11,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 import scipy.io
 
 from rtl import storage
+from rtl.config.schema import PackConfig
+from rtl.data import sources
+from rtl.data.sources import Listing
+from rtl.errors import DataError
 
 CLUTTER = (
     "@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "#recycle/1.jpg", "#Snapshot/1.jpg", "lost+found/#12",
@@ -126,3 +131,24 @@ def count_files(root: Path) -> int:
     for folder, folders, names in os.walk(root):
         number += len(names) + sum(Path(folder, name).is_symlink() for name in folders)
     return number
+
+
+def listed(source: str) -> Listing:
+    """Rows of a source, by the default config."""
+    return sources.list_source(source, PackConfig())
+
+
+def refusal(source: str) -> str:
+    """Message with which a source is refused: one line that ends with one full stop."""
+    with pytest.raises(DataError) as caught:
+        listed(source)
+    message = str(caught.value)
+    assert message.endswith(".")
+    assert ".." not in message
+    assert "\n" not in message
+    return message
+
+
+def splits(source: str) -> dict[str, tuple[str, str | None]]:
+    """Label and split of each row, by id."""
+    return {row.id: (row.label, row.split) for row in listed(source).rows}

@@ -1,8 +1,8 @@
-"""Bytes to pixels: the one decode and the one preprocessing, for every stage.
+"""Decoding and preprocessing of images, the same for every stage.
 
 Decoding is strict: a file that is cut or broken anywhere is an error, never a half-grey image.
-torchvision decodes JPEG, Pillow everything else and JPEGs in CMYK. (torchvision's PNG decoder is
-not used: on a PNG with a bad checksum it takes the whole process down.) Pixels stay uint8 up to the
+torchvision decodes JPEG; Pillow decodes all other formats, and JPEGs in CMYK. (torchvision's PNG
+decoder is not used: a PNG with a bad checksum ends the whole process.) Pixels stay uint8 up to the
 device.
 """
 
@@ -33,15 +33,15 @@ _BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, RuntimeError,
     struct.error, TypeError, AttributeError, ArithmeticError,
 )  # fmt: skip
-"""Errors of Pillow and torchvision on damaged bytes."""
+"""Errors that Pillow and torchvision raise for damaged bytes."""
 
 _MOST_PIXELS = 178_956_970
-"""Pixels above which Pillow opens no image, whatever our own limit."""
+"""Most pixels of an image that Pillow opens, whatever the limit of the config."""
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What an image says of itself before a pixel is decoded."""
+    """Format and size of an image, read before a pixel is decoded."""
 
     format: str
     """One of `FORMATS`."""
@@ -54,20 +54,20 @@ class ImageHeader:
 
 
 def read_header(data: bytes, max_pixels: int) -> ImageHeader:
-    """Format and size, without decoding.
+    """Reads format and size, without decoding.
 
-    Raises CorruptImageError for empty or broken bytes, UnsupportedImageError for what is not one of
-    `FORMATS` or a kind of them that is not read, ImageTooLargeError above `max_pixels`.
+    Raises CorruptImageError for empty or broken bytes, UnsupportedImageError for a format that is
+    not one of `FORMATS` or a kind of them that is not read, ImageTooLargeError above `max_pixels`.
     """
     with _open(data, max_pixels) as image:
         return ImageHeader(str(image.format), image.mode, image.width, image.height)
 
 
 def decode(data: bytes, max_pixels: int = 100_000_000) -> torch.Tensor:
-    """Encoded bytes to an RGB tensor, uint8, (3, H, W), turned upright as its Exif says.
+    """Decodes an image to RGB, uint8 (3, H, W), turned upright as its Exif says.
 
-    CMYK is converted, more than 8 bits are scaled to 8, transparency is laid on white, of an
-    animation the first frame is taken. Raises CorruptImageError, UnsupportedImageError or
+    Converts CMYK, scales more than 8 bits to 8, lays transparency on white, and takes the first
+    frame of an animation. Raises CorruptImageError, UnsupportedImageError or
     ImageTooLargeError.
     """
     with _open(data, max_pixels) as image:
@@ -79,10 +79,10 @@ def decode(data: bytes, max_pixels: int = 100_000_000) -> torch.Tensor:
 
 
 def resize(image: torch.Tensor, size: int) -> torch.Tensor:
-    """The evaluation view: the centre square, resized to `size` with antialiasing.
+    """Returns the evaluation view: the centre square, resized to `size` with antialiasing.
 
-    uint8 (3, H, W) to uint8 (3, size, size). Cropped first: the shorter side of a strip of 10 x
-    65535 pixels brought to 299 would need gigabytes.
+    uint8 (3, H, W) to uint8 (3, size, size). Crops first, since resizing the shorter side of a
+    strip of 10 x 65535 pixels to 299 would need gigabytes.
     """
     square = v2.functional.center_crop(image, [min(image.shape[1:])])
     resized: torch.Tensor = v2.functional.resize(square, [size, size], antialias=True)
@@ -90,12 +90,18 @@ def resize(image: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def view(
-    image: torch.Tensor, size: int, augment: AugmentConfig, seed: int, image_id: str, number: int
+    image: torch.Tensor,
+    number: int,
+    *,
+    size: int,
+    augment: AugmentConfig,
+    seed: int,
+    image_id: str,
 ) -> torch.Tensor:
-    """View `number` of an image, uint8 (3, H, W) to uint8 (3, size, size).
+    """Returns view `number` of an image, uint8 (3, H, W) to uint8 (3, size, size).
 
-    A pure function of the image and (seed, image_id, number); number 0 is `resize`. Each way to
-    flip comes once before one comes again, in an order that (seed, image_id) decides.
+    A pure function of the image and (seed, image_id, number); view 0 is `resize`. Each of the flips
+    comes once before one comes again, in an order that depends on (seed, image_id).
     """
     if number == 0:
         return resize(image, size)
@@ -114,9 +120,9 @@ def view(
 
 
 def golden(size: int) -> bytes:
-    """A synthetic image of `size` pixels a side, a PNG: waves of many lengths in three colours.
+    """Makes a synthetic square PNG of `size` pixels a side: waves of many lengths in three colours.
 
-    The same for ever: a model's answer to it shows whether it still computes what it did.
+    It never changes, so that a model's prediction for it shows whether the computation changed.
     """
     y, x = np.mgrid[:size, :size] / size
     waves = [np.sin((4 + 9 * c) * (x + c * y) ** 2 + c) * np.cos(7 * y - c * x) for c in range(3)]
@@ -127,9 +133,9 @@ def golden(size: int) -> bytes:
 
 
 def heatmap_png(heat: torch.Tensor, size: int) -> bytes:
-    """A heatmap, float32 (H, W) from 0 to 1, as a PNG of `size` pixels a side to lay over an image.
+    """Draws a heatmap, float32 (H, W) from 0 to 1, as a PNG of `size` pixels a side.
 
-    Yellow over red, transparent where it is 0.
+    Goes over an image: yellow where it is high, red where it is low, transparent where it is 0.
     """
     scaled = functional.interpolate(
         heat[None, None], size=(size, size), mode="bilinear", align_corners=False
@@ -143,7 +149,7 @@ def heatmap_png(heat: torch.Tensor, size: int) -> bytes:
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Silences Pillow: its warning of many pixels, where our limit comes next, and of odd tags."""
+    """Silences Pillow's warnings: of many pixels, for which rtl has a limit, and of odd tags."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -154,14 +160,14 @@ def _hash(text: str) -> int:
 
 
 def _flips(augment: AugmentConfig) -> list[tuple[int, ...]]:
-    """The dimensions that each way to flip turns round; the first way is none."""
+    """Returns the dimensions that each of the possible flips reverses; the first reverses none."""
     horizontal = [(), (2,)] if augment.horizontal_flip else [()]
     vertical = [(), (1,)] if augment.vertical_flip else [()]
     return [(*v, *h) for v in vertical for h in horizontal]
 
 
 def _random_part(size: int, augment: AugmentConfig) -> Any:
-    """What is drawn anew for each view; None where nothing is."""
+    """Returns the random transforms of a view; None where the config has none."""
     steps: list[Any] = []
     if augment.min_scale < 1:
         steps.append(v2.RandomResizedCrop(size, scale=(augment.min_scale, 1.0), antialias=True))
@@ -196,7 +202,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _decode(image: Image.Image, data: bytes) -> torch.Tensor:
-    """An opened image's pixels as they are stored, uint8 (3, H, W)."""
+    """Returns an opened image's pixels as they are stored, uint8 (3, H, W)."""
     if image.format == "JPEG" and image.mode in ("RGB", "L"):
         buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         pixels: torch.Tensor = decode_image(

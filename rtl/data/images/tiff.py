@@ -19,39 +19,39 @@ _MOST = 16
 
 @dataclass(frozen=True)
 class Entry:
-    """One tag of the directory."""
+    """Tag of the directory."""
 
     values: tuple[int, ...]
-    """Its first values; empty where they are not whole numbers or not in the file."""
+    """First values of the tag; empty where they are not whole numbers or not in the file."""
     at: int
     """Offset of the entry in the file."""
 
 
 @dataclass(frozen=True)
 class Directory:
-    """The first directory of a TIFF."""
+    """First directory of a TIFF."""
 
     order: str
-    """`struct`'s sign of the byte order."""
+    """Byte order as `struct` writes it: `<` or `>`."""
     big: bool
-    """A BigTIFF, whose counts and offsets have 8 bytes."""
+    """Whether it is a BigTIFF, whose counts and offsets have 8 bytes."""
     entries: dict[int, Entry]
-    """By tag."""
+    """Entries by tag."""
     whole: bool
-    """All entries that the directory announces are in the file."""
+    """Whether all entries that the directory announces are in the file."""
 
     def values(self, tag: int) -> tuple[int, ...]:
-        """Values of a tag, none where it is missing."""
+        """Returns the values of a tag; none where it is missing."""
         return self.entries[tag].values if tag in self.entries else ()
 
 
 def is_tiff(data: bytes) -> bool:
-    """Tells a TIFF by its first four bytes, in either byte order."""
+    """Whether the data is a TIFF, by its first four bytes in either byte order."""
     return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def first_directory(data: bytes) -> Directory:
-    """The first directory of `data`, without entries where it has none."""
+    """Reads the first directory of a TIFF; it has no entries where `data` has none."""
     order, big = ">" if data[:2] == b"MM" else "<", 43 in data[2:4]
     place = struct.Struct(order + ("Q" if big else "I"))
     head = struct.Struct(order + ("HHQ" if big else "HHI"))

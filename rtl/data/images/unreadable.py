@@ -11,7 +11,7 @@ from rtl.data.images import tiff
 from rtl.errors import CorruptImageError, ImageError, UnsupportedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats that are accepted, told by content; every other decoder of Pillow stays closed."""
+"""Formats that are accepted, recognised by content; Pillow's other decoders are not used."""
 
 _NO_SIZE = "not identified by this driver"
 """Pillow's words for an image without a size, or without a kind."""
@@ -29,7 +29,7 @@ unsupported: an unsupported marker is damage."""
 
 
 def check(data: bytes) -> None:
-    """Raises for what Pillow would open and then read wrongly."""
+    """Raises ImageError for data that Pillow would open and then read wrongly."""
     if data.startswith(b"\x89PNG") and data[12:16] == b"CgBI":
         raise _unsupported("PNG", "CgBI, a variant of Apple's")
     if tiff.is_tiff(data) and not tiff.first_directory(data).whole:
@@ -37,7 +37,10 @@ def check(data: bytes) -> None:
 
 
 def unopened(data: bytes, broken: tuple[type[Exception], ...]) -> ImageError:
-    """The error for bytes that Pillow does not open; `broken` are its errors on damaged bytes."""
+    """Returns the error for bytes that Pillow does not open.
+
+    `broken` are the errors that Pillow raises for damaged bytes.
+    """
     name = _format_of(data)
     if name is None:
         return UnsupportedImageError(
@@ -54,7 +57,7 @@ def unopened(data: bytes, broken: tuple[type[Exception], ...]) -> ImageError:
 
 
 def undecoded(name: str, data: bytes, error: Exception) -> ImageError:
-    """The error for an opened image of format `name` whose pixels could not be decoded."""
+    """Returns the error for an opened image of format `name` whose pixels cannot be decoded."""
     # torchvision's first line holds the path of its own build; the reason is its last words.
     reason = str(error).partition("\n")[0].rsplit(".cpp:", 1)[-1].split(",", 1)[-1].strip()
     if _UNKNOWN_PIXELS.search(reason):
@@ -82,7 +85,7 @@ def _broken(name: str, reason: str) -> CorruptImageError:
 
 
 def _format_of(data: bytes) -> str | None:
-    """The one of `FORMATS` whose mark the bytes bear."""
+    """Returns the format of `FORMATS` whose signature the bytes begin with."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     if data[:2] == b"BM":  # as a text may begin
@@ -94,7 +97,7 @@ def _format_of(data: bytes) -> str | None:
 
 
 def _reason(name: str, data: bytes, broken: tuple[type[Exception], ...]) -> str:
-    """The reason why Pillow's reader of this format does not open them, which `open` leaves out."""
+    """Returns why Pillow's reader of this format does not open them; `Image.open` drops it."""
     if name == "PNG" and data[4:8] != b"\r\n\x1a\n":
         return "its line breaks were changed, as a transfer in text mode does"
     factory, accepts = Image.OPEN[name]
@@ -108,7 +111,7 @@ def _reason(name: str, data: bytes, broken: tuple[type[Exception], ...]) -> str:
 
 
 def _unknown_kind(name: str, data: bytes, reason: str) -> str | None:
-    """Name of the kind of a format that the reader does not know; None for damage."""
+    """Returns the variant of a format that the reader does not know; None for damage."""
     if name == "JPEG":
         lossless = data[2:4] == b"\xff\xf7"
         return "JPEG-LS" if lossless else reason if reason.startswith("cannot handle") else None
@@ -133,7 +136,7 @@ def _unknown_png(data: bytes, reason: str) -> str | None:
 
 
 def _unknown_tiff(data: bytes) -> str | None:
-    """Description of a TIFF that is whole but unknown; None for one that is damaged."""
+    """Describes a TIFF that is complete but of an unknown kind; None for a damaged one."""
     directory = tiff.first_directory(data)
     if not directory.whole or not all(directory.values(tag) for tag in (tiff.WIDTH, tiff.LENGTH)):
         return None

@@ -1,4 +1,4 @@
-"""Clutter: files that systems leave beside photos, which are no rows, and their tally."""
+"""Clutter: files that systems leave beside photos, which are not rows, and their counts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def clutter_kind(path: str) -> str | None:
 
 
 class Tally:
-    """Counts files that are no rows, kind by kind."""
+    """Counts files that are not rows, by kind."""
 
     def __init__(self) -> None:
         self._found: dict[str, LeftOut] = {}
@@ -52,5 +52,5 @@ class Tally:
         self._found[kind] = LeftOut(kind, count + 1, example)
 
     def result(self) -> tuple[LeftOut, ...]:
-        """The kinds, most files first."""
+        """Returns the kinds, the one with the most files first."""
         return tuple(sorted(self._found.values(), key=lambda kind: (-kind.count, kind.kind)))

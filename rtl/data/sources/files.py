@@ -1,4 +1,4 @@
-"""The files below a source: which count, and which are clutter."""
+"""Files below a source, separated from clutter."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ IMAGE_SUFFIXES = (
     "jpg", "jpeg", "jpe", "jfif", "pjpeg", "pjp", "png", "apng", "webp", "gif", "bmp", "dib", "tif",
     "tiff",
 )  # fmt: skip
-"""Endings of a file name that tell an image of a format that is decoded."""
+"""Endings of file names of images in a format that rtl decodes."""
 
 OTHER_IMAGE_SUFFIXES = (
     "avif", "heic", "heif", "jxl", "jp2", "j2k", "svg", "ico", "ppm", "pgm", "pbm", "pnm", "tga",
     "psd", "exr", "hdr", "dcm", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf",
 )  # fmt: skip
-"""Endings of a file name that tell an image of a format that is not."""
+"""Endings of file names of images in other formats."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files below a folder that count."""
+    """Files below a folder that are not clutter."""
 
     entries: list[Entry]
     """Sorted by path; an empty name between two `/` of an S3 key is no part of the path."""
@@ -35,16 +35,17 @@ class Files:
     """Path of a folder (`/` at its end, empty for the source) to the names of those inside."""
 
     def below(self, parent: str) -> list[str]:
-        """Names of the folders directly below one, empty ones too, clutter left aside."""
+        """Returns the names of the folders directly below one, with empty ones, without clutter."""
         return self.folders.get(parent, [])
 
 
 def visible_files(
     root: str, left_out: Tally, *, found: Callable[[int], None] = lambda _: None
 ) -> Files:
-    """The files that are no clutter; clutter, and what is no file, goes to `left_out`.
+    """Lists the files that are not clutter; adds clutter, links and the like to `left_out`.
 
-    `found` is told the files so far. Raises NotFoundError where there is no such folder.
+    `found` is called with the number of files so far. Raises NotFoundError where there is no such
+    folder.
     """
     tree = storage.list_tree(root, found=found)
     if not (tree.files or tree.others or tree.folders or storage.exists(root)):

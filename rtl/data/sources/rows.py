@@ -1,4 +1,4 @@
-"""A source's rows and what it left out: the records that every layout gives."""
+"""Records of a source that every layout gives: its rows, and what it left out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds. Either every row has a split or none has."""
+    """Rows of a source, and what was left out. Either every row has a split or none has."""
 
     layout: str
     """`class folders`, `table`, `Stanford Dogs` or `WebDataset`."""

@@ -16,7 +16,7 @@ _MEANINGS = {
     "test": "test", "testing": "test", "tst": "test", "eval": "test", "evaluation": "test",
     "holdout": "test", "heldout": "test",
 }  # fmt: skip
-"""What each name means. `eval` is the data that decides nothing, as Hugging Face has it."""
+"""Split that each name means. `eval` means the test data, as with Hugging Face."""
 
 _AROUND = "(?:seg|data|set|split|sub|images?|imgs?|photos?|pictures?|pics?|folder|dir)*"
 _NAME = re.compile(f"{_AROUND}({'|'.join(_MEANINGS)}){_AROUND}(?:(?:19|20)[0-9]{{2}})?")

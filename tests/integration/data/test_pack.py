@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ from PIL import Image
 from rtl import storage
 from rtl.cli import main
 from rtl.config.schema import PackConfig
-from rtl.data import pack, placement, shards
+from rtl.data import pack, shards
 from rtl.data.images import decoding
-from rtl.data.placement import Checked
 from rtl.data.shards import Manifest
-from rtl.data.sources import Row
 from rtl.errors import DataError, NotFoundError, StorageError
 from tests.conftest import make_folder, make_image
 from tests.support.trees import put
@@ -61,7 +58,7 @@ def has_manifest(uri: str) -> bool:
 def test_packs_every_row_once(ray_cluster: None, place: str, tmp_path: Path) -> None:
     source = upload(make_folder(tmp_path / "src", 20), f"{place}/src")
     told: list[tuple[int, int, str]] = []
-    manifest = pack.pack(source, f"{place}/out", CONFIG, lambda *event: told.append(event))
+    manifest = pack.pack(source, f"{place}/out", CONFIG, progress=lambda *event: told.append(event))
     assert shards.load_manifest(f"{place}/out") == manifest
     assert manifest.classes == ("blue", "green", "red")
     assert manifest.counts == {"train": (14,) * 3, "val": (3,) * 3, "test": (3,) * 3}
@@ -268,61 +265,6 @@ def test_a_class_without_train_rows_is_an_error(ray_cluster: None, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-def checked(number: int, label: str, split: str | None, content: int | None = None) -> Checked:
-    row = Row(f"{label}/{split}/{number:03}", "/nowhere", label, split)
-    return Checked(row, f"{number if content is None else content:064x}", 1000)
-
-
-@pytest.mark.parametrize(
-    ("given", "drawn", "sizes"),
-    [
-        ([None] * 40, ["val", "test"], {"train": 28, "val": 6, "test": 6}),
-        (["train"] * 40, ["val", "test"], {"train": 28, "val": 6, "test": 6}),
-        (["train"] * 20 + ["test"] * 20, ["val"], {"train": 17, "val": 3, "test": 20}),
-        (["train"] * 20 + ["val"] * 20, [], {"train": 20, "val": 20}),
-        ([None] * 3, ["val", "test"], {"train": 1, "val": 1, "test": 1}),
-        ([None] * 2, ["val", "test"], {"train": 2}),
-    ],
-)
-def test_draw(given: list[str | None], drawn: list[str], sizes: dict[str, int]) -> None:
-    rows = [
-        checked(number + 1000 * k, label, split)
-        for k, label in enumerate("ab")
-        for number, split in enumerate(given)
-    ]
-    placed, fractions = placement.draw(rows, PackConfig())
-    assert list(fractions) == drawn
-    for label in "ab":
-        assert Counter(i.row.split for i in placed if i.row.label == label) == sizes
-    again, _ = placement.draw(rows[::-1], PackConfig())
-    assert {i.row.id: i.row.split for i in again} == {i.row.id: i.row.split for i in placed}
-    kept = {i.row.id for i in rows if i.row.split in ("val", "test")}
-    assert all(
-        a.row.split == b.row.split for a, b in zip(rows, placed, strict=True) if a.row.id in kept
-    )
-
-
-def test_copies_are_drawn_together() -> None:
-    rows = [checked(n, "a", None, content=n // 4) for n in range(200)]
-    placed, _ = placement.draw(rows, PackConfig())
-    where: dict[str, set[str | None]] = {}
-    for item in placed:
-        where.setdefault(item.sha256, set()).add(item.row.split)
-    assert all(len(splits) == 1 for splits in where.values())
-    assert Counter(i.row.split for i in placed) == {"train": 136, "val": 32, "test": 32}
-
-
-@pytest.mark.parametrize(("rows", "min_shards", "number"), [(3, 4, 3), (100, 4, 4), (900, 4, 9)])
-def test_train_has_enough_shards(rows: int, min_shards: int, number: int) -> None:
-    config = PackConfig(shard_mb=0.1, min_shards=min_shards)
-    items = [checked(n, "a", "train") for n in range(rows)] + [checked(-1, "a", "val")]
-    plan = placement.plan_shards(items, config)
-    sizes = [len(part) for path, part in plan.items() if path.startswith("train/")]
-    assert (len(sizes), sum(sizes)) == (number, rows)
-    assert max(sizes) - min(sizes) <= 1
-    assert len(plan["val/00000.parquet"]) == 1
-
-
 # The manifest comes last
 
 
@@ -363,7 +305,7 @@ def test_a_stop_leaves_no_half_data_set(ray_cluster: None, tmp_path: Path, stage
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack.pack(str(source), out, CONFIG.model_copy(update={"seed": 1}), stop)
+        pack.pack(str(source), out, CONFIG.model_copy(update={"seed": 1}), progress=stop)
     if stage == "images checked":  # nothing was touched yet
         assert contents(shards.load_manifest(out)) == contents(old)
     else:
@@ -389,7 +331,7 @@ def test_a_source_that_changes_meanwhile_is_found(
                 victim.write_bytes(make_image("blue", 77))
 
     with pytest.raises(DataError, match=message):
-        pack.pack(str(source), out, CONFIG, meddle)
+        pack.pack(str(source), out, CONFIG, progress=meddle)
     assert not has_manifest(out)
 
 

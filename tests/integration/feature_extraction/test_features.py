@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +18,9 @@ from rtl.cli import main
 from rtl.config import loading
 from rtl.config.tree import Config
 from rtl.data import streaming
-from rtl.data.batches import Batch, ImageReader, InMemory, Plan, Read
+from rtl.data.batches import Batch, EpochSampler, ImageReader, InMemorySource, ShardRead
 from rtl.data.shards import Manifest
-from rtl.data.streaming import Stream
+from rtl.data.streaming import RayDataSource
 from rtl.errors import DataError, ResourceError
 from rtl.evaluation import baseline, predictions
 from rtl.feature_extraction import cache, extraction, prune
@@ -43,7 +44,7 @@ def make_config(root: str, **sections: Any) -> Config:
 def rows(found: Features, manifest: Manifest, repair: Repair) -> torch.Tensor:
     """All features of view 1 of `train`, as a fresh reader gives them."""
     reader = FeatureReader(found, False, repair)
-    reads = Plan(manifest, 0, 8, 2).train(1)
+    reads = EpochSampler(manifest, 0, 8, 2).train(1)
     return torch.cat([batch.inputs for read in reads for batch in reader(read)])
 
 
@@ -201,11 +202,11 @@ def test_a_fit_is_judged_by_its_features_as_by_the_images(
     learner = Learner(
         settings, 3, pretrained.load("packaged", settings.storage), torch.device("cpu")
     )
-    plan = Plan.of(settings, manifest)
+    plan = EpochSampler.from_config(settings, manifest)
     checkpoints = Checkpoints(str(tmp_path / "checkpoints"))
     hooks = Hooks()
     monkeypatch.setattr(hooks, "save", lambda checkpoint, _: checkpoints.save(checkpoint))
-    source = InMemory(plan, FeatureReader(found[k], False, never))
+    source = InMemorySource(plan, FeatureReader(found[k], False, never))
     state = fit(learner, source, plan, settings, hooks)
 
     def answers(name: str, config: Config) -> dict[str, torch.Tensor]:
@@ -220,7 +221,7 @@ def test_a_fit_is_judged_by_its_features_as_by_the_images(
     read: list[int] = []
     real = FeatureReader.__call__
 
-    def counted(reader: FeatureReader, wanted: Read) -> Iterator[Batch]:
+    def counted(reader: FeatureReader, wanted: ShardRead) -> Iterator[Batch]:
         read.append(len(wanted.rows))
         return real(reader, wanted)
 
@@ -254,11 +255,11 @@ def test_the_baseline_of_a_fit_is_of_val(
     )
     weights = pretrained.load("packaged", settings.storage)
     learner = Learner(settings, 3, weights, torch.device("cpu"))
-    plan, hooks = Plan.of(settings, manifest), Hooks()
+    plan, hooks = EpochSampler.from_config(settings, manifest), Hooks()
     checkpoints = Checkpoints(str(tmp_path / "checkpoints"))
     monkeypatch.setattr(hooks, "save", lambda checkpoint, _: checkpoints.save(checkpoint))
     monkeypatch.setattr(baseline, "MIN_ROWS", manifest.rows("val"))
-    source = InMemory(plan, ImageReader(manifest, settings.data))
+    source = InMemorySource(plan, ImageReader(manifest, settings.data))
     state = fit(learner, source, plan, settings, hooks)
     finalize.judge(str(tmp_path), settings, learner, plan, checkpoints, state, hooks)
     found = bundle.Classifier.load(str(tmp_path / "bundle"))
@@ -282,7 +283,7 @@ def test_a_fit_ends_with_its_minutes_in_part_of_an_epoch_and_its_rate_at_zero(
 ) -> None:
     settings, manifest, found = built
     settings = settings.replace(train={"batch_size": 2})
-    plan = Plan.of(settings, manifest)
+    plan = EpochSampler.from_config(settings, manifest)
     part = math.ceil(0.5 * plan.steps)
     assert 0 < part < plan.steps
     settings = settings.replace(
@@ -302,7 +303,11 @@ def test_a_fit_ends_with_its_minutes_in_part_of_an_epoch_and_its_rate_at_zero(
     hooks = Hooks()
     monkeypatch.setattr(hooks, "progress", tick)
     reader = FeatureReader(found[0], not streamed, never)
-    source = Stream(plan, reader, 0, 8) if streamed else InMemory(plan, reader)
+    source = (
+        RayDataSource(plan, reader, first_epoch=0, epochs=8)
+        if streamed
+        else InMemorySource(plan, reader)
+    )
     state = fit(learner, source, plan, settings, hooks)
     steps = [plan.steps] * 3 + [part]
     assert [epoch.seconds for epoch in state.history] == steps
@@ -315,17 +320,17 @@ def test_a_fit_ends_with_its_minutes_in_part_of_an_epoch_and_its_rate_at_zero(
     assert state.history[-1].lr == pytest.approx(rate)
 
 
-def test_the_scheduler_rests_after_each_look_around(
-    built: Built, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pause_follows_each_step_of_the_scheduler(built: Built, ray_cluster: None) -> None:
     settings, manifest, found = built
-    rests: list[float] = []
-    monkeypatch.setattr(streaming, "time", SimpleNamespace(sleep=rests.append))
-    reads = Plan.of(settings, manifest).evaluation("val", 0)
-    rows = streaming.stream(reads, FeatureReader(found[0], False, never))
+    steps: list[float] = []
+    reads = EpochSampler.from_config(settings, manifest).evaluation("val", 0)
+    reader = FeatureReader(found[0], False, never)
+    rows = streaming.stream(reads, reader, between_steps=lambda: steps.append(time.monotonic()))
     assert sum(len(batch) for _, batch in rows) == manifest.rows("val")
-    assert rests
-    assert min(rests) > 0
+    assert steps
+    began = time.monotonic()
+    streaming.pause()
+    assert time.monotonic() - began >= 0.02
 
 
 def test_two_builders_make_one_pass(

@@ -46,7 +46,7 @@ from rtl.model import bundle, inception, pretrained, registry
 from rtl.model.bundle import BundleInfo, Classifier
 from rtl.model.inference import Output
 from rtl.ports import free_port
-from rtl.runtime import session
+from rtl.runtime import ingress
 from tests.conftest import COLOURS, make_dataset, make_image
 
 with warnings.catch_warnings():
@@ -291,7 +291,7 @@ def test_endpoints_of_two_clusters_here_share_no_port(
 ) -> None:
     monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY", raising=False)
     names = [f"RAY_SERVE_HAPROXY_{what}_PORT" for what in ("METRICS", "STATS")]
-    one, other = session._ingress_env(tmp_path), session._ingress_env(tmp_path)
+    one, other = ingress.variables(tmp_path), ingress.variables(tmp_path)
     ports = [int(env[name]) for env in (one, other) for name in names]
     assert len(set(ports)) == 4
     assert max(ports) < 32768  # from there on a connection, or Ray's agent, may have one before

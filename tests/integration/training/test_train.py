@@ -12,7 +12,7 @@ import torch
 from rtl import storage
 from rtl.config import loading
 from rtl.config.tree import Config
-from rtl.data.batches import ImageReader, InMemory, Plan
+from rtl.data.batches import EpochSampler, ImageReader, InMemorySource
 from rtl.data.shards import Manifest
 from rtl.errors import (
     ConfigError,
@@ -71,12 +71,12 @@ class Recorder(Hooks):
 
 
 def fit_here(settings: Config, manifest: Manifest, hooks: Hooks, reader: Any = None) -> Checkpoint:
-    plan = Plan.of(settings, manifest)
+    plan = EpochSampler.from_config(settings, manifest)
     reader = reader or ImageReader(manifest, settings.data)
     weights = load_weights("packaged", settings.storage)
     learner = Learner(settings, len(manifest.classes), weights, torch.device("cpu"))
     start = hooks.checkpoints.last() if isinstance(hooks, Recorder) else None
-    return fit(learner, InMemory(plan, reader), plan, settings, hooks, start)
+    return fit(learner, InMemorySource(plan, reader), plan, settings, hooks, start)
 
 
 @pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
@@ -102,7 +102,9 @@ def test_val_is_asked_with_the_weights_that_are_kept(tmp_path: Path) -> None:
     weights = load_weights("packaged", settings.storage)
     learner = Learner(settings, len(manifest.classes), weights, torch.device("cpu"))
     learner.tail.load_state_dict(state.judged)
-    source = InMemory(Plan.of(settings, manifest), ImageReader(manifest, settings.data))
+    source = InMemorySource(
+        EpochSampler.from_config(settings, manifest), ImageReader(manifest, settings.data)
+    )
     said = learner.predict(source.rows_of("val", 0))
     scores = metrics.evaluate(said.probabilities, said.labels, manifest.classes)
     assert scores.log_loss == pytest.approx(state.history[-1].val.log_loss)
@@ -155,10 +157,10 @@ def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
     # The bundle alone gives the same answers from the encoded images.
     classifier = bundle.Classifier.load(result.bundle)
     reader = ImageReader(manifest, settings.data)
-    plan = Plan(manifest, 0, 8, 1)
+    plan = EpochSampler(manifest, 0, 8, 1)
     said = {
         row: answer
-        for batch in InMemory(plan, reader).rows_of("test", 0)
+        for batch in InMemorySource(plan, reader).rows_of("test", 0)
         for row, answer in zip(batch.ids, classifier.predict(batch.inputs), strict=True)
     }
     kept = decode(storage.read_bytes(f"{run.locate(settings)}/predictions/test.parquet"))

@@ -136,10 +136,10 @@ def test_a_winner_is_judged_with_the_cpus_that_an_endpoint_leaves(
     for held in (1, 0):
         with contextlib.ExitStack() as stack:
             if held:
-                monkeypatch.setattr(capacity, "_FREED_S", 0.5)
+                monkeypatch.setattr(capacity, "FREED_AFTER_S", 0.5)
                 stack.enter_context(a_cpu_held())
             found[held] = search._ask_winner(loading.load(), str(tmp_path), Trial(0, point))
-        monkeypatch.setattr(capacity, "_FREED_S", 10.0)
+        monkeypatch.setattr(capacity, "FREED_AFTER_S", 10.0)
     assert found == {1: {"threads": 3, "epochs": 0}, 0: {"threads": 4, "epochs": 0}}
 
 

@@ -7,7 +7,7 @@ import torch
 
 from rtl.config import loading
 from rtl.data import batches
-from rtl.data.batches import Batch, Plan
+from rtl.data.batches import Batch, EpochSampler
 from rtl.data.shards import Manifest, Shard
 from rtl.errors import DataError
 from rtl.feature_extraction import extraction
@@ -23,18 +23,18 @@ def manifest(train: tuple[int, ...] = (7, 5, 9), val: tuple[int, ...] = (4, 3)) 
     return Manifest(("a", "b"), {}, tuple(shards))
 
 
-def positions(reads: list[batches.Read]) -> list[tuple[str, int]]:
+def positions(reads: list[batches.ShardRead]) -> list[tuple[str, int]]:
     return [(read.shard.path, int(row)) for read in reads for row in read.rows]
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 6])
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_workers_share_the_same_batches(num_ranks: int, epoch: int) -> None:
-    whole = positions(Plan(manifest(), seed=3, batch_size=6, views=2).train(epoch))
+    whole = positions(EpochSampler(manifest(), seed=3, batch_size=6, views=2).train(epoch))
     assert sorted(whole) == sorted(
         (shard.path, row) for shard in manifest().split("train") for row in range(shard.rows)
     )
-    plans = [Plan(manifest(), 3, 6, 2, rank, num_ranks) for rank in range(num_ranks)]
+    plans = [EpochSampler(manifest(), 3, 6, 2, rank, num_ranks) for rank in range(num_ranks)]
     parts = [iter(positions(plan.train(epoch))) for plan in plans]
     for step in range(plans[0].steps):
         batch = [
@@ -52,7 +52,9 @@ def test_evaluation_reads_every_row_once(num_ranks: int) -> None:
     seen = [
         place
         for rank in range(num_ranks)
-        for place in positions(Plan(manifest(), 0, 30, 1, rank, num_ranks).evaluation("val", 0))
+        for place in positions(
+            EpochSampler(manifest(), 0, 30, 1, rank, num_ranks).evaluation("val", 0)
+        )
     ]
     assert sorted(seen) == sorted(
         (shard.path, row) for shard in manifest().split("val") for row in range(shard.rows)
@@ -60,7 +62,7 @@ def test_evaluation_reads_every_row_once(num_ranks: int) -> None:
 
 
 def test_epochs_cycle_through_the_views() -> None:
-    plan = Plan(manifest(), 0, 6, views=3)
+    plan = EpochSampler(manifest(), 0, 6, views=3)
     assert [{read.view for read in plan.train(epoch)} for epoch in range(4)] == [{0}, {1}, {2}, {0}]
     assert {read.view for read in plan.evaluation("val", 5)} == {0}
 
@@ -99,8 +101,10 @@ def test_the_trunks_pass_ends_with_its_smallest_items() -> None:
 @pytest.mark.parametrize("rows", range(1, 20))
 def test_a_part_of_one_row_is_left_out_where_it_may_not_be(num_ranks: int, rows: int) -> None:
     packed = manifest(train=(rows,))
-    plans = [Plan(packed, 3, 6, 1, rank, num_ranks, singles=False) for rank in range(num_ranks)]
-    whole = Plan(packed, 3, 6, 1)
+    plans = [
+        EpochSampler(packed, 3, 6, 1, rank, num_ranks, singles=False) for rank in range(num_ranks)
+    ]
+    whole = EpochSampler(packed, 3, 6, 1)
     missing = whole.rows - plans[0].rows
     for epoch in range(2):
         every = positions(whole.train(epoch))
@@ -114,13 +118,13 @@ def test_a_part_of_one_row_is_left_out_where_it_may_not_be(num_ranks: int, rows:
     usual = {
         size
         for rank in range(num_ranks)
-        for size in Plan(packed, 3, 6, 1, rank, num_ranks).batch_sizes(None)
+        for size in EpochSampler(packed, 3, 6, 1, rank, num_ranks).batch_sizes(None)
     }
     assert missing == (1 in usual)
 
 
 def test_another_row_is_left_out_in_each_epoch() -> None:
-    plan = Plan(manifest(train=(7,)), 3, 6, 1, singles=False)
+    plan = EpochSampler(manifest(train=(7,)), 3, 6, 1, singles=False)
     seen = [frozenset(positions(plan.train(epoch))) for epoch in range(8)]
     assert {len(rows) for rows in seen} == {6}
     assert len(set(seen)) > 1
@@ -139,5 +143,5 @@ def test_batch_norm_on_one_pixel_needs_two_rows(
     model = {"batch_norm": batch_norm, "unfrozen_layers": k}
     config = loading.load().replace(model=model, data={"image_size": size})
     assert batches.needs_two_rows(config) == needs
-    assert Plan.of(config, manifest()).singles != needs
+    assert EpochSampler.from_config(config, manifest()).singles != needs
     assert (inception.feature_shape(1, size)[1:] == (1, 1)) == (size <= batches.ONE_PIXEL_UP_TO)

@@ -20,6 +20,12 @@ ALL_RANDOM = AugmentConfig(min_scale=0.5, horizontal_flip=True, vertical_flip=Tr
 NOT_RANDOM = AugmentConfig(min_scale=1.0, horizontal_flip=False, vertical_flip=False, jitter=0.0)
 
 
+def view(
+    image: torch.Tensor, size: int, augment: AugmentConfig, seed: int, image_id: str, number: int
+) -> torch.Tensor:
+    return decoding.view(image, number, size=size, augment=augment, seed=seed, image_id=image_id)
+
+
 def _photo(width: int = 48, height: int = 32) -> Image.Image:
     """A smooth picture without any symmetry: what a codec keeps well and a rotation changes."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
@@ -247,20 +253,20 @@ def test_a_long_strip_is_resized_without_growing_it_whole() -> None:
 
 def test_view_0_is_the_evaluation_view() -> None:
     image = _pixels(_photo())
-    assert torch.equal(decoding.view(image, 75, ALL_RANDOM, 3, "a", 0), decoding.resize(image, 75))
+    assert torch.equal(view(image, 75, ALL_RANDOM, 3, "a", 0), decoding.resize(image, 75))
 
 
 def test_without_augmentation_every_view_is_the_evaluation_view() -> None:
     image = _pixels(_photo())
-    assert torch.equal(decoding.view(image, 75, NOT_RANDOM, 3, "a", 1), decoding.resize(image, 75))
+    assert torch.equal(view(image, 75, NOT_RANDOM, 3, "a", 1), decoding.resize(image, 75))
 
 
 def test_a_view_is_a_function_of_seed_id_and_number() -> None:
     image = _pixels(_photo())
     keys = [(0, "a", 1), (0, "a", 2), (0, "b", 1), (1, "a", 1), (1, "1", 1), (11, "", 1)]
-    views = [decoding.view(image, 75, ALL_RANDOM, *key) for key in keys]
+    views = [view(image, 75, ALL_RANDOM, *key) for key in keys]
     torch.manual_seed(12345)  # nothing outside the key decides
-    again = [decoding.view(image, 75, ALL_RANDOM, *key) for key in reversed(keys)][::-1]
+    again = [view(image, 75, ALL_RANDOM, *key) for key in reversed(keys)][::-1]
     for number, one in enumerate(views):
         assert (one.dtype, one.shape) == (torch.uint8, (3, 75, 75))
         assert [torch.equal(one, other) for other in again] == [
@@ -286,7 +292,7 @@ def test_each_way_to_flip_comes_once_before_one_comes_again(
     orders = set()
     for row in range(20):
         views = [
-            decoding.view(image, 75, augment, 0, str(row), number).numpy().tobytes()
+            view(image, 75, augment, 0, str(row), number).numpy().tobytes()
             for number in range(2 * len(flips))
         ]
         assert set(views[: len(flips)]) == ways
@@ -299,7 +305,7 @@ def test_each_way_to_flip_comes_once_before_one_comes_again(
 def test_a_view_leaves_the_global_random_state_alone(number: int) -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    decoding.view(_pixels(_photo()), 75, ALL_RANDOM, 0, "a", number)
+    view(_pixels(_photo()), 75, ALL_RANDOM, 0, "a", number)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -308,4 +314,4 @@ def test_a_view_does_not_seed_the_gpus_generator(monkeypatch: pytest.MonkeyPatch
         raise AssertionError("dropout on the GPU would repeat itself")
 
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded)
-    decoding.view(_pixels(_photo()), 75, ALL_RANDOM, 0, "a", 1)
+    view(_pixels(_photo()), 75, ALL_RANDOM, 0, "a", 1)

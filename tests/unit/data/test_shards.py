@@ -18,9 +18,15 @@ from rtl.errors import DataError, NotFoundError
 ROWS = (["a", "b", "ü"], [b"one", b"", b"three"], [0, 1, 0], [1.0, 0.75, 0.5])
 
 
+def encode(
+    ids: list[str], images: list[bytes], labels: list[int], confidences: list[float]
+) -> bytes:
+    return shards.encode_shard(ids, images, labels, confidences=confidences)
+
+
 def _pack(uri: str, data: bytes | None = None) -> Manifest:
     """A data set of one shard of `ROWS`, or of other bytes in its place."""
-    data = shards.encode_shard(*ROWS) if data is None else data
+    data = encode(*ROWS) if data is None else data
     storage.write_bytes(storage.join(uri, "train/00000.parquet"), data)
     manifest = Manifest(
         classes=("cat", "dog"),
@@ -35,14 +41,14 @@ def _pack(uri: str, data: bytes | None = None) -> Manifest:
 
 
 def test_the_same_rows_give_the_same_bytes_and_others_do_not() -> None:
-    assert shards.encode_shard(*ROWS) == shards.encode_shard(*ROWS)
-    assert shards.encode_shard(*ROWS) != shards.encode_shard(*ROWS[:2], [0, 1, 1], ROWS[3])
-    assert shards.encode_shard(*ROWS) != shards.encode_shard(*ROWS[:3])
+    assert encode(*ROWS) == encode(*ROWS)
+    assert encode(*ROWS) != encode(*ROWS[:2], [0, 1, 1], ROWS[3])
+    assert encode(*ROWS) != shards.encode_shard(*ROWS[:3])
 
 
 @pytest.mark.parametrize("rows", [ROWS, ([], [], [], [])], ids=["some", "none"])
 def test_rows_are_read_as_they_were_encoded(rows: tuple[Any, ...]) -> None:
-    data = shards.encode_shard(*rows)
+    data = encode(*rows)
     table = shards.parse_table(data, shards.SCHEMA, "x")
     assert table.schema.equals(shards.SCHEMA)
     assert tuple(column.to_pylist() for column in table.columns) == rows
@@ -117,7 +123,7 @@ def test_another_file_in_the_manifests_place_is_refused(
 
 
 def test_without_a_manifest_there_is_no_data_set(place: str) -> None:
-    storage.write_bytes(storage.join(place, "train/00000.parquet"), shards.encode_shard(*ROWS))
+    storage.write_bytes(storage.join(place, "train/00000.parquet"), encode(*ROWS))
     with pytest.raises(NotFoundError, match=r"holds no manifest\.json: .* Run `rtl pack SRC DEST`"):
         shards.load_manifest(place)
 

@@ -9,7 +9,7 @@ TWO, THREE, FIVE = ({"CPU": cpus, "GPU": 0.0} for cpus in (2.0, 3.0, 5.0))
 
 
 @pytest.mark.parametrize(
-    ("nodes", "gpus", "processes", "beside", "cpus"),
+    ("nodes", "gpus", "processes", "spare_cpus", "cpus"),
     [
         ([TWO], 0, 1, 0, 2),
         ([TWO], 0, 1, 1, 1),
@@ -26,6 +26,7 @@ TWO, THREE, FIVE = ({"CPU": cpus, "GPU": 0.0} for cpus in (2.0, 3.0, 5.0))
     ],
 )
 def test_the_most_cpus_of_processes_are_those_that_nodes_with_their_gpus_can_place(
-    nodes: list[dict[str, float]], gpus: float, processes: int, beside: int, cpus: int
+    nodes: list[dict[str, float]], gpus: float, processes: int, spare_cpus: int, cpus: int
 ) -> None:
-    assert capacity.fitting(nodes, gpus, processes, beside) == cpus
+    found = capacity.most_cpus_of(nodes, gpus=gpus, processes=processes, spare_cpus=spare_cpus)
+    assert found == cpus

@@ -25,7 +25,7 @@ def test_a_job_has_the_verbs_arguments_and_the_recipes_text(tmp_path: Path) -> N
     assert (parsed.address, parsed.asked.verb, parsed.asked.data) == (
         "http://h", "search", "s3://b/d",
     )  # fmt: skip
-    job = ray_jobs.make(parsed.asked.verb, parsed.rest, parsed.asked.recipe)
+    job = ray_jobs.make(parsed.asked.verb, parsed.rest, recipe=parsed.asked.recipe)
     assert job.recipe == "name: x\n"
     assert job.entrypoint == (
         "python -m rtl.cli search --data s3://b/d --set 'search.lr=[1e-3, 2e-3]' "
@@ -36,7 +36,7 @@ def test_a_job_has_the_verbs_arguments_and_the_recipes_text(tmp_path: Path) -> N
 def test_a_recipe_joined_by_an_equals_sign_is_taken_too(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("name: x\n")
-    job = ray_jobs.make("train", [f"--recipe={recipe}", "--resume"], str(recipe))
+    job = ray_jobs.make("train", [f"--recipe={recipe}", "--resume"], recipe=str(recipe))
     assert job.arguments == ("--resume",)
 
 
@@ -96,10 +96,9 @@ class Vanished(JobSubmissionClient):
         raise ConnectionError
 
 
-def test_who_follows_a_cluster_that_vanished_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_jobs, "_SILENT_S", 0.05)
+def test_who_follows_a_cluster_that_vanished_is_told() -> None:
     jobs = Vanished()
-    said = ray_jobs.follow(jobs, "j")
+    said = ray_jobs.follow(jobs, "j", silent_s=0.05)
     assert next(said) == "j"
     with pytest.raises(ConnectionError):
         next(said)
@@ -147,7 +146,7 @@ def test_a_resumed_job_has_the_environment_and_resources_of_the_first() -> None:
     resources = ray_jobs.Resources(cpus=2, memory_gb=0.5)
     job = ray_jobs.Job("train", ("--data", "s3://b/d"), None, resources)
     environment = {"pip": ["ray==2.60.0"], "env_vars": {"RTL_SCALE_UP_S": "60"}}
-    ray_jobs.submit(jobs, job, "fit", environment)
+    ray_jobs.submit(jobs, job, submission_id="fit", environment=environment)
     assert ray_jobs.resume(jobs, "fit") == "fit-again-1"
     assert ray_jobs.resume(jobs, "fit-again-1") == "fit-again-2"
     first, second, third = jobs.asked.values()

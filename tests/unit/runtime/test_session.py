@@ -14,14 +14,16 @@ import pytest
 import ray
 
 from rtl.errors import ResourceError
-from rtl.runtime import ray_folder, session
+from rtl.runtime import ingress, ray_folder, session
 
 
 def test_a_head_that_is_gone_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as head:
         port = head.getsockname()[1]
         watch = threading.Thread(
-            target=session._watch, args=("127.0.0.1", port, lambda: True, 0.05, 0.3)
+            target=session.watch_head,
+            args=("127.0.0.1", port),
+            kwargs={"connected": lambda: True, "every_s": 0.05, "patience_s": 0.3},
         )
         watch.start()
         time.sleep(0.6)
@@ -47,7 +49,7 @@ def test_a_haproxy_that_its_actor_left_behind_is_ended(
         subprocess.Popen([*idle, str(other / "haproxy.cfg")]) as strange,
     ):
         try:
-            session._leave(str(ours))
+            ingress.remove(str(ours))
             assert left.wait(10) == -signal.SIGTERM
             assert strange.poll() is None
             assert (ours.exists(), other.exists()) == (False, True)
@@ -57,7 +59,7 @@ def test_a_haproxy_that_its_actor_left_behind_is_ended(
 
 
 def test_a_cluster_that_was_left_is_not_missed(capsys: pytest.CaptureFixture[str]) -> None:
-    session._watch("127.0.0.1", 1, lambda: False, 0.01, 0.3)
+    session.watch_head("127.0.0.1", 1, connected=lambda: False, every_s=0.01, patience_s=0.3)
     assert capsys.readouterr().err == ""
 
 

@@ -11,7 +11,8 @@ from botocore import exceptions
 
 from rtl import storage
 from rtl.errors import StorageError
-from rtl.storage import faults, objects
+from rtl.storage import faults, retry
+from rtl.storage.retry import RetryPolicy
 
 
 def of_client(code: str, status: int) -> exceptions.ClientError:
@@ -93,8 +94,8 @@ def test_each_kind_of_fault_has_its_remedy(
         raise error
 
     monkeypatch.setattr(os, "fsync", fail)
-    monkeypatch.setattr(objects, "_BASE_DELAY_S", 0.0)
-    with pytest.raises(StorageError) as caught:
+    at_once = retry.policy(RetryPolicy(base_delay_s=0.0))
+    with at_once, pytest.raises(StorageError) as caught:
         storage.write_bytes(tmp_path / "x", b"x")
     said = str(caught.value)
     assert f". {remedy}" in said

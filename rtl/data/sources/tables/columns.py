@@ -40,21 +40,21 @@ def find_columns(names: Sequence[str], config: PackConfig, where: str) -> list[i
     """
     stripped = [name.strip() for name in names]
     places = [
-        _find(stripped, config.image_column, "image_column", where),
-        _find(stripped, config.label_column, "label_column", where),
+        _find(stripped, config.image_column, key="image_column", where=where),
+        _find(stripped, config.label_column, key="label_column", where=where),
     ]
     split = config.split_column
     spellings = {name.casefold() for name in stripped}
     if split == PackConfig().split_column and split not in spellings:
         places.append(None)
     else:
-        places.append(_find(stripped, split, "split_column", where))
+        places.append(_find(stripped, split, key="split_column", where=where))
     sure = config.confidence_column
-    places.append(_find(stripped, sure, "confidence_column", where) if sure else None)
+    places.append(_find(stripped, sure, key="confidence_column", where=where) if sure else None)
     return places
 
 
-def _find(names: Sequence[str], wanted: str, key: str, where: str) -> int | None:
+def _find(names: Sequence[str], wanted: str, *, key: str, where: str) -> int | None:
     if names.count(wanted) == 1:
         return names.index(wanted)
     present = ", ".join(_printed(name) for name in names[:_MOST_NAMES])

@@ -93,7 +93,7 @@ def pair(
             leave_out(member.path)
         for image in images or sample.other:
             identity = f"{tar}/{shown(inside(image.stem))}"
-            refused = _refusal(identity, image, label, len(images))
+            refused = _refusal(identity, image, labels=label, images=len(images))
             if refused:
                 quarantine.append(refused)
             else:
@@ -129,25 +129,27 @@ def _shorter(stem: str) -> Iterator[str]:
         name = name.rpartition(".")[0]
 
 
-def _refusal(identity: str, image: Member, label: list[Member], images: int) -> Quarantined | None:
-    """The reason why an image is no row, None where it is one."""
+def _refusal(
+    identity: str, image: Member, *, labels: list[Member], images: int
+) -> Quarantined | None:
+    """Returns the quarantine entry of an image that cannot be a row, None for one that can."""
     fault = image.fault
     if image.part == OTHER_IMAGE:
         ending = image.path.rpartition(".")[2]
         fault = f"Images with the ending .{ending} are not read; make it a JPEG or PNG."
-    elif not label and not fault:
+    elif not labels and not fault:
         return unlabelled(identity, f"no member with the ending {_endings()} is beside it")
     elif images > 1:
         fault = "The tar holds several images for one label; keep one, or give each its label."
-    elif len(label) > 1:
+    elif len(labels) > 1:
         fault = "The tar holds several labels of one kind for this image; keep one."
-    fault = fault or label[0].fault
+    fault = fault or labels[0].fault
     if fault:
         return Quarantined(identity, fault)
-    text = label[0].label
+    text = labels[0].label
     if not text:
-        return unlabelled(identity, f"its .{label[0].part} holds none that can be used")
-    if label[0].part == "txt" and (len(text) > _MAX_TXT or "\n" in text):
+        return unlabelled(identity, f"its .{labels[0].part} holds none that can be used")
+    if labels[0].part == "txt" and (len(text) > _MAX_TXT or "\n" in text):
         return unlabelled(identity, f"its .txt holds a text of {len(text)} characters, no name")
     return None
 

@@ -1,0 +1,81 @@
+"""Every private name of Ray is there and does what rtl needs: a new version of Ray shows here."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import ray
+import ray.data
+from ray import serve
+from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.tune.schedulers import ASHAScheduler
+
+from rtl.runtime import ray_private
+
+CALLED = {
+    "free_resources", "temp_dir_option", "dashboard_runs", "after_scheduler_steps",
+    "worker_startup_errors", "drop_placement_group_cleaner", "keep_from_trials", "record_in_asha",
+    "serve_address", "serve_uses_haproxy", "with_version",
+}  # fmt: skip
+"""Functions that a test below calls."""
+
+
+def test_every_function_is_called_by_a_test() -> None:
+    functions = inspect.getmembers(ray_private, inspect.isfunction)
+    assert {
+        name for name, function in functions if function.__module__.endswith("private")
+    } == CALLED
+
+
+def test_the_nodes_of_a_cluster_without_a_dashboard(ray_cluster: None) -> None:
+    assert [free["CPU"] for free in ray_private.free_resources().values()] == [4]
+    assert ray_private.dashboard_runs() is False
+    (option,) = ray_private.temp_dir_option("/x")
+    assert option in inspect.getsource(ray.init)  # it is one of `**kwargs` there
+
+
+def test_an_action_follows_each_step_of_ray_data(ray_cluster: None) -> None:
+    steps: list[int] = []
+    dataset = ray.data.range(3, override_num_blocks=3)
+    ray_private.after_scheduler_steps(dataset.context, lambda: steps.append(1))
+    assert sorted(row["id"] for row in dataset.iter_rows()) == [0, 1, 2]
+    assert steps
+
+
+def test_the_names_of_ray_train(ray_cluster: None) -> None:
+    assert all(issubclass(error, Exception) for error in ray_private.worker_startup_errors())
+    trainer: Any = TorchTrainer(lambda: None, scaling_config=ScalingConfig(num_workers=1))
+    before = [type(one).__name__ for one in trainer._create_default_callbacks()]
+    ray_private.drop_placement_group_cleaner(trainer)
+    after = [type(one).__name__ for one in trainer._create_default_callbacks()]
+    assert set(before) - set(after) == {"PlacementGroupCleanerCallback"}
+
+
+def test_the_names_of_ray_tune(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.tune.execution import class_cache
+
+    kept = set(class_cache.ENV_VARS_TO_PROPAGATE)
+    monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", {*kept, "AWS_SECRET_ACCESS_KEY"})
+    ray_private.keep_from_trials({"AWS_SECRET_ACCESS_KEY"})
+    assert "AWS_SECRET_ACCESS_KEY" not in class_cache.ENV_VARS_TO_PROPAGATE
+
+    scheduler = ASHAScheduler(
+        time_attr="epochs", metric="score", mode="max", max_t=4, grace_period=1, reduction_factor=2
+    )
+    for number, score in enumerate((0.9, 0.8, 0.7)):
+        ray_private.record_in_asha(scheduler, f"ended-{number}", epochs=1, score=score)
+    assert "0.8" in scheduler.debug_string()
+
+
+def test_the_names_of_ray_serve(ray_cluster: None) -> None:
+    assert ray_private.serve_address() is None
+    assert ray_private.serve_uses_haproxy() in (False, True)
+
+    class Nothing:
+        pass
+
+    deployment = ray_private.with_version(serve.deployment(Nothing), "7", name="Named")
+    assert (deployment.version, deployment.name) == ("7", "Named")
