@@ -1,11 +1,13 @@
 """The HTTP endpoint: a bundle behind `POST /v1/predict`, and a page at `/`.
 
-engine.py            the models in service: decode, swap, compare      (no Ray)
-batching.py          what waits for a model, and its threads           (no Ray)
-traffic.py           what they saw: metrics, drift, two models compared  (no Ray)
-stats_aggregator.py  one process that adds that up for all replicas    (no Ray)
+models.py            records: the models in service, and an answer     (no Ray)
+engine.py            decodes, classifies, swaps models, compares       (no Ray)
+batching.py          the queue of images and its workers               (no Ray)
+traffic.py           traffic counts, drift, the canary's comparison    (no Ray)
+prometheus.py        the same as Prometheus metrics                    (no Ray)
+stats_aggregator.py  one process that adds up the counts of replicas   (no Ray)
 replica.py           one process: an engine that follows the registry
-deployment.py        the Ray Serve application of replicas
+deployment.py        starts, changes and ends the Ray Serve application
 application.py       the same for a Serve config file
 http/                requests and answers                              (no Ray)
 """

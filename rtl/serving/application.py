@@ -1,11 +1,10 @@
-"""The builder that a Serve config names: `import_path: rtl.serving.application:application`.
+"""The application builder of a Serve config: `import_path: rtl.serving.application:application`.
 
-For endpoints that Ray Serve keeps by itself: `serve deploy`, KubeRay's RayService. `rtl serve` and
-`jobs/deploy.py` call `rtl.serve.deploy` instead, which checks more and says more.
+`serve deploy` and KubeRay's RayService use it. `rtl serve` and `jobs/deploy.py` call
+`rtl.serving.deployment.deploy` instead, which checks more and gives more helpful errors.
 """
 
 # No `from __future__ import annotations`: Ray reads the class in `application`'s signature.
-import hashlib
 import os
 
 from pydantic import Field
@@ -14,23 +13,23 @@ from ray import serve
 from rtl import storage
 from rtl.config.schema import Section, ServeConfig
 from rtl.model import registry
-from rtl.serving.deployment import build
+from rtl.serving.deployment import build, token_digest
 from rtl.serving.replica import Target
 
 
 class Arguments(Section):
-    """The `args` of the application."""
+    """The `args` of the application in the Serve config."""
 
     storage: str = Field(min_length=1)
-    """Folder or `s3://` prefix that the registry is under."""
+    """Storage root of the registry: a folder or an `s3://` prefix."""
     model: str = Field(min_length=1)
-    """NAME follows what is promoted; NAME@VERSION, a path or a URI stays as it is."""
+    """NAME follows the promoted version; NAME@VERSION, a path or a URI is fixed."""
     serve: ServeConfig = ServeConfig()
-    """Limits, batching, replicas; host and port are Ray Serve's own."""
+    """Limits, batching and replicas; host and port are in the Serve config itself."""
 
 
 def application(args: Arguments) -> serve.Application:
-    """The endpoint of `args`; with RTL_TOKEN in the environment it asks for that token.
+    """Builds the endpoint; with RTL_TOKEN in the environment it asks for that token.
 
     Raises BundleError where the registry has no such model, so that the deployment fails before a
     replica starts.
@@ -39,6 +38,4 @@ def application(args: Arguments) -> serve.Application:
     uri = registry.resolve(root, args.model)
     follows = registry.follows(args.model)
     target = Target(root=root, name=args.model) if follows else Target(bundle=uri)
-    token = os.environ.get("RTL_TOKEN", "")
-    digest = hashlib.sha256(token.encode()).hexdigest() if token else None
-    return build(target, args.serve, digest)
+    return build(target, args.serve, token_sha256=token_digest(os.environ.get("RTL_TOKEN", "")))

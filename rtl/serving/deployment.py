@@ -1,8 +1,7 @@
-"""The Ray Serve application: how replicas are started, changed and ended.
+"""Starts, changes and ends the Ray Serve application with the endpoint's replicas.
 
-What they serve is the deployment's `user_config`, so that another bundle is swapped in while they
-live. A replica's storage keys come from its environment, as everywhere; of the token it gets the
-hash.
+The target is the deployment's `user_config`, so that replicas swap bundles without a restart. They
+take the storage keys from their environment, and get only the hash of the access token.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import hashlib
 import logging
 import re
 import socket
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray import serve
@@ -26,126 +25,94 @@ from rtl.model import bundle, registry
 from rtl.ports import free_port
 from rtl.runtime import capacity, ray_private, session
 from rtl.runtime.capacity import ResourceRequest
-from rtl.serving.replica import Endpoint, Target
-from rtl.serving.stats_aggregator import Clerk
+from rtl.serving.replica import Endpoint, ReplicaState, Target
+from rtl.serving.stats_aggregator import StatsAggregator
 
 _LOGGING = {"log_level": "ERROR", "enable_access_log": False}
-_ONGOING = 1000  # requests in a replica, slow bodies included; the engine refuses far earlier
+_MAX_ONGOING_REQUESTS = 1000
+"""Requests inside a replica, slow bodies included; the engine refuses images far earlier."""
 _STATE_TIMEOUT_S = 60
 _log = logging.getLogger("rtl")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def build(
-    target: Target, config: ServeConfig, token_sha256: str | None = None, spare: bool = False
+    target: Target, config: ServeConfig, *, token_sha256: str | None = None, surge: bool = False
 ) -> serve.Application:
-    """The Serve application of what is to be served.
+    """Builds the Serve application for a target.
 
-    Where replicas are to be replaced, a `spare` one comes before one goes.
+    With `surge` a new replica starts before an old one stops, where replicas are replaced.
     """
-    clerk: Any = serve.deployment(Clerk)
-    clerk = ray_private.with_version(
-        clerk, rtl.__version__, name="Clerk", ray_actor_options={"num_cpus": 0}
+    aggregator: Any = serve.deployment(StatsAggregator)
+    aggregator = ray_private.with_version(
+        aggregator, rtl.__version__, name="StatsAggregator", ray_actor_options={"num_cpus": 0}
     )
     deployment: Any = serve.deployment(serve.ingress()(Endpoint))
-    most = config.max_replicas or config.replicas
-    scaling: dict[str, Any] = {"num_replicas": config.replicas}
-    if most > config.replicas:
-        scaling = {
-            "autoscaling_config": {
-                "min_replicas": config.replicas,
-                "max_replicas": most,
-                # A full batch waits behind the one that is computed.
-                "target_ongoing_requests": 2 * config.max_batch_size,
-            }
-        }
     application: serve.Application = ray_private.with_version(
         deployment,
-        _version(config, token_sha256),
+        replica_version(config, token_sha256),
         name="Endpoint",
         user_config=dataclasses.asdict(target),
-        max_ongoing_requests=_ONGOING,
+        max_ongoing_requests=_MAX_ONGOING_REQUESTS,
         graceful_shutdown_timeout_s=config.timeout_s + 5,
-        max_surge_percent=1 if spare else 0,  # rounded up to a whole replica
+        max_surge_percent=1 if surge else 0,  # rounded up to a whole replica
         ray_actor_options={
             "num_cpus": config.cpus_per_replica,
             "num_gpus": config.gpus_per_replica,
             "runtime_env": {"env_vars": session.env_vars(config.cpus_per_replica)},
         },
-        **scaling,
-    ).bind(config, clerk.bind(), token_sha256)
+        **_scaling(config),
+    ).bind(config, aggregator.bind(), token_sha256=token_sha256)
     return application
 
 
-def _version(config: ServeConfig, token_sha256: str | None) -> str:
-    """Of the replicas: Serve keeps them as long as it stays, also where the target changes."""
+def _scaling(config: ServeConfig) -> dict[str, Any]:
+    """Ray Serve's options for the number of replicas."""
+    if config.max_replicas is None or config.max_replicas <= config.replicas:
+        return {"num_replicas": config.replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": config.replicas,
+            "max_replicas": config.max_replicas,
+            # One batch in computation and a full one that waits.
+            "target_ongoing_requests": 2 * config.max_batch_size,
+        }
+    }
+
+
+def replica_version(config: ServeConfig, token_sha256: str | None) -> str:
+    """The version of the replicas: Serve keeps them while it is equal, whatever the target."""
     return f"{rtl.__version__} {config.model_dump_json(exclude={'host', 'port'})} {token_sha256}"
 
 
-def deploy(bundle_uri: str, config: ServeConfig, name: str = "rtl", token: str = "") -> str:
-    """Serves a bundle and gives the URL, once it answers; Ray is connected.
+def deploy(bundle_uri: str, config: ServeConfig, *, name: str = "rtl", token: str = "") -> str:
+    """Serves a bundle and gives the URL once it answers; Ray must be connected.
 
-    Where `name` is served already, the new bundle replaces the old one under the same URL without a
-    request lost; another config or token asks for new replicas, which come before the old ones go
-    where there is room for one more, else one goes first, which is logged. With a `token` the
-    endpoint asks for it. Raises BundleError, and what was deployed before stays or comes back, for
-    a bundle that fails its checks; ResourceError for more than the cluster has, or where the HTTP
-    server does not start; ConfigError for a port that cannot be had.
+    A bundle that is deployed under a `name` in use replaces the old one under the same URL without
+    a lost request. Another config or token needs new replicas: they start before the old ones stop
+    where the cluster has room for one more; else one stops first, which is logged. With a `token`
+    the endpoint asks for it.
+
+    Raises BundleError for a bundle that fails its checks, and the previous deployment stays or
+    comes back; ResourceError for more than the cluster has, or where the HTTP server does not
+    start; ConfigError for a port that is not available.
     """
     uri = storage.normalize(bundle_uri)
     bundle.verify(uri)
-    return _deploy(Target(bundle=uri), uri, config, name, token)
+    return _deploy(Target(bundle=uri), uri, config, name=name, token=token)
 
 
 def deploy_name(
-    storage_root: str, model: str, config: ServeConfig, name: str = "rtl", token: str = ""
+    storage_root: str, model: str, config: ServeConfig, *, name: str = "rtl", token: str = ""
 ) -> str:
-    """Serves what is promoted of a registry name, now and later: see `deploy`.
+    """Serves the promoted version of a registry name, now and after later promotions.
 
-    The replicas look at the registry every `serve.follow_s` seconds.
+    The replicas look at the registry every `serve.follow_s` seconds. Raises what `deploy` raises.
     """
     root = storage.normalize(storage_root)
     uri = registry.resolve(root, model)
     bundle.verify(uri)
-    return _deploy(Target(root=root, name=model), uri, config, name, token)
-
-
-def _deploy(target: Target, uri: str, config: ServeConfig, name: str, token: str) -> str:
-    session.quiet()  # importing Serve has set its logger to INFO
-    capacity.require(
-        ResourceRequest("Serving", config.replicas, config.cpus_per_replica,
-             config.gpus_per_replica, key="serve.replica")
-    )  # fmt: skip
-    url = _start(config)
-    before = _served(name)
-    digest = hashlib.sha256(token.encode()).hexdigest() if token else None
-    spare = before is not None and capacity.fits_now(
-        config.cpus_per_replica, config.gpus_per_replica
-    )
-    replaced = before is not None and _version(config, digest) != _version(
-        before["config"], before["token_sha256"]
-    )
-    if replaced and not spare:
-        _log.warning(
-            "The cluster has no room for a replica beside those that are replaced: one goes before "
-            "the next comes, and of a single one requests wait meanwhile."
-        )
-    try:
-        _run(build(target, config, digest, spare), name)
-    except RuntimeError as error:
-        if before is None:
-            serve.delete(name)
-            raise BundleError(f"The replicas for {uri} do not start: {reason(error)}.") from None
-        _bring_back(before, name, spare)
-        raise BundleError(
-            f"The replicas for {uri} do not start, {before['bundle']} stays in service: "
-            f"{reason(error)}."
-        ) from None
-    rejected = _state(name)["rejected"].get(uri)
-    if before is not None and rejected is not None:
-        _bring_back(before, name, spare)
-        raise BundleError(f"{uri} was refused, {before['bundle']} stays in service. {rejected}")
-    return url
+    return _deploy(Target(root=root, name=model), uri, config, name=name, token=token)
 
 
 def shutdown() -> None:
@@ -153,44 +120,93 @@ def shutdown() -> None:
     serve.shutdown()  # type: ignore[no-untyped-call]
 
 
+def token_digest(token: str) -> str | None:
+    """SHA-256 of an access token in hex; None for an empty one, which asks for none."""
+    return hashlib.sha256(token.encode()).hexdigest() if token else None
+
+
+def _deploy(target: Target, uri: str, config: ServeConfig, *, name: str, token: str) -> str:
+    session.quiet()  # importing Serve has set its logger to INFO
+    capacity.require(
+        ResourceRequest(
+            "Serving", config.replicas, config.cpus_per_replica, config.gpus_per_replica,
+            key="serve.replica",
+        )
+    )  # fmt: skip
+    url = _start_http(config)
+    before = _current_state(name)
+    digest = token_digest(token)
+    surge = before is not None and capacity.fits_now(
+        config.cpus_per_replica, config.gpus_per_replica
+    )
+    if before is not None and not surge:
+        _warn_of_replacement(before, replica_version(config, digest))
+    try:
+        _run(build(target, config, token_sha256=digest, surge=surge), name)
+    except RuntimeError as error:
+        if before is None:
+            serve.delete(name)
+            raise BundleError(f"The replicas for {uri} do not start: {reason(error)}.") from None
+        _restore(before, name, surge=surge)
+        raise BundleError(
+            f"The replicas for {uri} do not start, {before.bundle} stays in service: "
+            f"{reason(error)}."
+        ) from None
+    rejected = _state(name).rejected.get(uri)
+    if before is not None and rejected is not None:
+        _restore(before, name, surge=surge)
+        raise BundleError(f"{uri} was rejected, {before.bundle} stays in service. {rejected}")
+    return url
+
+
+def _warn_of_replacement(before: ReplicaState, version: str) -> None:
+    """Logs that requests may wait, where replicas of another version have no room beside these."""
+    if replica_version(before.config, before.token_sha256) != version:
+        _log.warning(
+            "The cluster has no room for one more replica: each old replica stops before its "
+            "replacement starts. With a single replica requests wait meanwhile."
+        )
+
+
 def _run(application: serve.Application, name: str) -> None:
     serve.run(application, name=name, route_prefix="/", logging_config=_LOGGING)
 
 
-def _bring_back(before: dict[str, Any], name: str, spare: bool) -> None:
-    """What an endpoint's state was before a deployment that failed."""
-    _run(build(before["target"], before["config"], before["token_sha256"], spare), name)
+def _restore(before: ReplicaState, name: str, *, surge: bool) -> None:
+    """Deploys again the state from before a deployment that failed."""
+    application = build(before.target, before.config, token_sha256=before.token_sha256, surge=surge)
+    _run(application, name)
 
 
-def _state(name: str) -> dict[str, Any]:
+def _state(name: str) -> ReplicaState:
     handle = serve.get_app_handle(name)
-    state: dict[str, Any] = handle.state.remote().result(timeout_s=_STATE_TIMEOUT_S)
-    return state
+    return cast(ReplicaState, handle.state.remote().result(timeout_s=_STATE_TIMEOUT_S))
 
 
-def _served(name: str) -> dict[str, Any] | None:
+def _current_state(name: str) -> ReplicaState | None:
+    """The state of a running application; None where none of that name runs."""
     found = serve.status().applications.get(name)
     return _state(name) if found and found.status == "RUNNING" else None
 
 
-def _start(config: ServeConfig) -> str:
-    """Starts Serve's HTTP server where none runs; gives its URL."""
+def _start_http(config: ServeConfig) -> str:
+    """Starts Serve's HTTP server unless one runs; gives its URL."""
     running = ray_private.serve_address()
     if running is None:
         port = config.port or free_port()
         _check_host(config.host)
-        _check_port(config.host, port)
+        check_port(config.host, port)
         http = {
             "host": config.host,
             "port": port,
-            # Only for a replica that is gone: the application's own time-out comes first.
+            # The application's own timeout comes first; this one is for a replica that is gone.
             "request_timeout_s": config.timeout_s + 10,
         }
         try:
             serve.start(http_options=http, logging_config=_LOGGING)
         except RayTaskError as error:
             shutdown()
-            raise ResourceError(_why_no_server(str(error.cause))) from None
+            raise ResourceError(_no_server_message(str(error.cause))) from None
         host = config.host
     else:
         host, port = running.host or config.host, running.port
@@ -202,13 +218,13 @@ def _start(config: ServeConfig) -> str:
     return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
 
 
-def _why_no_server(said: str) -> str:
-    # HAProxy's own errors, where it came as far as to have some.
-    alerts = re.findall(r"^\[ALERT\] +\(\d+\) : (.+)", said, re.MULTILINE)
+def _no_server_message(output: str) -> str:
+    """The message for an HTTP server that does not start, with HAProxy's own errors if any."""
+    alerts = re.findall(r"^\[ALERT\] +\(\d+\) : (.+)", output, re.MULTILINE)
     return (
-        f"Serve's HTTP server does not start: {(' '.join(alerts) or said).rstrip('.')}. Mend that. "
-        "Without HAProxy, slower but else the same, a cluster serves that is started anew with "
-        "RAY_SERVE_ENABLE_HA_PROXY=0 in its environment."
+        f"Serve's HTTP server does not start: {(' '.join(alerts) or output).rstrip('.')}. Correct "
+        "that, or start the cluster anew with RAY_SERVE_ENABLE_HA_PROXY=0 in its environment, "
+        "which serves without HAProxy, only slower."
     )
 
 
@@ -217,12 +233,13 @@ def _check_host(host: str) -> None:
     if nodes > 1 and ray_private.serve_uses_haproxy() and host in _LOOPBACK:
         raise ConfigError(
             f"serve.host is {host}, but the cluster has {nodes} nodes, and HAProxy reaches the "
-            "replicas by their node's address. Set serve.host=0.0.0.0, in a network that strangers "
-            "do not reach."
+            "replicas by the address of their node. Set serve.host=0.0.0.0, in a private network "
+            "only."
         )
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> None:
+    """Raises ConfigError where the port cannot be listened on."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

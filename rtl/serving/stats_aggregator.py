@@ -1,22 +1,22 @@
-"""Where the counts of all replicas are added up. Its process needs neither PyTorch nor a model."""
+"""The deployment that adds up the counts of all replicas; it imports no PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rtl.serving.traffic import Ledger
+from rtl.serving.traffic import TrafficStats
 
 
-class Clerk:
-    """The deployment that adds up what all replicas count."""
+class StatsAggregator:
+    """Adds up the counts of all replicas, in one process."""
 
     def __init__(self) -> None:
-        self._ledger = Ledger()
+        self._stats = TrafficStats()
 
     async def add(self, counts: Mapping[tuple[str, ...], float]) -> None:
-        """See `Ledger.add`."""
-        self._ledger.add(counts)
+        """Adds the counts of one replica since the last time."""
+        self._stats.add(counts)
 
-    async def ledger(self) -> Ledger:
-        """A copy, since it travels."""
-        return self._ledger
+    async def stats(self) -> TrafficStats:
+        """The counts so far; callers in other processes get a copy."""
+        return self._stats

@@ -2,139 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import contextlib
 import io
 import re
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
-from rtl.ports import free_port
 from rtl.serving.http import static
 from tests.conftest import COLOURS, chromium, make_image
+from tests.support import page_server
+from tests.support.page_server import Canned
 
-SIZE = 96
 HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-@dataclass
-class Canned:
-    """How the server behaves, and what it was sent."""
-
-    token: str | None = None
-    busy: int = 0
-    """Answers of 503 that come first."""
-    classes: tuple[str, ...] = tuple(COLOURS)
-    level: str = "same"
-    test: bool = True
-    bodies: list[bytes] = field(default_factory=list)
-    inside: int = 0
-    most: int = 0
-    """Photos that were asked about at the same time."""
-
-
-def answer(canned: Canned, data: bytes) -> Response:
-    try:
-        image = Image.open(io.BytesIO(data)).convert("RGB")
-    except OSError:
-        return error(400, "corrupt_image", "The JPEG image cannot be decoded to its end.")
-    mean = np.asarray(image).mean((0, 1))
-    far = np.array([np.abs(mean - np.array(c)).mean() for c in COLOURS.values()])
-    shares = np.exp(-far / 30) / np.exp(-far / 30).sum()
-    order = np.argsort(-shares)
-    heat = np.zeros((SIZE, SIZE, 4), np.uint8)
-    rows, columns = np.mgrid[:SIZE, :SIZE] / SIZE
-    heat[..., :3] = (255, 90, 20)
-    heat[..., 3] = 255 * np.exp(-12 * ((rows - 0.35) ** 2 + (columns - 0.6) ** 2))
-    buffer = io.BytesIO()
-    Image.fromarray(heat).save(buffer, "PNG")
-    found = {
-        "file": None,
-        "predictions": [{"label": canned.classes[i], "probability": shares[i]} for i in order],
-        "uncertain": bool(shares.max() < 0.7),
-        "heatmap": base64.b64encode(buffer.getvalue()).decode(),
-    }
-    model = {"name": "colours", "version": 3, "created": "2026-11-20T10:00:00Z"}
-    return JSONResponse({"model": {**model, "unfrozen_layers": 2}, "results": [found]})
-
-
-def error(status: int, type_: str, message: str, **headers: str) -> Response:
-    return JSONResponse({"error": {"type": type_, "message": message}}, status, headers)
-
-
-def describe(canned: Canned) -> dict[str, Any]:
-    ratio = {"value": 0.93, "low": 0.891, "high": 0.957}
-    scores = {
-        "rows": 300, "accuracy": ratio, "macro_f1": ratio, "auc": None, "log_loss": 0.2,
-        "confusion": [[95, 3, 2], [4, 90, 6], [5, 1, 94]],
-    }  # fmt: skip
-    return {
-        "name": "colours", "version": 3, "classes": list(canned.classes), "image_size": SIZE,
-        "metrics": {"val": {**scores, "rows": 120}, "test": scores if canned.test else None},
-        "temperature": 1.31, "uncertain_below": 0.7, "manifest_digest": "ab" * 32,
-        "created": "2026-11-20T10:00:00Z", "versions": {}, "unfrozen_layers": 2,
-    }  # fmt: skip
-
-
-def application(canned: Canned) -> Starlette:
-    def refused(request: Request) -> Response | None:
-        if canned.token in (None, request.headers.get("authorization", "")[len("Bearer ") :]):
-            return None
-        return error(401, "unauthorized", "A bearer token is needed.")
-
-    async def predict(request: Request) -> Response:
-        if (no := refused(request)) is not None:
-            return no
-        if canned.busy:
-            canned.busy -= 1
-            return error(503, "overloaded", "Too many images wait.", **{"Retry-After": "1"})
-        canned.inside += 1
-        canned.most = max(canned.most, canned.inside)
-        body = await request.body()
-        await asyncio.sleep(0.02)
-        canned.inside -= 1
-        canned.bodies.append(body)
-        assert dict(request.query_params) == {"top_k": "5", "explain": "true"}
-        return answer(canned, body)
-
-    async def model(request: Request) -> Response:
-        return refused(request) or JSONResponse(describe(canned))
-
-    async def traffic(request: Request) -> Response:
-        drift = {"rows": 412, "confidence": 0.03, "distance": 0.05, "level": canned.level}
-        canary = {
-            "name": "colours",
-            "version": 4,
-            "share": 0.1,
-            "shadow": False,
-            "rows": 40,
-            "agreement": None,
-        }
-        return refused(request) or JSONResponse({"drift": drift, "canary": canary})
-
-    return Starlette(
-        routes=[
-            *static.routes(),
-            Route("/v1/predict", predict, methods=["POST"]),
-            Route("/v1/model", model),
-            Route("/v1/traffic", traffic),
-        ]
-    )
 
 
 @pytest.fixture
@@ -144,20 +30,8 @@ def canned() -> Canned:
 
 @pytest.fixture
 def url(canned: Canned) -> Iterator[str]:
-    port = free_port()
-    config = uvicorn.Config(
-        application(canned), port=port, log_level="warning", ws="none", lifespan="off"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    address = f"http://127.0.0.1:{port}"
-    with contextlib.closing(httpx.Client(transport=httpx.HTTPTransport(retries=8))) as client:
-        client.get(address)
-    yield address
-    server.should_exit = True
-    thread.join(timeout=20)
-    assert not thread.is_alive()
+    with page_server.serving(canned) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -254,11 +128,11 @@ def test_a_chosen_photo_is_answered_with_bars_and_a_heatmap(page: Page, canned: 
     )
     expect(page.locator("#progress")).to_have_text("1 of 1 answered")
     expect(page.locator("#log")).to_contain_text("a photo.jpg: red, 9")
-    page.get_by_label("Strength").fill("25")
+    page.get_by_label("Opacity").fill("25")
     expect(card.locator(".heat")).to_have_css("opacity", "0.25")
-    page.get_by_label("Show where it looked").uncheck()
+    page.get_by_label("Show heatmap").uncheck()
     expect(card.locator(".heat")).to_be_hidden()
-    expect(page.get_by_label("Strength")).to_be_disabled()
+    expect(page.get_by_label("Opacity")).to_be_disabled()
 
 
 def test_photos_are_dropped_and_pasted(page: Page) -> None:
@@ -279,7 +153,7 @@ def test_each_photo_has_its_own_answer_doubt_or_error(page: Page) -> None:
     expect(page.locator(".badge")).to_have_count(1)
     expect(page.locator("#log")).to_contain_text("%, uncertain")
     bad = page.locator(".photo", has_text="cut.jpg")
-    expect(bad.locator(".wrong")).to_have_text("This photo is damaged or was cut off.")
+    expect(bad.locator(".wrong")).to_have_text("This photo is damaged or incomplete.")
     expect(bad.get_by_text("cannot be decoded to its end")).to_be_visible()
     expect(bad.get_by_text("This browser cannot show the file.")).to_be_visible()
     expect(bad.get_by_role("button", name="Try again")).to_have_count(0)
@@ -341,7 +215,7 @@ def test_it_reads_well_on_a_phone_in_light_and_dark(page: Page) -> None:
 
 TEXTS = (
     "h1", "#purpose", "#choose", "#clear", ".verdict", ".bars li:last-child span", ".badge",
-    ".wrong", ".head h3", ".head button", "#progress", ".said .soft", ".heat-tools label",
+    ".wrong", ".head h3", ".head button", "#progress", ".answer .soft", ".heat-tools label",
     "#card summary", ".figure", ".flag", "#about .soft", "#about thead th",
 )  # fmt: skip
 
@@ -379,7 +253,7 @@ def test_what_is_hostile_is_shown_as_text(page: Page, canned: Canned) -> None:
 def test_a_token_is_asked_for_and_kept_in_memory_alone(page: Page, canned: Canned) -> None:
     canned.token = "open-sesame"
     page.reload()
-    field = page.get_by_label("This server asks for an access token")
+    field = page.get_by_label("This server needs an access token")
     expect(field).to_be_visible()
     choose(page, photo())
     expect(page.get_by_text("Waiting for the access token above.")).to_be_visible()
@@ -404,11 +278,11 @@ def test_a_token_is_asked_for_and_kept_in_memory_alone(page: Page, canned: Canne
 def test_a_busy_server_is_asked_once_more(page: Page, canned: Canned) -> None:
     canned.busy = 1
     choose(page, photo())
-    expect(page.get_by_text("The server is busy; once more in 1 s")).to_be_visible()
+    expect(page.get_by_text("The server is busy. Next try in 1 s")).to_be_visible()
     expect(page.locator(".verdict")).to_have_text("red")
     canned.busy = 2
     choose(page, photo("blue", "b.jpg"))
-    expect(page.locator(".wrong")).to_have_text("The server is busy, also at the second try.")
+    expect(page.locator(".wrong")).to_have_text("The server is still busy after a second try.")
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".verdict")).to_have_text(["blue", "red"])
 
@@ -451,16 +325,16 @@ def test_the_card_tells_how_far_to_trust_the_model(page: Page, canned: Canned) -
     choose(page, photo())
     expect(about).to_be_visible()
     for text in (
-        "93 %", "Of 300 test photos", "89.1 % to 95.7 %", "below 70 % is called uncertain",
-        "temperature 1.31", "95 of 100", "412 photos of late look to it like those",
-        "colours@4 answers 10 %",
+        "93 %", "Measured on 300 test photos", "89.1 % to 95.7 %", "below 70 % is marked uncertain",
+        "temperature 1.31", "95 of 100", "the last 412 photos are like the validation photos",
+        "colours@4 is a canary: it answers 10 %", "Accuracy", "Calibration",
     ):  # fmt: skip
         expect(about).to_contain_text(text)
     canned.level, canned.test = "other", False
     page.reload()
     choose(page, photo())
-    expect(about).to_contain_text("the figures above may not hold")
-    expect(about).to_contain_text("Of 120 validation photos, which also chose this model")
+    expect(about).to_contain_text("The accuracy above may not hold")
+    expect(about).to_contain_text("Measured on 120 validation photos, which also chose this model")
 
 
 def test_the_page_is_small_and_locked_down(url: str) -> None:

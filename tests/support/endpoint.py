@@ -1,15 +1,19 @@
-"""The endpoint's application behind a real HTTP server in this process, without Ray."""
+"""Endpoints without Ray: an engine and its application in this process."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
+import httpx
 import torch
 import uvicorn
 
@@ -22,44 +26,86 @@ from tests.conftest import COLOURS
 with warnings.catch_warnings():
     # Ray Serve's own config classes use a form of `Field` that pydantic 2 deprecates.
     warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field`")
-    from rtl.serving import traffic
+    from rtl.serving.batching import Batcher
     from rtl.serving.engine import Engine
     from rtl.serving.http import app
+    from rtl.serving.traffic import TrafficStats
+
+INFO = BundleInfo(
+    name="colours", classes=tuple(COLOURS), unfrozen_layers=2, image_size=75,
+    mean=(0.0,) * 3, std=(1.0,) * 3,
+    weights={"source": "packaged", "sha256": pretrained.PACKAGED_SHA256},
+    metrics={"val": None, "test": None}, manifest_digest="d" * 64, config={},
+)  # fmt: skip
 
 
-def make_bundle(folder: str) -> str:
-    """Saves a small model with three classes, untrained but sure of itself; gives its folder."""
+def make_bundle(folder: str, seed: int = 0, **info: Any) -> str:
+    """Saves a small model with three classes, untrained but confident; gives its folder."""
     network = inception.build(num_classes=len(COLOURS))
     inception.load_part(network, pretrained.load("packaged", "unused").state)
-    inception.init_head(network, 0)
+    inception.init_head(network, seed)
     with torch.no_grad():
         network.get_submodule("fc").weight.mul_(20)
-    info = BundleInfo(
-        name="colours", classes=tuple(COLOURS), unfrozen_layers=2, image_size=75,
-        mean=(0.0,) * 3, std=(1.0,) * 3,
-        weights={"source": "packaged", "sha256": pretrained.PACKAGED_SHA256},
-        metrics={"val": None, "test": None}, manifest_digest="d" * 64, config={},
-    )  # fmt: skip
-    bundle.save(folder, info, network)
+    bundle.save(folder, dataclasses.replace(INFO, **info), network)
     return folder
 
 
-class _Alone:
-    """A replica without others."""
+class StandaloneReplica:
+    """The only replica of its endpoint."""
 
     def __init__(self, engine: Engine) -> None:
         self.rejected: dict[str, str] = {}
         self._engine = engine
 
-    async def ledger(self) -> traffic.Ledger:
-        ledger = traffic.Ledger()
-        ledger.add(self._engine.counts)
-        return ledger
+    async def stats(self) -> TrafficStats:
+        stats = TrafficStats()
+        stats.add(self._engine.counts)
+        return stats
+
+
+class Workers:
+    """Keeps the workers of the batchers that it makes, so that a test can occupy one."""
+
+    def __init__(self) -> None:
+        self.pools: list[ThreadPoolExecutor] = []
+
+    def batcher(self, *arguments: Any, **options: Any) -> Batcher:
+        return Batcher(*arguments, **options, new_worker=self._start)
+
+    def _start(self, name: str) -> Executor:
+        self.pools.append(ThreadPoolExecutor(1, name))
+        return self.pools[-1]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def with_engine(
+    engine: Engine,
+    uri: str,
+    test: Callable[[Engine, httpx.AsyncClient], Awaitable[None]],
+    **options: Any,
+) -> None:
+    """Runs a test on an engine that serves a bundle, and its application with these options."""
+
+    async def main() -> None:
+        await engine.load(uri)
+        alone = StandaloneReplica(engine)
+        transport = httpx.ASGITransport(
+            app.build(engine, stats=alone, status=alone, **options), raise_app_exceptions=False
+        )
+        async with httpx.AsyncClient(transport=transport, base_url="http://rtl") as http:
+            await test(engine, http)
+
+    asyncio.run(main())
 
 
 @dataclass(frozen=True)
 class Local:
-    """An endpoint in this process."""
+    """An endpoint behind a real HTTP server in this process."""
 
     url: str
     engine: Engine
@@ -74,8 +120,8 @@ def serving(uri: str, config: ServeConfig, token: str = "") -> Iterator[Local]:
 
     async def main() -> None:
         await engine.load(uri)
-        alone = _Alone(engine)
-        application = app.build(engine, alone, alone, token_sha256)
+        alone = StandaloneReplica(engine)
+        application = app.build(engine, stats=alone, status=alone, token_sha256=token_sha256)
         server = uvicorn.Server(uvicorn.Config(application, port=port, log_level="critical"))
         serve = asyncio.create_task(server.serve())
         while not server.started:

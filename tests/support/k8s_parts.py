@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from rtl.cli import main
-from rtl.serving.traffic import Ledger, prometheus
+from rtl.serving import prometheus
+from rtl.serving.traffic import TrafficStats
 from tests.support.k8s_render import Manifest, render
 
 ROOT = Path(__file__).parents[2]
@@ -150,13 +151,13 @@ def parsed(call: list[str]) -> Any:
 
 
 def exported_by_the_endpoint() -> set[str]:
-    ledger = Ledger()
-    ledger.add(
+    stats = TrafficStats()
+    stats.add(
         {
             ("requests", "/v1/predict", "200"): 1, ("images", "ok", "1"): 1, ("batches",): 1,
             ("seconds", "/v1/predict", "sum"): 1, ("seconds", "/v1/predict", "+Inf"): 1,
         }
     )  # fmt: skip
-    text = prometheus(ledger, "1").decode()
+    text = prometheus.render(stats, "1").decode()
     gauges = re.findall(r"^# TYPE (\w+) gauge$", text, re.MULTILINE)
     return {*gauges, *re.findall(r"^(\w+)[{ ]", text, re.MULTILINE)}

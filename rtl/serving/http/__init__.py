@@ -1,10 +1,12 @@
 """HTTP of the endpoint, without Ray.
 
-app.py          routes, answers, errors
-errors.py       a request that is answered with an error
-error_limit.py  when a refusal goes out
+app.py          the application: routes, middleware, exception handlers
+handlers.py     the handler of each route
+schemas.py      the types of the answers
+errors.py       errors as JSON, and their handlers
+error_limit.py  the rate limit for client errors
 cors.py         web pages of other origins
-openapi.py      the interface, for generated clients
+openapi.py      the OpenAPI document, from the types
 static.py       the page, from `page/`
-request/        what a request asks
+request/        the images and options of a request
 """

@@ -1,4 +1,4 @@
-"""Requests from web pages of other origins (CORS): those of `serve.cors_origins` may ask."""
+"""Cross-origin requests (CORS): web pages of the origins in `serve.cors_origins` may send them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _HEADERS = ("Authorization", "Content-Type")
 
 
 class Cors(CORSMiddleware):
-    """Starlette's middleware, with JSON errors; around the whole app, so that its errors show.
+    """Starlette's CORS middleware with JSON errors.
 
-    A page of an allowed origin may also be a public one that asks a server in a private network.
+    It wraps the whole application, so that pages can read its errors too. A public page of an
+    allowed origin may ask a server in a private network.
     """
 
     def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
@@ -30,7 +31,7 @@ class Cors(CORSMiddleware):
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """The answer to a browser that asks before it sends a page's request."""
+        """Answers a browser's preflight request."""
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
@@ -40,11 +41,11 @@ class Cors(CORSMiddleware):
             asked = request_headers.get("access-control-request-headers", "")
             message = (
                 f"The page asks for {method[:40]} with the headers {asked[:200]!r}; pages of other "
-                f"origins may send {' and '.join(_METHODS)} with {' and '.join(_HEADERS)} alone."
+                f"origins may send only {' and '.join(_METHODS)} with {' and '.join(_HEADERS)}."
             )
             return reply(403, "preflight_refused", message=message, headers=vary)
         message = (
             f"The origin {origin[:200]!r} is not in serve.cors_origins of this endpoint; add it "
-            "there, and pages of that origin may ask."
+            "there to allow requests from its pages."
         )
         return reply(403, "origin_not_allowed", message=message, headers=vary)

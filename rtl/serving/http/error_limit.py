@@ -1,36 +1,38 @@
-"""Refusals at a pace: who sends what cannot be used waits for being told so, not those beside.
+"""A rate limit for client errors: above it a client waits for its error, and nobody else does.
 
-A damaged image costs as much to decode as a good one, and a client that sends nothing else asks
-again at once. Its own waiting costs nothing.
+A damaged image costs as much to decode as a good one, and a client that sends only damaged ones
+asks again at once. Delaying its errors slows it down and costs nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-LONGEST_S = 1.0
-"""That a refusal waits, however many there are: what waits holds a connection."""
+_BURST_S = 1.0
+"""Seconds' worth of errors that may be sent at once after a quiet time."""
+MAX_DELAY_S = 1.0
+"""Longest delay of an error in seconds, however many there are: each one holds a connection."""
 
 
-class Pace:
-    """So many a second; up to a second's worth that came slower before go out at once.
+class ErrorRateLimiter:
+    """Delays errors above a rate: the generic cell rate algorithm (ITU-T I.371).
 
-    The generic cell rate algorithm (ITU-T I.371), used from one event loop.
+    Used from one event loop.
     """
 
     def __init__(self, per_second: float) -> None:
-        self._gap_s = 1 / per_second
-        self._paid_until = 0.0
-        """Of the loop's clock: when all that went out would have, evenly spaced."""
+        self._interval_s = 1 / per_second
+        self._next_s = 0.0
+        """Theoretical arrival time of the next error, in the time of the event loop."""
 
     def delay(self, now: float) -> float:
-        """Seconds that the refusal which is ready at `now` waits."""
-        latest = now + 1 + LONGEST_S + self._gap_s
-        self._paid_until = min(max(self._paid_until, now) + self._gap_s, latest)
-        return max(0.0, self._paid_until - self._gap_s - now - 1)
+        """Seconds to wait before sending an error that is ready at `now`; counts it as sent."""
+        latest = now + _BURST_S + MAX_DELAY_S + self._interval_s
+        self._next_s = min(max(self._next_s, now) + self._interval_s, latest)
+        return max(0.0, self._next_s - self._interval_s - now - _BURST_S)
 
-    async def turn(self) -> float:
-        """Waits for it; how many seconds."""
+    async def wait(self) -> float:
+        """Waits until the next error may be sent; gives the seconds waited."""
         seconds = self.delay(asyncio.get_running_loop().time())
         await asyncio.sleep(seconds)
         return seconds

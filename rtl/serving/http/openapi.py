@@ -1,153 +1,40 @@
-"""The endpoint's OpenAPI document, from which clients can be generated."""
+"""The endpoint's OpenAPI document, from which clients can be generated.
+
+Schemas come from the types of answers (`schemas.py`) and of JSON bodies (`json_body.py`).
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
+
 from rtl import __version__
+from rtl.serving.http import schemas
 from rtl.serving.http.request.json_body import MAX_IMAGES, JsonBody
 
-_TEXT, _NUMBER, _WHOLE, _FLAG = (
-    {"type": "string"}, {"type": "number"}, {"type": "integer"}, {"type": "boolean"},
+_ANSWERS = (
+    schemas.Error, schemas.Answer, schemas.Card, schemas.Traffic, schemas.Health,
 )  # fmt: skip
+_TEMPLATE = "#/components/schemas/{model}"
+_COUNT = {"type": "integer", "minimum": 1}
+_FLAG = {"type": "boolean"}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
-def _object(**properties: Any) -> dict[str, Any]:
-    """An object; a property is required unless its name ends in an underscore."""
-    return {
-        "type": "object",
-        "properties": {name.rstrip("_"): schema for name, schema in properties.items()},
-        "required": [name for name in properties if not name.endswith("_")],
-    }
+class _WithoutTitles(GenerateJsonSchema):
+    """Leaves out the titles of fields, which only repeat their names."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 -- pydantic calls it
+        return False
 
 
-def _array(items: Any) -> dict[str, Any]:
-    return {"type": "array", "items": items}
-
-
-def _or_null(schema: Any) -> dict[str, Any]:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _ref(name: str) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-_MODEL = _object(
-    name=_TEXT, version=_or_null(_WHOLE), unfrozen_layers=_WHOLE, created=_TEXT
-)  # fmt: skip
-_SCHEMAS: dict[str, Any] = {
-    "Error": _object(error=_object(type=_TEXT, message=_TEXT)),
-    "Model": _MODEL,
-    "Prediction": _object(label=_TEXT, probability=_NUMBER),
-    "Result": {
-        "description": "What is said of one image: `predictions`, or an `error`.",
-        **_object(
-            file=_or_null(_TEXT),
-            predictions_=_array(_ref("Prediction")),
-            uncertain_={**_FLAG, "description": "Too low a confidence to rely on."},
-            version_=_or_null(_WHOLE),
-            heatmap_={
-                **_TEXT,
-                "contentEncoding": "base64",
-                "contentMediaType": "image/png",
-                "description": "What spoke for the first prediction; with explain=true.",
-            },
-            error_=_object(type=_TEXT, message=_TEXT, status=_WHOLE),
-        ),
-    },
-    "Answer": _object(model=_ref("Model"), results=_array(_ref("Result"))),
-    "Card": {
-        **_MODEL,
-        "properties": {
-            **_MODEL["properties"],
-            "classes": _array(_TEXT),
-            "image_size": _WHOLE,
-            "metrics": {"type": "object", "additionalProperties": _or_null({"type": "object"})},
-            "temperature": _NUMBER,
-            "uncertain_below": _NUMBER,
-            "test_flips": _TEXT,
-            "manifest_digest": _TEXT,
-            "versions": {"type": "object", "additionalProperties": _TEXT},
-            "quantized": _or_null(
-                _object(rows=_WHOLE, accuracy=_NUMBER, accuracy_before=_NUMBER, agreement=_NUMBER)
-            ),
-            "rejected": _array(_TEXT),
-        },
-    },
-    "Traffic": _object(
-        model=_ref("Model"),
-        drift=_object(
-            rows=_WHOLE,
-            confidence=_or_null(_NUMBER),
-            distance=_or_null(_NUMBER),
-            level={"enum": ["same", "moved", "other", "unknown"]},
-        ),
-        canary=_or_null({"type": "object"}),
-    ),
-    "Health": _object(status=_TEXT, model=_ref("Model")),
-}
-
-
-def _reply(schema: str, about: str) -> dict[str, Any]:
-    return {"description": about, "content": {"application/json": {"schema": _ref(schema)}}}
-
-
-def _get(name: str, schema: str, about: str) -> dict[str, Any]:
-    replies = {"200": _reply(schema, about), "default": _reply("Error", "Why not.")}
-    return {"get": {"operationId": name, "summary": about, "responses": replies}}
-
-
-def _query(name: str, schema: Any, about: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "description": about, "schema": schema}
-
-
-def document(secured: bool) -> dict[str, Any]:
-    """OpenAPI 3.1; `secured` where a bearer token is asked for."""
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    count = {"type": "integer", "minimum": 1}
-    options = {"top_k": count, "explain": _FLAG}
-    files = {"type": "object", "properties": options, "additionalProperties": binary["schema"]}
-    body = JsonBody.model_json_schema(ref_template="#/components/schemas/{model}")
-    extra = body.pop("$defs")
-    predict = {
-        "operationId": "predict",
-        "summary": "Classify images.",
-        "parameters": [
-            _query("top_k", count, "Classes in an answer."),
-            _query(
-                "explain",
-                options["explain"],
-                "Adds a heatmap (Grad-CAM) of the most probable class.",
-            ),
-        ],
-        "requestBody": {
-            "required": True,
-            "description": f"One image, or up to {MAX_IMAGES} as multipart or JSON.",
-            "content": {
-                "application/octet-stream": binary,
-                "image/*": binary,
-                "multipart/form-data": {"schema": files},
-                "application/json": {"schema": body},
-            },
-        },
-        "responses": {
-            "200": _reply("Answer", "A result for each image."),
-            "503": {
-                **_reply("Error", "Overloaded."),
-                "headers": {"Retry-After": {"schema": _WHOLE}},
-            },
-            "default": _reply("Error", "Why not."),
-        },
-    }
-    paths = {
-        "/v1/predict": {"post": predict},
-        "/v1/model": _get("model", "Card", "What is served and how good it is."),
-        "/v1/traffic": _get("traffic", "Traffic", "Drift, and the model on trial."),
-        "/healthz": _get("healthz", "Health", "Whether the model answers."),
-        "/readyz": _get("readyz", "Health", "Whether there is room for more."),
-    }
-    components: dict[str, Any] = {"schemas": {**_SCHEMAS, **extra}}
+def document(*, secured: bool) -> dict[str, Any]:
+    """Builds the document, OpenAPI 3.1; `secured` where the endpoint asks for a bearer token."""
+    components: dict[str, Any] = {"schemas": _answer_schemas()}
+    body = JsonBody.model_json_schema(ref_template=_TEMPLATE, schema_generator=_WithoutTitles)
+    components["schemas"] |= body.pop("$defs")
     security: list[dict[str, list[str]]] = []
     if secured:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
@@ -155,7 +42,80 @@ def document(secured: bool) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "rtl", "version": __version__},
-        "paths": paths,
+        "paths": {
+            "/v1/predict": {"post": _predict(body)},
+            "/v1/model": _get("model", "Card", summary="The current model and its quality."),
+            "/v1/traffic": _get("traffic", "Traffic", summary="Drift, and the canary."),
+            "/healthz": _get("healthz", "Health", summary="Whether the model answers."),
+            "/readyz": _get("readyz", "Health", summary="Whether there is room for more images."),
+        },
         "components": components,
         "security": security,
     }
+
+
+def _answer_schemas() -> dict[str, Any]:
+    """The schemas of all answers and of their parts, by name."""
+    mode: JsonSchemaMode = "validation"
+    _, found = TypeAdapter.json_schemas(
+        [(kind.__name__, mode, TypeAdapter(kind)) for kind in _ANSWERS],
+        ref_template=_TEMPLATE,
+        schema_generator=_WithoutTitles,
+    )
+    defined: dict[str, Any] = found["$defs"]
+    return defined
+
+
+def _predict(json_body: dict[str, Any]) -> dict[str, Any]:
+    files = {
+        "type": "object",
+        "properties": {"top_k": _COUNT, "explain": _FLAG},
+        "additionalProperties": _BINARY["schema"],
+    }
+    return {
+        "operationId": "predict",
+        "summary": "Classify images.",
+        "parameters": [
+            _query("top_k", _COUNT, description="Number of classes in a result."),
+            _query(
+                "explain",
+                _FLAG,
+                description="Adds a heatmap (Grad-CAM) of the most probable class.",
+            ),
+        ],
+        "requestBody": {
+            "required": True,
+            "description": f"One image, or up to {MAX_IMAGES} as multipart or JSON.",
+            "content": {
+                "application/octet-stream": _BINARY,
+                "image/*": _BINARY,
+                "multipart/form-data": {"schema": files},
+                "application/json": {"schema": json_body},
+            },
+        },
+        "responses": {
+            "200": _response("Answer", description="A result for each image."),
+            "503": {
+                **_response("Error", description="Overloaded."),
+                "headers": {"Retry-After": {"schema": {"type": "integer"}}},
+            },
+            "default": _response("Error", description="The reason of a failure."),
+        },
+    }
+
+
+def _get(operation: str, schema: str, *, summary: str) -> dict[str, Any]:
+    responses = {
+        "200": _response(schema, description=summary),
+        "default": _response("Error", description="The reason of a failure."),
+    }
+    return {"get": {"operationId": operation, "summary": summary, "responses": responses}}
+
+
+def _response(schema: str, *, description: str) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": _TEMPLATE.format(model=schema)}}}
+    return {"description": description, "content": content}
+
+
+def _query(name: str, schema: dict[str, Any], *, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": schema}

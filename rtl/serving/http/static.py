@@ -1,6 +1,6 @@
-"""The web page at `/`: the files of `page/`, with headers that let it talk to this server alone.
+"""The web page at `/`: the files of `page/`, with headers that confine it to this server.
 
-The page needs no token, its requests may: it asks for one when they are refused.
+The page itself needs no token. Its requests may: it asks for one when they are refused.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _FILES = {
     "/page/card.js": ("card.js", "text/javascript"),
 }
 _HEADERS = {
-    # Labels and file names are the world's: even a mistake in the page must run nothing of theirs.
+    # Labels and file names are untrusted: even with a bug in the page they must run no script.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
         "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # a new release's page and script come together
+    "Cache-Control": "no-cache",  # page and script of a new release are loaded together
 }
 
 
 def routes() -> list[Route]:
-    """The routes of the page and what it is made of, read once."""
+    """The routes of the page and its files, which are read once."""
     folder = resources.files("rtl.serving.http") / "page"
     return [
         _route(path, (folder / name).read_bytes(), media_type)

@@ -1,4 +1,4 @@
-"""A replica by itself: what it follows, what it tries again, and who waits for whom."""
+"""A replica by itself: following the registry, retries, and requests that wait for others."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ import threading
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 import torch
 
+import rtl
+from rtl import storage
 from rtl.config.schema import ServeConfig
 from rtl.errors import BundleError, StorageError
-from rtl.model import bundle, inception, pretrained, registry
-from rtl.model.bundle import BundleInfo, Classifier
+from rtl.model import bundle, registry
+from rtl.model.bundle import Classifier
 from rtl.model.inference import Output
 from rtl.model.registry import Canary
-from tests.conftest import COLOURS, make_image
-from tests.integration.serving.test_serve import until, with_engine
+from tests.conftest import make_image
+from tests.support.endpoint import Workers, make_bundle, until, with_engine
 
 with warnings.catch_warnings():
     # Ray Serve's own config classes use a form of `Field` that pydantic 2 deprecates.
     warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field`")
-    from rtl.serving import batching, replica
-    from rtl.serving.engine import Engine, OnTrial
-    from rtl.serving.http import app
+    from rtl.serving import replica
+    from rtl.serving.engine import Engine
+    from rtl.serving.http.request.body import BodyBudget
 
 CONFIG = ServeConfig(port=0, max_batch_size=4, max_body_mb=0.5, timeout_s=30, follow_s=3600)
 JPEG = make_image("red", 0)
@@ -48,33 +49,31 @@ def _garbage() -> Iterator[None]:
 def root(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A storage root with three versions of `colours`; none is current."""
     folder = tmp_path_factory.mktemp("replica")
-    network = inception.build(num_classes=3)
-    inception.load_part(network, pretrained.load("packaged", "unused").state)
-    info = BundleInfo(
-        name="colours", classes=tuple(COLOURS), unfrozen_layers=2, image_size=75,
-        mean=(0.0,) * 3, std=(1.0,) * 3,
-        weights={"source": "packaged", "sha256": pretrained.PACKAGED_SHA256},
-        metrics={"val": None, "test": None}, manifest_digest="d" * 64, config={},
-    )  # fmt: skip
     for seed in range(3):
-        inception.init_head(network, seed)
-        bundle.save(str(folder / str(seed)), dataclasses.replace(info, name=f"{seed}"), network)
-        registry.register(str(folder), "colours", str(folder / str(seed)))
+        made = make_bundle(str(folder / str(seed)), seed, name=f"{seed}")
+        registry.register(str(folder), "colours", made)
     return str(folder)
 
 
-def following(root: str, test: Callable[[replica.Endpoint], Awaitable[None]]) -> None:
+def point(root: str, version: int, canary: Canary | None = None) -> None:
+    """Writes the pointer of `colours`, without the checks of a promotion."""
+    document = {"version": version, "canary": canary and dataclasses.asdict(canary)}
+    storage.write_json(f"{root}/registry/colours/current.json", document)
+
+
+def following(
+    root: str, test: Callable[[replica.Endpoint], Awaitable[None]], **options: Any
+) -> None:
     """Runs a test on a replica that follows `colours`, of which version 1 is current."""
     registry.promote(root, "colours", 1)
 
     async def main() -> None:
-        endpoint = replica.Endpoint(CONFIG, None, None)
+        endpoint = replica.Endpoint(CONFIG, None, **options)
         await endpoint.reconfigure({"root": root, "name": "colours"})
         try:
             await test(endpoint)
         finally:
-            for task in endpoint._tasks:
-                task.cancel()
+            endpoint.stop()
 
     asyncio.run(main())
 
@@ -85,7 +84,6 @@ def test_what_may_pass_is_tried_again_and_a_broken_bundle_is_not(
 ) -> None:
     loaded: list[str] = []
     load, faults = bundle.load, [fault]
-    monkeypatch.setattr(replica, "_AGAIN_S", 0.0)
 
     def away(uri: str) -> Any:
         loaded.append(uri.rpartition("/")[2])
@@ -94,50 +92,49 @@ def test_what_may_pass_is_tried_again_and_a_broken_bundle_is_not(
         return load(uri)
 
     async def test(endpoint: replica.Endpoint) -> None:
-        engine, second = endpoint._engine, registry.place(root, "colours", 2)
+        engine, second = endpoint.engine, registry.place(root, "colours", 2)
         monkeypatch.setattr(bundle, "load", away)
-        registry._point(root, "colours", registry.Pointer(1, None, Canary(2, 0.5, shadow=True)))
-        await endpoint._follow()
+        point(root, 1, Canary(2, 0.5, shadow=True))
+        await endpoint.follow()
         assert str(fault) in endpoint.rejected[second]
-        assert engine.on_trial is None
-        await endpoint._follow()
+        assert engine.canary is None
+        await endpoint.follow()
         if isinstance(fault, BundleError):
-            assert (loaded, engine.on_trial) == (["2"], None)
+            assert (loaded, engine.canary) == (["2"], None)
             return
-        assert engine.on_trial is not None
+        assert engine.canary is not None
         assert endpoint.rejected == {}
-        registry._point(root, "colours", registry.Pointer(2, 1))
-        await endpoint._follow()
+        point(root, 2)
+        await endpoint.follow()
         assert engine.served.version == 2
-        assert engine.on_trial is None
+        assert engine.canary is None
 
-    following(root, test)
+    following(root, test, retry_after_s=0.0)
 
 
 def test_a_trial_ends_with_the_name_that_is_followed(root: str) -> None:
     async def test(endpoint: replica.Endpoint) -> None:
-        registry._point(root, "colours", registry.Pointer(1, None, Canary(2, 0.5, shadow=True)))
-        await endpoint._follow()
-        assert endpoint._engine.on_trial is not None
+        point(root, 1, Canary(2, 0.5, shadow=True))
+        await endpoint.follow()
+        assert endpoint.engine.canary is not None
         await endpoint.reconfigure({"bundle": registry.place(root, "colours", 3)})
-        assert endpoint._engine.on_trial is None
+        assert endpoint.engine.canary is None
         await endpoint.reconfigure({"root": root, "name": "colours"})
-        assert endpoint._engine.on_trial is not None
+        assert endpoint.engine.canary is not None
 
     following(root, test)
 
 
 def test_a_canary_that_is_gone_keeps_no_replica_from_starting(root: str) -> None:
     registry.promote(root, "colours", 1)
-    registry._point(root, "colours", registry.Pointer(1, None, Canary(9, 0.5, shadow=True)))
+    point(root, 1, Canary(9, 0.5, shadow=True))
 
     async def main() -> None:
-        endpoint = replica.Endpoint(CONFIG, None, None)
+        endpoint = replica.Endpoint(CONFIG, None)
         await endpoint.reconfigure({"root": root, "name": "colours"})
-        assert endpoint._engine.served.version == 1
+        assert endpoint.engine.served.version == 1
         assert list(endpoint.rejected) == [registry.place(root, "colours", 9)]
-        for task in endpoint._tasks:
-            task.cancel()
+        endpoint.stop()
 
     asyncio.run(main())
 
@@ -154,7 +151,7 @@ def test_a_look_that_began_before_does_not_bring_the_old_target_back(
             return resolve(*args)
 
         monkeypatch.setattr(registry, "resolve", slow)
-        look = asyncio.create_task(endpoint._follow())
+        look = asyncio.create_task(endpoint.follow())
         assert await asyncio.to_thread(begun.wait, 30)
         third = registry.place(root, "colours", 3)
         change = asyncio.create_task(endpoint.reconfigure({"bundle": third}))
@@ -162,7 +159,7 @@ def test_a_look_that_began_before_does_not_bring_the_old_target_back(
         go.set()
         await look
         await change
-        assert endpoint._engine.served.uri == third
+        assert endpoint.engine.served.uri == third
 
     following(root, test)
 
@@ -171,15 +168,15 @@ def test_a_promotion_while_a_canary_is_proved_stays(
     root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.promote(root, "colours", 1)
-    prove = registry._prove
+    check = Classifier.check
 
     def meanwhile(promoted: int) -> None:
-        def proved(storage_root: str, name: str, version: int) -> None:
-            prove(storage_root, name, version)
-            monkeypatch.setattr(registry, "_prove", prove)
-            registry.promote(storage_root, name, promoted)
+        def checked(classifier: Classifier) -> None:
+            check(classifier)
+            monkeypatch.setattr(Classifier, "check", check)
+            registry.promote(root, "colours", promoted)
 
-        monkeypatch.setattr(registry, "_prove", proved)
+        monkeypatch.setattr(Classifier, "check", checked)
 
     meanwhile(2)
     registry.set_canary(root, "colours", Canary(3, 0.5, shadow=True))
@@ -222,18 +219,16 @@ def test_images_of_others_come_between_those_of_a_long_request(uri: str) -> None
         await until(lambda: bool(decoded))
         other = make_image("blue", 1)
         alone = asyncio.create_task(http.post("/v1/predict", content=other))
-        await until(lambda: engine._inside == 13)
+        await until(lambda: engine.pending == 13)
         go.set()
         assert [(await task).status_code for task in (alone, long)] == [200, 200]
         assert decoded.index(other) == 1
         assert len(decoded) == 13
 
-    with_engine(uri, CONFIG, test)
+    with_engine(Engine(CONFIG), uri, test)
 
 
-def test_bodies_that_wait_are_limited_in_all(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "_BODIES", 1)
-
+def test_bodies_that_wait_are_limited_in_all(uri: str) -> None:
     async def test(engine: Engine, http: httpx.AsyncClient) -> None:
         sent, go = asyncio.Event(), asyncio.Event()
 
@@ -253,7 +248,8 @@ def test_bodies_that_wait_are_limited_in_all(uri: str, monkeypatch: pytest.Monke
         again = await http.post("/v1/predict", content=JPEG + bytes(400_000))
         assert again.status_code == 200
 
-    with_engine(uri, CONFIG, test)
+    budget = BodyBudget.for_bodies(CONFIG.max_body_mb, count=1)
+    with_engine(Engine(CONFIG), uri, test, body_budget=budget)
 
 
 def test_a_file_name_that_utf_8_cannot_hold_is_no_fault_of_the_servers(uri: str) -> None:
@@ -267,30 +263,28 @@ def test_a_file_name_that_utf_8_cannot_hold_is_no_fault_of_the_servers(uri: str)
         reply = await http.post("/v1/predict", content=2 * part + b"--x--\r\n", headers=kind)
         assert [r["file"] for r in reply.json()["results"]] == ["?", "?"]
 
-    with_engine(uri, CONFIG, test)
+    with_engine(Engine(CONFIG), uri, test)
 
 
 def test_a_client_that_leaves_is_no_fault_of_the_servers(uri: str) -> None:
     async def test(engine: Engine, http: httpx.AsyncClient) -> None:
         go = threading.Event()
-        engine._batcher._lanes[0].submit(go.wait, 60)
+        workers.pools[0].submit(go.wait, 60)
         asked = asyncio.create_task(http.post("/v1/predict", content=JPEG))
-        await until(lambda: engine._batcher.waiting == 1 or bool(engine._batcher._running))
+        await until(lambda: engine.batcher.waiting + engine.batcher.running == 1)
         asked.cancel()
         await asyncio.wait([asked])
         go.set()
         said = {key[2]: n for key, n in engine.counts.items() if key[0] == "requests"}
         assert said == {"499": 1}
 
-    with_engine(uri, CONFIG, test)
+    workers = Workers()
+    with_engine(Engine(CONFIG, new_batcher=workers.batcher), uri, test)
 
 
-def test_two_equal_models_on_trial_take_equally_long(
-    uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One lane computes for both, one after the other: to wait for the other is not counted."""
+def test_equal_models_compared_take_equally_long(uri: str) -> None:
+    """One worker computes for both, one after the other: waiting for the other is not counted."""
     now = 100.0
-    clock = SimpleNamespace(monotonic=lambda: now)
 
     async def test(engine: Engine, http: httpx.AsyncClient) -> None:
         def slowly(classifier: Classifier) -> None:
@@ -303,16 +297,20 @@ def test_two_equal_models_on_trial_take_equally_long(
 
             classifier.output = counted  # type: ignore[method-assign]
 
-        await engine.try_out(uri, 1.0, shadow=True)
-        trial = engine.on_trial
-        assert isinstance(trial, OnTrial)
+        await engine.load_canary(uri, share=1.0, shadow=True)
+        assert engine.canary is not None
         slowly(engine.served.classifier)
-        slowly(trial.served.classifier)
-        monkeypatch.setattr(batching, "time", clock)
+        slowly(engine.canary.served.classifier)
         assert (await http.post("/v1/predict", content=JPEG)).status_code == 200
-        await until(lambda: not engine._trials)
+        await until(lambda: not engine.comparing)
         found = {k[3]: n for k, n in engine.counts.items() if k[0] == "canary"}
         assert found["rows"] == 1
         assert found["current_seconds"] == found["candidate_seconds"] == 1.0
 
-    with_engine(uri, CONFIG, test)
+    with_engine(Engine(CONFIG, clock=lambda: now), uri, test)
+
+
+def test_a_replica_looks_for_garbage_as_often_as_python_does() -> None:
+    before = gc.get_threshold()
+    replica.Endpoint(ServeConfig(), None)
+    assert before > gc.get_threshold() == rtl.GC_THRESHOLD

@@ -188,8 +188,8 @@ def test_a_page_of_another_origin_may_ask(client: httpx.Client) -> None:
 def test_the_page_at_the_real_endpoint(client: httpx.Client, browser: Browser) -> None:
     page = browser.new_page()
     page.goto(str(client.base_url))
-    page.get_by_label("This server asks for an access token").fill(TOKEN)
-    page.get_by_role("button", name="Use it").click()
+    page.get_by_label("This server needs an access token").fill(TOKEN)
+    page.get_by_role("button", name="Unlock").click()
     page.get_by_role("heading", name="colours@1").wait_for()
     photo = {"name": "cell.jpg", "mimeType": "image/jpeg", "buffer": make_image("green", 3)}
     page.locator("#files").set_input_files([photo])  # type: ignore[list-item]
@@ -317,7 +317,7 @@ def test_a_refused_deployment_leaves_the_name_followed(
     storage.write_bytes(f"{broken}/{bundle.INFO}", files[bundle.INFO])
     storage.seal(broken, {name: storage.describe(data) for name, data in files.items()})
     monkeypatch.setattr(bundle, "verify", lambda _: None)  # as if a replica alone could see it
-    with pytest.raises(BundleError, match=r"was refused, .*/1 stays in service"):
+    with pytest.raises(BundleError, match=r"was rejected, .*/1 stays in service"):
         deployment.deploy(broken, CONFIG, token=TOKEN)
     assert version(client) == 1
     registry.promote(root, "colours", 2)

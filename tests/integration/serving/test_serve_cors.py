@@ -130,7 +130,7 @@ def test_a_page_of_another_origin_may_read_nothing(
     assert refused.json()["error"] == {
         "type": "origin_not_allowed",
         "message": "The origin 'https://shop.example.evil.example' is not in serve.cors_origins of "
-        "this endpoint; add it there, and pages of that origin may ask.",
+        "this endpoint; add it there to allow requests from its pages.",
     }
     assert not [name for name in refused.headers if name.startswith("access-control-")]
 

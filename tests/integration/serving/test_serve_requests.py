@@ -252,7 +252,7 @@ def test_a_compressed_body_is_refused(client: httpx.Client) -> None:
         reply = client.post("/v1/predict", content=JPEG, headers={"content-encoding": encoding})
         assert reply.status_code == status
     reply = client.post("/v1/predict", content=JPEG, headers={"content-encoding": "GZIP"})
-    assert refusal(reply, 415).startswith("The body's Content-Encoding is 'GZIP', which is not un")
+    assert refusal(reply, 415).startswith("The body's Content-Encoding is 'GZIP', which is not su")
     assert reply.json()["error"]["type"] == "unsupported_encoding"
     assert reply.headers["accept-encoding"] == "identity"
 

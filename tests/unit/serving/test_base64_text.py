@@ -57,8 +57,8 @@ def test_base64_is_taken_in_every_spelling(size: int) -> None:
         ),
         (
             "data:image/svg+xml,<svg/>",
-            "x begins 'data:image/svg+xml'; a data: URI must say ;base64 and have a comma before "
-            "its data, as in data:image/jpeg;base64,DATA.",
+            "x begins 'data:image/svg+xml'; a data: URI must have ;base64 and a comma before its "
+            "data, as in data:image/jpeg;base64,DATA.",
         ),
     ],
 )

@@ -30,19 +30,19 @@ class Held:
 
 
 @pytest.mark.parametrize(
-    ("lanes", "on_cpu", "queued", "sizes"),
+    ("threads", "on_cpu", "queued", "sizes"),
     [
-        (2, True, 5, [1, 1, 3]),  # the other lane takes its two sooner than this one would
+        (2, True, 5, [1, 1, 3]),  # the other worker takes its two sooner than this one
         (2, True, 40, [1, 1, 8]),  # at most so many
         (2, False, 5, [1, 5]),  # a GPU takes all
     ],
 )
-def test_a_lane_that_is_free_takes_its_share(
-    lanes: int, on_cpu: bool, queued: int, sizes: list[int]
+def test_a_free_worker_takes_its_share(
+    threads: int, on_cpu: bool, queued: int, sizes: list[int]
 ) -> None:
     async def ask() -> tuple[list[int], list[float]]:
         model: Any = Held()
-        batcher = Batcher(lanes, 16, on_cpu, lambda: None)
+        batcher = Batcher(threads, 16, on_cpu=on_cpu, on_batch=lambda: None)
         first = len(sizes) - 1
 
         def image(value: int) -> torch.Tensor:
@@ -67,18 +67,18 @@ def test_a_lane_that_is_free_takes_its_share(
     assert answers == [float(n) for n in range(len(answers))]
 
 
-def test_an_images_time_is_not_a_batchs_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images a little closer than all threads can take one at a time must not count as calm."""
+def test_an_images_time_is_not_a_batchs_share() -> None:
+    """Images a little closer than all threads can compute one at a time are no low load."""
     now = 100.0
-    monkeypatch.setattr(batching, "_CALM", 0)
-    monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=lambda: now))
 
     async def ask() -> tuple[list[int], float]:
         nonlocal now
         model: Any = Held()
-        batcher = Batcher(2, 16, True, lambda: None)
+        batcher = Batcher(
+            2, 16, on_cpu=True, on_batch=lambda: None, clock=lambda: now, low_load_arrivals=0
+        )
 
-        async def come() -> asyncio.Task[batching.Row]:
+        async def come() -> asyncio.Task[batching.ForwardResult]:
             image = torch.zeros((3, 2, 2), dtype=torch.uint8)
             task = asyncio.create_task(batcher.compute(model, image, explain=False))
             await asyncio.sleep(0)
@@ -95,7 +95,7 @@ def test_an_images_time_is_not_a_batchs_share(monkeypatch: pytest.MonkeyPatch) -
         held = await come()
         await begun()
         waiting = []
-        for _ in range(2):  # calm, so that both wait for all threads
+        for _ in range(2):  # low load, so that both wait for all threads
             now += 0.025
             waiting.append(await come())
         model.go.release()
@@ -104,7 +104,7 @@ def test_an_images_time_is_not_a_batchs_share(monkeypatch: pytest.MonkeyPatch) -
         now += 0.030
         model.go.release()
         await asyncio.gather(*waiting)
-        return model.sizes, batcher._image_s
+        return model.sizes, batcher.image_s
 
     sizes, image_s = asyncio.run(ask())
     assert sizes == [1, 1, 2]

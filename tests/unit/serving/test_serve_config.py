@@ -33,7 +33,7 @@ def test_origins_are_read_from_a_recipe_and_from_the_arguments_of_an_application
 
 
 def test_other_origins_ask_for_new_replicas() -> None:
-    assert deployment._version(ServeConfig(), None) != deployment._version(
+    assert deployment.replica_version(ServeConfig(), None) != deployment.replica_version(
         ServeConfig(cors_origins=("*",)), None
     )
 

@@ -1,11 +1,11 @@
-// What the server says of its model, in words: how good it is and how far to trust it.
+// The card of the model: accuracy, calibration, drift and classes.
 
 import { ask } from "./api.js";
 
 export function make(tag, className = "", text = "") {
   const node = document.createElement(tag);
   if (className) node.className = className;
-  node.textContent = text; // never HTML: labels and file names may hold some
+  node.textContent = text; // never HTML: labels and file names are untrusted
   return node;
 }
 
@@ -18,7 +18,7 @@ export const title = (model) => (model.version == null ? model.name : `${model.n
 
 const between = ({ low, high }) => `${points(low)} to ${points(high)}`;
 
-/** The model in service; its card is filled. Throws Problem where the server does not say. */
+/** Gets the current model and fills its card. Throws Problem where the server does not answer. */
 export async function describe() {
   const model = await ask("v1/model");
   const heading = document.getElementById("name");
@@ -30,29 +30,29 @@ export async function describe() {
     classes.length <= 6 ? `Sorts photos into ${classes.join(", ")}.` : `Sorts photos into ${classes.length} classes.`;
   const traffic = make("div");
   traffic.id = "traffic";
-  document.getElementById("about").replaceChildren(scores(model), trust(model), traffic, perClass(model), origin(model));
+  document.getElementById("about").replaceChildren(scores(model), calibration(model), traffic, perClass(model), origin(model));
   showTraffic();
   return model;
 }
 
-/** How the photos of late compare with those that the model was judged on. */
+/** Fills in how recent photos compare with the validation photos, and the canary if there is one. */
 export async function showTraffic() {
   const place = document.getElementById("traffic");
-  const content = await ask("v1/traffic").catch(() => null); // the card is whole without it
+  const content = await ask("v1/traffic").catch(() => null); // the card is complete without it
   if (!place || !content) return;
   const { drift, canary } = content;
-  const photos = `Its ${drift.rows} photos of late`;
-  const said = {
-    same: `${photos} look to it like those that it was judged on.`,
-    moved: `${photos} differ somewhat from those that it was judged on: check more answers by eye.`,
-    other: `${photos} are of another kind than those that it was judged on: the figures above may not hold.`,
-    unknown: `Too few photos yet (${drift.rows}) to tell whether they are like those that it was judged on.`,
+  const recent = `the last ${drift.rows} photos`;
+  const text = {
+    same: `No drift: ${recent} are like the validation photos.`,
+    moved: `Some drift: ${recent} differ somewhat from the validation photos. Check more answers by eye.`,
+    other: `Strong drift: ${recent} differ from the validation photos. The accuracy above may not hold.`,
+    unknown: `Too few photos yet (${drift.rows}) to measure drift.`,
   }[drift.level];
-  place.replaceChildren(make("h3", "", "What it is shown lately"), make("p", `flag ${drift.level}`, said));
+  place.replaceChildren(make("h3", "", "Data drift"), make("p", `flag ${drift.level}`, text));
   if (!canary) return;
-  const doing = canary.shadow ? "is tried in the background and answers nobody" : `answers ${points(canary.share)} of the photos`;
-  const agrees = canary.agreement ? ` It agrees with this one on ${points(canary.agreement.value)} of ${canary.rows} photos.` : "";
-  place.append(make("p", "small", `${title(canary)} ${doing}.${agrees}`));
+  const role = canary.shadow ? "is a canary in shadow: its answers are compared and never shown" : `is a canary: it answers ${points(canary.share)} of the photos`;
+  const agrees = canary.agreement ? ` It agrees with the current model on ${points(canary.agreement.value)} of ${canary.rows} photos.` : "";
+  place.append(make("p", "small", `${title(canary)} ${role}.${agrees}`));
 }
 
 function block(heading, ...nodes) {
@@ -63,35 +63,34 @@ function block(heading, ...nodes) {
 
 function scores({ metrics }) {
   const found = metrics?.test ?? metrics?.val;
-  if (!found) return block("How good it is", make("p", "", "It was not measured."));
+  if (!found) return block("Accuracy", make("p", "", "Not measured."));
   const figure = make("p", "figure");
-  figure.append(make("b", "", points(found.accuracy.value)), make("span", "", "right"));
+  figure.append(make("b", "", points(found.accuracy.value)), make("span", "", "correct"));
   const rows = found.rows ? `${found.rows} ` : "";
-  const kind = metrics.test
-    ? `Of ${rows}test photos that it was not made with.`
-    : `Of ${rows}validation photos, which also chose this model: the figure flatters.`;
-  const lines = [figure, make("p", "small", `${kind} For photos like those, ${between(found.accuracy)} is likely (95 % interval).`)];
+  const measured = metrics.test
+    ? `Measured on ${rows}test photos that were not used to make the model.`
+    : `Measured on ${rows}validation photos, which also chose this model, so it is optimistic.`;
+  const lines = [figure, make("p", "small", `${measured} 95 % interval: ${between(found.accuracy)}.`)];
   const more = [["Macro F1", found.macro_f1], ["ROC AUC", found.auc]].filter(([, one]) => one);
   for (const [name, one] of more) {
     const digits = ["value", "low", "high"].map((key) => one[key].toFixed(3));
     lines.push(make("p", "small soft", `${name} ${digits[0]} (${digits[1]} to ${digits[2]})`));
   }
-  return block("How good it is", ...lines);
+  return block("Accuracy", ...lines);
 }
 
-function trust({ uncertain_below: below, temperature }) {
+function calibration({ uncertain_below: below, temperature }) {
   const unsure = !below
-    ? "No answer is called uncertain: on validation photos all together were right often enough."
+    ? "No answer is marked uncertain: all answers together were accurate enough on validation photos."
     : below >= 1
-      ? "Every answer is called uncertain: on validation photos not even the surest were right often enough."
-      : `An answer below ${points(below)} is called uncertain: answers above were right often enough on validation photos, ` +
-        "those below are worth a look by eye.";
+      ? "Every answer is marked uncertain: even the most confident ones were not accurate enough on validation photos."
+      : `An answer below ${points(below)} is marked uncertain: check it by eye. Answers above were accurate enough on validation photos.`;
   const calibrated =
     temperature === 1
-      ? "Its percentages are the network's own, not calibrated."
-      : `Its percentages are calibrated on validation photos (temperature ${temperature}): of answers given with 80 %, about 80 in 100 should be right.`;
-  const limits = "It always names one of its classes, also for a photo that shows none of them.";
-  return block("How far to trust it", ...[unsure, calibrated, limits].map((text) => make("p", "small", text)));
+      ? "The percentages are not calibrated."
+      : `The percentages are calibrated on validation photos (temperature ${temperature}): of 100 answers with 80 %, about 80 should be correct.`;
+  const limits = "The model always names one of its classes, even for a photo that shows none of them.";
+  return block("Calibration", ...[calibrated, unsure, limits].map((text) => make("p", "small", text)));
 }
 
 function perClass({ classes, metrics }) {
@@ -104,26 +103,26 @@ function perClass({ classes, metrics }) {
   };
   const head = make("thead");
   const body = make("tbody");
-  head.append(confusion ? cells("th", "Class", "Found") : cells("th", "Class"));
+  head.append(confusion ? cells("th", "Class", "Correct") : cells("th", "Class"));
   classes.forEach((label, i) => {
     const all = confusion?.[i]?.reduce((sum, count) => sum + count, 0);
     body.append(confusion ? cells("td", label, `${confusion[i][i]} of ${all}`) : cells("td", label));
   });
   table.append(head, body);
   const tall = make("div", "tall");
-  tall.tabIndex = 0; // it scrolls, so the keyboard must get there
+  tall.tabIndex = 0; // it scrolls, so the keyboard must reach it
   tall.setAttribute("role", "group");
   tall.setAttribute("aria-label", "Classes");
   tall.append(table);
-  return block(`Its ${classes.length} classes`, tall);
+  return block(`${classes.length} classes`, tall);
 }
 
 function origin(model) {
-  const made = model.created ? `Made ${model.created.slice(0, 10)}. ` : "";
+  const created = model.created ? `Created ${model.created.slice(0, 10)}. ` : "";
   return make(
     "p",
     "small soft",
-    `${made}Inception V3, the last ${model.unfrozen_layers} of 16 blocks and the head trained; it sees ` +
-      `${model.image_size} × ${model.image_size} pixels of the centre square. Data ${model.manifest_digest?.slice(0, 12)}.`,
+    `${created}Inception V3; the head and the last ${model.unfrozen_layers} of 16 blocks were trained. It sees the centre square ` +
+      `at ${model.image_size} × ${model.image_size} pixels. Data set ${model.manifest_digest?.slice(0, 12)}.`,
   );
 }

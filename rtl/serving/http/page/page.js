@@ -1,12 +1,12 @@
-// Photos in by drop, paste, file or camera; one request each, a few at a time; the answers as cards.
+// Takes photos by drop, paste, file or camera, sends one request for each, a few at a time, and shows the answers.
 
 import { Problem, ask, onToken } from "./api.js";
 import { describe, make, percent, showTraffic, title } from "./card.js";
 
-const MOST = 50;
-const AT_ONCE = 3;
-const HEAVY = 10e6; // bytes; above it the browser sends a smaller copy
-const SMALLER_SIDE = 2048; // pixels; more than any model sees
+const MAX_PHOTOS = 50;
+const MAX_REQUESTS = 3;
+const MAX_BYTES = 10e6; // above it the browser sends a smaller copy
+const COPY_SIDE = 2048; // pixels; more than any model uses
 
 const $ = (id) => document.getElementById(id);
 const photos = new Set();
@@ -16,30 +16,30 @@ let model = null;
 
 // ---- the model
 
-async function meet() {
+async function loadModel() {
   try {
     model = await describe();
   } catch (problem) {
-    $("purpose").textContent = problem.status === 401 ? "Locked: an access token is needed." : `No word of the model: ${problem.message}`;
+    $("purpose").textContent = problem.status === 401 ? "Locked: an access token is needed." : `The model is not available: ${problem.message}`;
   }
 }
 
 onToken(() => {
-  meet();
+  loadModel();
   enqueue([...photos].filter((photo) => photo.state === "locked"));
 });
-meet();
+loadModel();
 
 // ---- photos in
 
 function add(files) {
-  const room = MOST - photos.size;
+  const room = MAX_PHOTOS - photos.size;
   const left = Math.max(0, files.length - room);
   $("notice").hidden = !left && files.length > 0;
   $("notice").textContent = files.length
-    ? `${MOST} photos at most: ${left} left out. Remove some to make room.`
-    : "There was no photo in that; try it with a file.";
-  const added = [...files].slice(0, room).map(begin);
+    ? `${MAX_PHOTOS} photos at most: ${left} left out. Remove some to make room.`
+    : "That contained no photo. Try a file.";
+  const added = [...files].slice(0, room).map(createPhoto);
   if (!added.length) return;
   if (!document.body.classList.contains("busy") && matchMedia("(min-width: 62rem)").matches) $("card").open = true;
   document.body.classList.add("busy");
@@ -48,17 +48,17 @@ function add(files) {
   enqueue(added);
 }
 
-function begin(file) {
+function createPhoto(file) {
   const photo = { file, state: "waiting", uncertain: false, url: URL.createObjectURL(file) };
   photo.node = make("li", "photo");
   photo.stage = make("figure", "stage");
-  photo.said = make("div", "said");
+  photo.answer = make("div", "answer");
   const image = make("img");
   image.alt = file.name;
   image.addEventListener("error", () => image.replaceWith(make("p", "small", "This browser cannot show the file.")));
   image.src = photo.url;
   photo.stage.append(image);
-  photo.node.append(photo.stage, photo.said);
+  photo.node.append(photo.stage, photo.answer);
   photos.add(photo);
   return photo;
 }
@@ -67,7 +67,7 @@ function remove(photo) {
   photos.delete(photo);
   photo.node.remove();
   URL.revokeObjectURL(photo.url);
-  count();
+  updateProgress();
   if (!photos.size) {
     $("log").replaceChildren();
     $("answers").hidden = $("notice").hidden = true;
@@ -115,47 +115,47 @@ listen();
 // ---- answers
 
 function enqueue(some) {
-  for (const photo of some) say(photo, "waiting", make("p", "soft", "Waiting for its turn …"));
+  for (const photo of some) setState(photo, "waiting", make("p", "soft", "Queued …"));
   waiting.push(...some);
-  pump();
+  startNext();
 }
 
-function pump() {
-  while (running < AT_ONCE && waiting.length) {
+function startNext() {
+  while (running < MAX_REQUESTS && waiting.length) {
     const photo = waiting.shift();
     if (!photos.has(photo)) continue;
     running += 1;
-    answer(photo).finally(() => {
+    classify(photo).finally(() => {
       running -= 1;
       if (!running && !waiting.length) showTraffic();
-      pump();
+      startNext();
     });
   }
 }
 
-async function answer(photo) {
-  say(photo, "asking", make("p", "soft", "Looking …"));
-  const onWait = (seconds) => say(photo, "asking", make("p", "soft", `The server is busy; once more in ${seconds} s …`));
+async function classify(photo) {
+  setState(photo, "asking", make("p", "soft", "Classifying …"));
+  const onWait = (seconds) => setState(photo, "asking", make("p", "soft", `The server is busy. Next try in ${seconds} s …`));
   try {
     const body = await prepare(photo);
     const headers = { "Content-Type": "application/octet-stream" };
     const content = await ask("v1/predict?top_k=5&explain=true", { method: "POST", body, headers }, onWait);
     const [result] = content.results;
     if (result.error) throw new Problem(result.error.status, result.error.type, result.error.message);
-    if (photos.has(photo)) show(photo, result, content.model);
+    if (photos.has(photo)) showResult(photo, result, content.model);
   } catch (problem) {
-    const told = problem instanceof Problem ? problem : new Problem(200, "unexpected", String(problem));
-    if (photos.has(photo)) fail(photo, told);
+    const shown = problem instanceof Problem ? problem : new Problem(200, "unexpected", String(problem));
+    if (photos.has(photo)) showProblem(photo, shown);
   }
 }
 
-/** The file's own bytes; of one above 10 MB the centre square, which is all that the model sees. */
+/** The file's own bytes; of one above 10 MB the centre square, the only part that the model uses. */
 async function prepare(photo) {
-  if (photo.file.size <= HEAVY) return photo.file.arrayBuffer().catch(() => { throw new Problem(400, "unreadable"); });
+  if (photo.file.size <= MAX_BYTES) return photo.file.arrayBuffer().catch(() => { throw new Problem(400, "unreadable"); });
   const whole = await createImageBitmap(photo.file).catch(() => { throw new Problem(413, "too_big"); });
   const side = Math.min(whole.width, whole.height);
   const canvas = make("canvas");
-  canvas.width = canvas.height = Math.min(side, SMALLER_SIDE);
+  canvas.width = canvas.height = Math.min(side, COPY_SIDE);
   const pen = canvas.getContext("2d");
   pen.fillStyle = "#fff"; // where it is transparent, as the server does
   pen.fillRect(0, 0, canvas.width, canvas.width);
@@ -166,7 +166,7 @@ async function prepare(photo) {
   return new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.95));
 }
 
-function show(photo, result, by) {
+function showResult(photo, result, by) {
   const [first] = result.predictions;
   photo.uncertain = result.uncertain;
   if (result.heatmap) {
@@ -195,13 +195,13 @@ function show(photo, result, by) {
   if (others > 0) nodes.push(make("p", "small soft", `${others} other classes share ${percent(Math.max(0, rest))}.`));
   if (photo.altered) nodes.push(make("p", "small soft", photo.altered));
   if (by && model && title(by) !== title(model)) nodes.push(make("p", "small soft", `Answered by ${title(by)}.`));
-  say(photo, "answered", ...nodes);
-  tell(`${photo.file.name}: ${first.label}, ${percent(first.probability)}${result.uncertain ? ", uncertain" : ""}`);
+  setState(photo, "answered", ...nodes);
+  announce(`${photo.file.name}: ${first.label}, ${percent(first.probability)}${result.uncertain ? ", uncertain" : ""}`);
 }
 
-function fail(photo, problem) {
+function showProblem(photo, problem) {
   if (problem.status === 401) {
-    say(photo, "locked", make("p", "soft", "Waiting for the access token above."));
+    setState(photo, "locked", make("p", "soft", "Waiting for the access token above."));
     return;
   }
   const nodes = [make("p", "wrong", problem.message)];
@@ -212,11 +212,11 @@ function fail(photo, problem) {
     again.addEventListener("click", () => enqueue([photo]));
     nodes.push(again);
   }
-  say(photo, "failed", ...nodes);
-  tell(`${photo.file.name}: no answer. ${problem.message}`);
+  setState(photo, "failed", ...nodes);
+  announce(`${photo.file.name}: no answer. ${problem.message}`);
 }
 
-function say(photo, state, ...nodes) {
+function setState(photo, state, ...nodes) {
   photo.state = state;
   photo.node.classList.toggle("thinking", state === "asking");
   const head = make("div", "head");
@@ -225,17 +225,17 @@ function say(photo, state, ...nodes) {
   button.setAttribute("aria-label", `Remove ${photo.file.name}`);
   button.addEventListener("click", () => remove(photo));
   head.append(make("h3", "", photo.file.name), button);
-  const focused = photo.said.contains(document.activeElement);
-  photo.said.replaceChildren(head, ...nodes);
+  const focused = photo.answer.contains(document.activeElement);
+  photo.answer.replaceChildren(head, ...nodes);
   if (focused) button.focus();
-  count();
+  updateProgress();
 }
 
-function tell(text) {
+function announce(text) {
   $("log").append(make("p", "", text));
 }
 
-function count() {
+function updateProgress() {
   const of = (...states) => [...photos].filter((photo) => states.includes(photo.state)).length;
   const parts = [`${of("answered")} of ${photos.size} answered`];
   const unsure = [...photos].filter((photo) => photo.state === "answered" && photo.uncertain).length;

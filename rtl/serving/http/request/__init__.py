@@ -1,4 +1,4 @@
-"""What a request to predict asks.
+"""The images and options of a request to predict.
 
 parsing.py      the images and options in it
 body.py         its body, within limits

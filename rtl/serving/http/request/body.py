@@ -1,4 +1,4 @@
-"""A request's body, read within its limits."""
+"""Reads a request's body within its limits."""
 
 from __future__ import annotations
 
@@ -8,30 +8,38 @@ from contextlib import contextmanager
 
 from starlette.requests import ClientDisconnect, Request
 
-from rtl.serving.http.errors import RETRY_AFTER_S, RequestError
+from rtl.serving.http.errors import RequestError, overloaded
+
+MAX_BODIES = 32
+"""Bodies of the largest size for which a replica has room."""
 
 
-class Bodies:
-    """How many bytes of bodies are held at once, those still to be answered included."""
+class BodyBudget:
+    """A limit on the bytes of all bodies in a replica, held until their requests are answered."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._held = 0
 
+    @classmethod
+    def for_bodies(cls, max_body_mb: float, *, count: int = MAX_BODIES) -> BodyBudget:
+        """A budget with room for `count` bodies of the largest size."""
+        return cls(int(count * max_body_mb * 1e6))
+
     @contextmanager
-    def one(self) -> Iterator[Callable[[int], None]]:
-        """To be told of each part of a body. That raises RequestError 503 for more than may be."""
+    def reserve(self) -> Iterator[Callable[[int], None]]:
+        """Gives a function that reserves bytes for one body, until the block ends.
+
+        The function raises RequestError 503 where the budget is used up.
+        """
         own = 0
 
         def add(size: int) -> None:
             nonlocal own
             if self._held + size > self._limit:
-                raise RequestError(
-                    503,
-                    "overloaded",
+                raise overloaded(
                     f"{self._held / 1e6:.0f} MB of other requests wait already; try again in a "
-                    "second.",
-                    Retry_After=RETRY_AFTER_S,
+                    "second."
                 )
             self._held += size
             own += size
@@ -42,11 +50,13 @@ class Bodies:
             self._held -= own
 
 
-async def read(request: Request, limit: int, deadline: float, add: Callable[[int], None]) -> bytes:
-    """The body, refused as soon as it is known to be over `limit` bytes; `add` hears of each part.
+async def read(
+    request: Request, *, limit: int, deadline: float, add: Callable[[int], None]
+) -> bytes:
+    """Reads a body of at most `limit` bytes; calls `add` with the size of each part.
 
-    Raises RequestError 413, 415 for a compressed one, 408 at the deadline, a time of the event
-    loop, and what `add` raises.
+    A larger one is refused as soon as that is known. Raises RequestError 413, 415 for a compressed
+    body, 408 at the deadline (a time of the event loop), and what `add` raises.
     """
     _check_encoding(request)
     declared = request.headers.get("content-length", "")
@@ -64,7 +74,7 @@ async def read(request: Request, limit: int, deadline: float, add: Callable[[int
         raise RequestError(
             408,
             "slow_request",
-            f"The body did not arrive in time, {len(body)} bytes did; send it again, faster.",
+            f"Only {len(body)} bytes of the body arrived in time; send it again, faster.",
             Connection="close",
         ) from None
     except ClientDisconnect:
@@ -78,7 +88,7 @@ def _check_encoding(request: Request) -> None:
         raise RequestError(
             415,
             "unsupported_encoding",
-            f"The body's Content-Encoding is {encoding[:40]!r}, which is not undone here; send the "
+            f"The body's Content-Encoding is {encoding[:40]!r}, which is not supported; send the "
             "body as it is, without that header. Images are compressed already.",
             Accept_Encoding="identity",
         )

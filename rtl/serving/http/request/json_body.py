@@ -1,4 +1,4 @@
-"""A JSON body, and why one cannot be read."""
+"""Reads a JSON body, and explains why one cannot be read."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from rtl.serving.http.errors import bad_request
 from rtl.serving.http.request import options
 
 MAX_IMAGES = 64
-"""Most images in one body, whichever form it has."""
+"""Most images in one body, in any form."""
 
 
-class _Known(pydantic.BaseModel):
-    """An object whose keys are all known."""
+class _Strict(pydantic.BaseModel):
+    """A JSON object without unknown keys."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
     @pydantic.model_validator(mode="before")
     @classmethod
     def _check_keys(cls, value: Any) -> Any:
-        if isinstance(value, dict):  # the first one alone: pydantic would list a million
+        if isinstance(value, dict):  # reports one; pydantic would list a million
             for name in value:
                 if name not in cls.model_fields:
-                    about = options.unknown(name, cls.model_fields)
-                    raise ValueError(f"the key {name[:40]!r} {about}")
+                    known = options.unknown(name, cls.model_fields)
+                    raise ValueError(f"the key {name[:40]!r} {known}")
         return value
 
 
-class JsonImage(_Known):
+class JsonImage(_Strict):
     """An image in a JSON body."""
 
-    name: Annotated[str | None, Field(description="Given back as `file`.")] = None
+    name: Annotated[str | None, Field(description="The file's name, returned as `file`.")] = None
     data: Annotated[
         str,
         Field(
@@ -44,8 +44,8 @@ class JsonImage(_Known):
     ]
 
 
-class JsonBody(_Known):
-    """A JSON body; the query's `top_k` and `explain` count where it has none."""
+class JsonBody(_Strict):
+    """A JSON body; its `top_k` and `explain` go before those of the query."""
 
     images: Annotated[list[JsonImage], Field(min_length=1, max_length=MAX_IMAGES)]
     top_k: Annotated[int, Field(ge=1)] | None = None
@@ -53,9 +53,9 @@ class JsonBody(_Known):
 
 
 def read(body: bytes) -> JsonBody:
-    """The content. Raises RequestError 400."""
+    """Reads and validates a body. Raises RequestError 400."""
     try:
-        # Not strict: a shell puts the line breaks of base64 into a text as they are.
+        # Not strict: with a shell's variable, the text has base64's line breaks unescaped.
         return JsonBody.model_validate(json.loads(body, strict=False), strict=True)
     except (ValueError, RecursionError) as error:
         reason = _why(error) if isinstance(error, pydantic.ValidationError) else str(error)
@@ -75,11 +75,11 @@ def _why(error: pydantic.ValidationError) -> str:
         message = "it must be an object"
     if first["type"] == "missing":
         return f"{where} is missing"
-    return f"{where} is {_shown(first['input'])}: {message[0].lower()}{message[1:]}"
+    return f"{where} is {_abbreviate(first['input'])}: {message[0].lower()}{message[1:]}"
 
 
-def _shown(value: Any) -> str:
-    """A value in a few characters, however large it is."""
+def _abbreviate(value: Any) -> str:
+    """A value in at most about 40 characters."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
     if isinstance(value, str):

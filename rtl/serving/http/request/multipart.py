@@ -1,4 +1,4 @@
-"""A multipart body: its file parts are images, its fields are options."""
+"""Reads a multipart body: file parts are images, fields are options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rtl.serving.http.request.json_body import MAX_IMAGES
 from rtl.serving.http.request.options import Options
 
 _ENCODINGS = ("7bit", "8bit", "binary")
-"""Values of Content-Transfer-Encoding that change no byte."""
+"""Values of Content-Transfer-Encoding that leave the bytes as they are."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Form:
     """The content of a multipart body."""
 
     names: list[str | None]
-    """File names."""
+    """File names, one for each image."""
     images: list[bytes]
-    """Files, as many as `names`, at least one."""
+    """Encoded images, at least one."""
     options: Options
 
 
 async def read(headers: Headers, body: bytes) -> Form:
-    """The files and options of a body. Raises RequestError 400."""
+    """Reads the files and options of a body. Raises RequestError 400."""
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
@@ -67,7 +67,7 @@ async def _content(form: FormData) -> Form:
     for name, part in form.multi_items():
         if isinstance(part, UploadFile):
             names.append(part.filename)
-            images.append(_decode(await part.read(), part.headers, where=f"{part.filename!r}"))
+            images.append(_decode(await part.read(), part.headers, name=f"{part.filename!r}"))
         elif name in options.NAMES:
             fields[name] = part
         else:
@@ -83,15 +83,15 @@ async def _content(form: FormData) -> Form:
     return Form(names, images, options.read(fields))
 
 
-def _decode(data: bytes, headers: Mapping[str, str], where: str) -> bytes:
-    """A file without its Content-Transfer-Encoding, which old clients still use."""
+def _decode(data: bytes, headers: Mapping[str, str], *, name: str) -> bytes:
+    """Undoes a file's Content-Transfer-Encoding, which old clients still use."""
     encoding = headers.get("content-transfer-encoding", "binary").strip().lower()
     if encoding == "base64":
-        return base64_text.decode(data.decode("latin-1"), f"The file {where}")
+        return base64_text.decode(data.decode("latin-1"), f"The file {name}")
     if encoding in _ENCODINGS:
         return data
     raise bad_request(
-        f"The file {where} has the Content-Transfer-Encoding {encoding[:40]!r}; send it as it is, "
+        f"The file {name} has the Content-Transfer-Encoding {encoding[:40]!r}; send it as it is, "
         "without that header."
     )
 
@@ -100,7 +100,7 @@ class _Parser(MultiPartParser):
     spool_max_size = sys.maxsize  # the body is in memory and bounded: no copy goes to the disk
 
     ended = False
-    """Whether the closing boundary came; what is cut off before it, Starlette passes over."""
+    """Whether the closing boundary came; Starlette ignores a part that is cut off before it."""
 
     def on_end(self) -> None:
         self.ended = True
@@ -120,17 +120,16 @@ class _Parser(MultiPartParser):
 
 
 def _with_plain_name(header: bytes) -> bytes:
-    """A Content-Disposition whose file has a name by `filename*` (RFC 5987) alone, as `filename`.
+    """Adds `filename` to a Content-Disposition that has only `filename*` (RFC 5987).
 
-    RFC 7578 forbids that form, so that the parser passes over it; Python 2's urllib3 and others
-    send it.
+    RFC 7578 forbids that form and the parser ignores it, but Python 2's urllib3 and others send it.
     """
     if b"filename*" not in header.lower() or b"filename" in parse_options_header(header)[1]:
         return header
     message = Message()
     message["content-disposition"] = header.decode("latin-1")
     name = message.get_filename()
-    if name is None:  # it stood in a quoted text
+    if name is None:  # it was inside a quoted text
         return header
     escaped = name.replace("\\", "\\\\").replace('"', '\\"').encode("utf-8", "replace")
     return header + b'; filename="' + escaped + b'"'

@@ -1,4 +1,4 @@
-"""The options of a request to predict, as text: of the query, or of a form beside its files."""
+"""Reads the options of a request to predict from the text of a query or of form fields."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from rtl.serving.http.errors import bad_request
 
 _DIGITS = 9
-"""Most digits of `top_k`; no model has as many classes."""
+"""Most digits of `top_k`; no model has that many classes."""
 _FLAGS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
 class Options:
-    """How an answer is to look; None where the request does not say."""
+    """The options of a request; None for one that it does not give."""
 
     top_k: int | None = None
     explain: bool | None = None
 
-    def over(self, other: Options) -> Options:
-        """Fills in from `other` where these are None."""
+    def or_else(self, other: Options) -> Options:
+        """Takes the options of `other` where these are None."""
         return Options(
             other.top_k if self.top_k is None else self.top_k,
             other.explain if self.explain is None else self.explain,
@@ -32,7 +32,7 @@ NAMES = tuple(Options.__annotations__)
 
 
 def read(given: Mapping[str, str]) -> Options:
-    """The options of names that are known. Raises RequestError 400 for a value that is not one."""
+    """Reads the options by name. Raises RequestError 400 for an invalid value."""
     top_k, explain = given.get("top_k"), given.get("explain")
     return Options(
         None if top_k is None else _top_k(top_k), None if explain is None else _explain(explain)
@@ -40,11 +40,11 @@ def read(given: Mapping[str, str]) -> Options:
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about a name that is not known: the nearest one, or all."""
+    """Ends a sentence about an unknown name with the nearest known one, or with all."""
     known = tuple(known)
     near = difflib.get_close_matches(name[:40].lower().replace("-", "_"), known, n=1, cutoff=0.7)
-    there = " and ".join([", ".join(known[:-1]), known[-1]] if len(known) > 1 else known)
-    return f"is not known; {f'the nearest is {near[0]}' if near else f'there are {there}'}"
+    listing = " and ".join([", ".join(known[:-1]), known[-1]] if len(known) > 1 else known)
+    return f"is not known; {f'the nearest is {near[0]}' if near else f'there are {listing}'}"
 
 
 def _top_k(text: str) -> int:

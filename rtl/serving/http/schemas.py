@@ -1,0 +1,141 @@
+"""The endpoint's answers: typed JSON objects, from which the OpenAPI document is generated.
+
+They are dictionaries that mypy checks, so that an answer costs no validation and no copy. The
+docstrings and descriptions are part of the OpenAPI document.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+
+class ErrorDetail(TypedDict):
+    """An error."""
+
+    type: str
+    message: str
+
+
+class Error(TypedDict):
+    """An answer that is an error."""
+
+    error: ErrorDetail
+
+
+class ImageErrorDetail(ErrorDetail):
+    """The error of one image among several."""
+
+    status: Annotated[int, Field(description="The HTTP status that this image alone would get.")]
+
+
+class Model(TypedDict):
+    """The model that answered."""
+
+    name: str
+    version: Annotated[int | None, Field(description="Its version in the registry.")]
+    unfrozen_layers: Annotated[int, Field(description="Blocks of the network that were trained.")]
+    created: Annotated[str, Field(description="ISO 8601, UTC.")]
+
+
+class Prediction(TypedDict):
+    """A class with its calibrated probability."""
+
+    label: str
+    probability: float
+
+
+class Result(TypedDict):
+    """The result for one image: `predictions`, or an `error`."""
+
+    file: Annotated[str | None, Field(description="The file's name, where the request has one.")]
+    predictions: NotRequired[
+        Annotated[list[Prediction], Field(description="The most probable class first.")]
+    ]
+    uncertain: NotRequired[
+        Annotated[bool, Field(description="The confidence is too low to rely on.")]
+    ]
+    version: NotRequired[
+        Annotated[int | None, Field(description="Version of the model that answered.")]
+    ]
+    heatmap: NotRequired[
+        Annotated[
+            str,
+            Field(
+                description="Regions that support the first prediction; with explain=true.",
+                json_schema_extra={"contentEncoding": "base64", "contentMediaType": "image/png"},
+            ),
+        ]
+    ]
+    error: NotRequired[ImageErrorDetail]
+
+
+class Answer(TypedDict):
+    """The answer to a request to predict."""
+
+    model: Model
+    results: Annotated[list[Result], Field(description="One for each image, in their order.")]
+
+
+class Quantization(TypedDict):
+    """Accuracy of a model in 8 bits beside the model that it was made from."""
+
+    rows: Annotated[int, Field(description="Validation images that both classified.")]
+    accuracy: float
+    accuracy_before: float
+    agreement: Annotated[float, Field(description="Share with the same class from both.")]
+
+
+class Card(Model):
+    """The current model and its measured quality."""
+
+    classes: list[str]
+    image_size: Annotated[int, Field(description="Side of the network's input in pixels.")]
+    metrics: Annotated[
+        dict[str, dict[str, Any] | None],
+        Field(description="Metrics by split, `test` and `val`, with 95 % intervals."),
+    ]
+    temperature: Annotated[float, Field(description="Calibration temperature; 1 for none.")]
+    uncertain_below: Annotated[
+        float, Field(description="Confidence below which an answer is `uncertain`.")
+    ]
+    test_flips: str
+    manifest_digest: Annotated[str, Field(description="Digest of the data set.")]
+    versions: Annotated[dict[str, str], Field(description="Software that made the model.")]
+    quantized: Quantization | None
+    rejected: Annotated[
+        list[str], Field(description="Why other bundles were not taken into service.")
+    ]
+
+
+class DriftReport(TypedDict):
+    """Distance of recent answers from those on validation data."""
+
+    rows: Annotated[int, Field(description="Recent images.")]
+    confidence: Annotated[
+        float | None, Field(description="Population stability index of the confidence.")
+    ]
+    distance: Annotated[
+        float | None, Field(description="Population stability index of the features' distance.")
+    ]
+    level: Literal["same", "moved", "other", "unknown"]
+
+
+class Traffic(TypedDict):
+    """Statistics of the images that were classified."""
+
+    model: Model
+    drift: DriftReport
+    canary: Annotated[
+        dict[str, Any] | None,
+        Field(description="The canary beside the current model: share, agreement, means."),
+    ]
+
+
+class Health(TypedDict):
+    """The state of the endpoint."""
+
+    status: str
+    model: Model
