@@ -17,6 +17,7 @@ from rtl.errors import ConfigError, RunExistsError, TrainingError
 from rtl.evaluation import predictions
 from rtl.model import registry
 from rtl.runs import run, trials
+from rtl.runs.records import Outcome
 from rtl.runs.trials import State, Trial, choose
 from rtl.runtime import capacity
 from rtl.tuning import budget, search
@@ -128,7 +129,8 @@ def test_a_winner_is_judged_with_the_cpus_that_an_endpoint_leaves(
 ) -> None:
     def judge(config: dict[str, Any], uri: str, winner: str, threads: int) -> None:
         del config, winner
-        storage.write_json(f"{uri}/outcome.json", {"threads": threads})
+        made = Outcome((), 0, unfrozen_layers=threads, lr=1e-2, test=None, epochs=5)
+        storage.write_json(f"{uri}/outcome.json", made.to_dict())
 
     monkeypatch.setattr(search, "_judge_winner", judge)
     point = {"model.unfrozen_layers": 0, "optimizer.lr": 1e-2}
@@ -138,9 +140,10 @@ def test_a_winner_is_judged_with_the_cpus_that_an_endpoint_leaves(
             if held:
                 monkeypatch.setattr(capacity, "_FREED_S", 0.5)
                 stack.enter_context(a_cpu_held())
-            found[held] = search._ask_winner(loading.load(), str(tmp_path), Trial(0, point))
+            made = search._ask_winner(loading.load(), str(tmp_path), Trial(0, point))
+            found[held] = (made.unfrozen_layers, made.epochs)
         monkeypatch.setattr(capacity, "_FREED_S", 10.0)
-    assert found == {1: {"threads": 3, "epochs": 0}, 0: {"threads": 4, "epochs": 0}}
+    assert found == {1: (3, 0), 0: (4, 0)}
 
 
 @pytest.mark.slow  # plans are tables in tests/unit/test_budget.py
@@ -218,7 +221,7 @@ def test_a_budget_that_is_too_small_leaves_the_name_free(
     for resume in (False, True):  # the job of a cluster always asks to resume
         with pytest.raises(ConfigError, match="Give more"):
             search.search(settings, resume=resume)
-        assert run.claim(settings, "search", "d" * 64, resume=False)
+        assert run.create_or_resume(settings, "search", manifest_digest="d" * 64, resume=False)
         storage.delete(run.locate(settings))
 
 
