@@ -37,8 +37,12 @@ check: $(STAMP) docs
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --strict
 
+# One benchmark: `make bench THEME=serve ARGS="--seconds 30"`; benchmarks/README.md lists them.
+THEMES := $(filter-out table,$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: $(STAMP)
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	@test -n "$(THEME)" || { echo "Name one with THEME: $(THEMES)."; exit 1; }
+	$(BIN)/python benchmarks/$(THEME).py $(ARGS)
+	$(BIN)/python benchmarks/table.py
 
 install: $(STAMP)
 

@@ -1,25 +1,27 @@
 """The search of `benchmarks/search.py` within five minutes, against the same without a limit.
 
-    python benchmarks/budget.py [--minutes 5] [--splits 0 1 2 3 4]
+    python benchmarks/budget.py [--minutes 5] [--splits 0 1 2 3 4] [--one-fit K]
 
 On each split of ELPV the search of 12 trials (k = 0 to 3, three learning rates, up to 8 epochs,
 ASHA) runs twice, each time with a storage of its own: with `search.budget_minutes`, and whole. The
 time counts from the call of the search to its registered bundle, the measuring of rates and the
 trunk's pass included. One fit varies by more than what is asked, so that the mean over the splits
-counts; a later call with the same recipe adds the splits that are missing. `points_below_elpv`
-compares the same winners with the deepest recipe that is known, that of `benchmarks/elpv.py`, by
-its scores in `results/elpv.json`. The last line is one JSON object.
+counts; a later call with the same recipe adds the splits that the newest record lacks.
+`points_below_elpv` compares the same winners with the deepest recipe that is known, that of
+`benchmarks/elpv.py`, by its scores in the newest record of `elpv`. `--one-fit K` has the time for a
+single point, so that its record says what the planner's rounds are worth. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from elpv import RESULTS, one
-from measuring.record import HERE, over, write
+from elpv import one
+from measuring import record
+from measuring.runner import interval
 from search import DEPTHS, RATES
 
 WHOLE: dict[str, Any] = {
@@ -32,7 +34,6 @@ WHOLE: dict[str, Any] = {
     },
 }
 BEHIND = ("accuracy_behind", "auc_behind", "accuracy_behind_elpv")
-RECORD = HERE / "results" / "budget.json"
 
 
 def searched(split: str, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -47,23 +48,26 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--splits", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--one-fit", type=int, help="one fit at this depth in place of a search")
     options = parser.parse_args()
-    elpv = json.loads(RESULTS.read_text())["splits"]
+    elpv = record.latest("elpv")["splits"]
     in_time = {**WHOLE, "search": {**WHOLE["search"], "budget_minutes": options.minutes}}
-    old = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    splits: dict[str, Any] = old["splits"] if old.get("recipe") == in_time else {}
+    if options.one_fit is not None:
+        in_time["search"] |= {"unfrozen_layers": [options.one_fit], "lr": list(RATES[:1])}
+    splits: dict[str, Any] = record.latest("budget", recipe=in_time).get("splits", {})
     for split in map(str, options.splits):
-        if split not in splits:
-            found, whole = searched(split, in_time), searched(split, WHOLE)
-            behind = (
-                whole["accuracy"] - found["accuracy"],
-                whole["auc"] - found["auc"],
-                elpv[split]["accuracy"] - found["accuracy"],
-            )
-            splits[split] = {**found, **dict(zip(BEHIND, behind, strict=True)), "whole": whole}
-            print(f"split {split}:", splits[split], flush=True)
+        if split in splits:
+            continue
+        found, whole = searched(split, in_time), searched(split, WHOLE)
+        behind = (
+            whole["accuracy"] - found["accuracy"],
+            whole["auc"] - found["auc"],
+            elpv[split]["accuracy"] - found["accuracy"],
+        )
+        splits[split] = {**found, **dict(zip(BEHIND, behind, strict=True)), "whole": whole}
+        print(f"split {split}:", splits[split], flush=True)
         figures = {
-            name: over([each[name] for each in splits.values()])
+            name: interval([each[name] for each in splits.values()])
             for name in ("accuracy", "auc", *BEHIND)
         }
         result = {
@@ -78,11 +82,12 @@ def main() -> None:
         details = {
             "over_splits": figures, "recipe": in_time, "splits": splits,
             "whole": {
-                name: over([each["whole"][name] for each in splits.values()])
+                name: interval([each["whole"][name] for each in splits.values()])
                 for name in ("accuracy", "auc", "search_minutes")
             },
         }  # fmt: skip
-        write("budget", "searches of ELPV within a time, against the same ones", result, details)
+        what = "searches of ELPV within a time, against the same ones"
+        record.write("budget", what, result=result, details=details)
 
 
 if __name__ == "__main__":

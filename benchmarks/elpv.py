@@ -4,11 +4,10 @@
 
 A split holds out 25 % of the photos, stratified by the experts' probability and the cell type; 10 %
 of the rest is `val`. For each a whole search (pack, trunk, a trial, best epoch by `val`), then
-`test`, opened once. Each split's result is written with its commit as it ends, and a later call
-with the same recipe adds the splits that are missing. The held-out photos stand in
-`results/elpv_splits.json`. The modules that
-the cells were cut from are not published: a split may share them, as the paper's may. The last
-line is one JSON object.
+`test`, opened once. A record of all splits so far is added as each ends, so that nothing is lost; a
+later call with the same recipe adds the splits that the newest record lacks. The held-out photos
+stand in `measuring/elpv_splits.json`. The modules that the cells were cut from are not published: a
+split may share them, as the paper's may. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ import json
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from measuring import record
 from measuring.elpv import packed
-from measuring.record import HERE, git, over, write
+from measuring.runner import interval
 
 PAPER = {"accuracy": 0.8842, "auc": 0.944}
 RECIPE: dict[str, Any] = {
@@ -29,8 +29,7 @@ RECIPE: dict[str, Any] = {
     "train": {"epochs": 12, "metric": "auc", "cpus_per_worker": 2, "flip_features": "none"},
     "search": {"unfrozen_layers": [11], "lr": [1.2e-3], "scheduler": "none"},
 }
-RESULTS = HERE / "results" / "elpv.json"
-SPLITS = HERE / "results" / "elpv_splits.json"
+SPLITS = record.HERE / "measuring" / "elpv_splits.json"
 
 
 def one(seed: int, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def one(seed: int, recipe: dict[str, Any]) -> dict[str, Any]:
         "unfrozen_layers": result.unfrozen_layers,
         "lr": result.lr,
         "epochs": result.epochs,
-        "commit": git("rev-parse", "HEAD"),
+        "commit": record.git("rev-parse", "HEAD"),
         "search_minutes": round(result.seconds / 60, 1),
     }
 
@@ -65,22 +64,23 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options = parser.parse_args()
-    old = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    splits: dict[str, Any] = old["splits"] if old.get("recipe") == RECIPE else {}
+    splits: dict[str, Any] = record.latest("elpv", recipe=RECIPE).get("splits", {})
     for seed in options.seeds:
-        if str(seed) not in splits:
-            # A process a split: its S3 server has keys of its own, and clients keep what they had.
-            with ProcessPoolExecutor(1) as pool:
-                splits[str(seed)] = pool.submit(one, seed, RECIPE).result()
-            print(f"split {seed}:", splits[str(seed)], flush=True)
+        if str(seed) in splits:
+            continue
+        # A process a split: its S3 server has keys of its own, and clients keep what they had.
+        with ProcessPoolExecutor(1) as pool:
+            splits[str(seed)] = pool.submit(one, seed, RECIPE).result()
+        print(f"split {seed}:", splits[str(seed)], flush=True)
         figures = {
-            name: over([split[name] for split in splits.values()])
+            name: interval([split[name] for split in splits.values()])
             for name in ("accuracy", "auc", "macro_f1")
         }
         result = {name: value["mean"] for name, value in figures.items()}
         result["splits_done"] = len(splits)
         details = {"over_splits": figures, "paper": PAPER, "recipe": RECIPE, "splits": splits}
-        write("elpv", "ELPV by the paper's protocol, a search a split", result, details)
+        what = "ELPV by the paper's protocol, a search a split"
+        record.write("elpv", what, result=result, details=details)
 
 
 if __name__ == "__main__":

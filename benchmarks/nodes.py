@@ -98,12 +98,12 @@ def main() -> None:
     write(
         "nodes",
         "the same search on one node and on three",
-        {
+        result={
             "trials": len(one["scores"]),
             "largest_difference_of_scores": round(difference, 4),
             "same_winner": one["winner"] == three["winner"],
         },
-        {"one": one, "three": three},
+        details={"one": one, "three": three},
     )
 
 

@@ -7,7 +7,7 @@ about ten times as many of the same size. An image is 82 KB, 64 KB of them a com
 10 N images held in memory would show (800 MB on the 2.2 GB that Ray and torch take), yet quick to
 decode. Meanwhile the proportional set size (PSS: shared pages are counted once,
 divided among their users) of the driver and of all Ray workers is sampled. Prints the peaks and
-writes them to `results/pack_memory.json`; the last line is one JSON object.
+records them; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring.memory import conclude, make_source, peaks_of
+from measuring.memory import make_source, peaks_of, record
 
 CHILD = """
 import sys
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="the smaller number of images")
     images = parser.parse_args().images
     what = "peak PSS of the driver and all Ray workers while packing, 2 CPUs, 16 MB shards"
-    conclude("pack_memory", what, measure(images), measure(10 * images))
+    record("pack_memory", what, small=measure(images), large=measure(10 * images))
 
 
 if __name__ == "__main__":

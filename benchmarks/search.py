@@ -15,6 +15,7 @@ is one JSON object.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import time
@@ -22,6 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
+from measuring import runner
 from measuring.elpv import packed
 from measuring.record import write
 
@@ -112,15 +114,19 @@ def tails_in_turns(tree: dict[str, Any], rows: int, val_rows: int, barrier: Any)
     torch.set_num_threads(1)
     config = from_dict(tree)
     learner, source, plan = trial_process.parts(config)
-    found: Tails = {"bare": [], "own_bare": [], "rtl": []}
-    for _ in range(2):
-        for own in (False, True):
-            barrier.wait()
-            found["own_bare" if own else "bare"].append(bare_tail(rows, val_rows, own))
+
+    def bare(own: bool) -> list[float]:
+        barrier.wait()
+        return [bare_tail(rows, val_rows, own)]
+
+    def rtl() -> list[float]:
         barrier.wait()
         state = loop.fit(learner, source, plan, config, loop.Hooks())
-        found["rtl"] += [epoch.seconds for epoch in state.history]
-    return found
+        return [epoch.seconds for epoch in state.history]
+
+    contenders = {"bare": lambda: bare(False), "own_bare": lambda: bare(True), "rtl": rtl}
+    found = runner.in_turns(contenders, turns=2)
+    return {name: list(itertools.chain(*turns)) for name, turns in found.items()}
 
 
 def bare_tail(rows: int, val_rows: int, own: bool) -> float:
@@ -214,7 +220,7 @@ def main() -> None:
                     "sampler": "grid", "scheduler": "none"},
         )  # fmt: skip
         grid = search.search(many)
-        about = search_record(many)
+        features = features_seconds(many)
         found = trials.recorded(run.locate(many))
         computed: list[int] = []
         halved = many.replace(name="asha", search={"scheduler": "asha"})
@@ -242,7 +248,7 @@ def main() -> None:
     larger = 20_000 / (rows + val + test)
     a_photo = (k0_seconds - half_seconds) / (rows + val + test - half_rows)
     k0_large = k0_seconds + a_photo * (20_000 - (rows + val + test))
-    asha_seconds = asha.seconds + about["features_seconds"]  # as if it had no cache to begin with
+    asha_seconds = asha.seconds + features  # as if it had no cache to begin with
     result = {
         "speedup_same_epochs": round(total("plain", grid_depths, epochs) / grid.seconds, 1),
         "speedup_vs_tuned": round(total("tuned", grid_depths, epochs) / grid.seconds, 2),
@@ -259,7 +265,7 @@ def main() -> None:
         "plain_grid_seconds_computed": round(total("plain", grid_depths, epochs)),
         "tuned_grid_seconds_computed": round(total("tuned", grid_depths, epochs)),
         "rtl_seconds": {
-            "grid": round(grid.seconds, 1), "features": round(about["features_seconds"], 1),
+            "grid": round(grid.seconds, 1), "features": round(features, 1),
             "asha_with_cache": round(asha.seconds, 1), "k0": round(k0_seconds, 1),
             "k0_half": round(half_seconds, 1), "k0_20000_photos_computed": round(k0_large, 1),
         },
@@ -272,7 +278,7 @@ def main() -> None:
                    "test_accuracy": grid.test.accuracy.value if grid.test else None},
     }  # fmt: skip
     print(details)
-    write("search", "a 12-trial search over ELPV, 2 cores", result, details)
+    write("search", "a 12-trial search over ELPV, 2 cores", result=result, details=details)
 
 
 def k0_fit(settings: Any, root: str) -> float:
@@ -289,13 +295,14 @@ def k0_fit(settings: Any, root: str) -> float:
     return train.train(one).seconds
 
 
-def search_record(config: Any) -> dict[str, Any]:
-    """`search.json` of a search."""
+def features_seconds(config: Any) -> float:
+    """Seconds of a search before its first trial."""
     from rtl import storage
     from rtl.runs import run
+    from rtl.runs.records import SEARCH_FILE, SearchSummary
 
-    content: dict[str, Any] = storage.read_json(storage.join(run.locate(config), "search.json"))
-    return content
+    content = storage.read_json(storage.join(run.locate(config), SEARCH_FILE))
+    return SearchSummary.from_dict(content).features_seconds
 
 
 if __name__ == "__main__":

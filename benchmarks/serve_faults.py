@@ -29,8 +29,8 @@ import httpx
 import psutil
 from measuring import load
 from measuring.record import write
+from measuring.servers import CORES, NAME, PREDICT, make_registry, memory_mb
 from PIL import Image
-from serve import CORES, NAME, PREDICT, make_registry, memory_mb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 CLIENTS = 8
@@ -206,8 +206,8 @@ def main() -> None:
         "success_share_replica_killed": kill["success_share"],
     }
     write(
-        "serve_faults", "hostile bytes at the endpoint, a replica killed under load", result,
-        {"hostile": hostility, "killed": kill},
+        "serve_faults", "hostile bytes at the endpoint, a replica killed under load",
+        result=result, details={"hostile": hostility, "killed": kill},
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ losses have to be equal. The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import multiprocessing
@@ -22,6 +23,7 @@ import statistics
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from measuring import runner
 from measuring.elpv import packed
 from measuring.record import write
 
@@ -67,15 +69,17 @@ def measure(photos: int, epochs: int, rounds: int) -> tuple[list[dict[str, Any]]
     import torch
 
     torch.set_num_threads(THREADS)
-    runs = []
+    runs: list[dict[str, Any]] = []
     with packed(photos) as (_, settings, manifest):
         settings = settings.replace(
             features={"cache": "off"}, train={"epochs": epochs, "cpus_per_worker": THREADS}
         )
-        for turn, k, kind in itertools.product(range(rounds), DEPTHS, KINDS):
-            found = fit(kind, settings.replace(model={"unfrozen_layers": k}), manifest)
-            runs.append({"round": turn, "k": k, "kind": kind, **found})
-            print(runs[-1], flush=True)
+        for k in DEPTHS:
+            config = settings.replace(model={"unfrozen_layers": k})
+            contenders = {kind: functools.partial(fit, kind, config, manifest) for kind in KINDS}
+            for kind, found in runner.in_turns(contenders, turns=rounds).items():
+                runs += [{"round": n, "k": k, "kind": kind, **each} for n, each in enumerate(found)]
+                print(kind, found, flush=True)
         return runs, manifest.rows("train")
 
 
@@ -108,7 +112,8 @@ def main() -> None:
         print(json.dumps(result))
     else:
         details = {"rows_per_s": rates, "runs": runs, "train_rows": rows}
-        write("streaming", "a fit on images that Ray Data streams, 2 cores", result, details)
+        what = "a fit on images that Ray Data streams, 2 cores"
+        write("streaming", what, result=result, details=details)
 
 
 if __name__ == "__main__":

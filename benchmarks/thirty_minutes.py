@@ -36,6 +36,7 @@ from rtl import storage
 from rtl.cli import demo
 from rtl.data import shards
 from rtl.runs import run
+from rtl.runs.records import SEARCH_FILE
 from rtl.storage import local_s3
 
 SHAPES = ("triangle", "square", "pentagon", "hexagon", "star5", "star8", "disc", "ring", "cross",
@@ -155,7 +156,7 @@ def main() -> None:
         result = run.result(f"{root}/rtl/runs/case")
         assert result is not None
         assert result.test is not None
-        record = storage.read_json(f"{root}/rtl/runs/case/search.json")
+        record = storage.read_json(f"{root}/rtl/runs/case/{SEARCH_FILE}")
         manifest = shards.load_manifest(f"{root}/data")
         kept = {name: gigabytes(f"{root}/{name}") for name in ("data", "rtl/features", "rtl")}
     figures = {
@@ -172,7 +173,8 @@ def main() -> None:
         "packing": packing, "searching": searching, "unfrozen_layers": result.unfrozen_layers,
         "lr": result.lr, "search": record,
     }  # fmt: skip
-    write("thirty_minutes", "20,000 images of 120 classes, searched in a time", figures, details)
+    what = "20,000 images of 120 classes, searched within a time"
+    write("thirty_minutes", what, result=figures, details=details)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@
 A TorchTrainer of one worker fits k = 0 for an epoch on images that Ray Data streams (no feature
 cache). The images are those of `pack_memory.py`; the network sees them at 80 pixels, so that the
 streaming and not the network takes the time. Prints the peaks of the proportional set size of the
-driver and all Ray workers and writes them to `results/train_memory.json`; the last line is one JSON
-object.
+driver and all Ray workers and records them; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring.memory import conclude, make_source, peaks_of
+from measuring.memory import make_source, peaks_of, record
 
 PACK = """
 import sys
@@ -58,7 +57,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=300, help="the smaller number of images")
     images = parser.parse_args().images
     what = "peak PSS of the driver and all Ray workers while training, 2 CPUs, uncached"
-    conclude("train_memory", what, measure(images), measure(10 * images))
+    record("train_memory", what, small=measure(images), large=measure(10 * images))
 
 
 if __name__ == "__main__":

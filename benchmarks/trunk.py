@@ -29,7 +29,7 @@ DEPTHS = (0, 1, 2, 3)
 def bare(seconds: float, own: bool) -> float:
     """Images a second of one process: the trunk to the last cut, batches of 8."""
     import torch
-    from measuring import reference
+    from measuring import reference, runner
 
     from rtl.model import device, inception, pretrained
 
@@ -45,12 +45,7 @@ def bare(seconds: float, own: bool) -> float:
     else:
         frozen = reference.Frozen(inception.split(reference.network(), 0)[0], dtype)
     images = torch.randint(0, 256, (8, 3, 299, 299), dtype=torch.uint8)
-    frozen(images)
-    started, done = time.monotonic(), 0
-    while time.monotonic() - started < seconds:
-        frozen(images)
-        done += len(images)
-    return done / (time.monotonic() - started)
+    return runner.rate(lambda: frozen(images), seconds=seconds, items=len(images))
 
 
 def bare_rates() -> dict[bool, float]:
@@ -68,10 +63,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=int, help="how many; all without it")
     count = parser.parse_args().photos
+    marks: list[tuple[float, int]] = []
     before = bare_rates()
     with packed(count) as (_, settings, manifest):
         settings = settings.replace(features={"views": 2})
-        marks: list[tuple[float, int]] = []
         started = time.monotonic()
         found = extraction.build(
             settings, manifest, DEPTHS, lambda n, _: marks.append((time.monotonic(), n))
@@ -100,7 +95,8 @@ def main() -> None:
     }
     print(details)
     assert session.joined() is False
-    write("trunk", "the pass over ELPV in S3 against the bare trunk, 2 cores", result, details)
+    what = "feature extraction over ELPV in S3 against the bare trunk, 2 cores"
+    write("trunk", what, result=result, details=details)
 
 
 def runtime_env() -> None:

@@ -18,6 +18,7 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from measuring import runner
 from measuring.record import write
 
 SECONDS = 10.0
@@ -74,11 +75,7 @@ def measure(variant: str, count: int | None) -> dict[str, Any]:
     forward = make(variant, photos[torch.randperm(len(photos), generator=torch.Generator())])
     forward(photos[:8])
     ready = time.monotonic() - started
-    started, done = time.monotonic(), 0
-    while time.monotonic() - started < SECONDS:
-        forward(photos[:8])
-        done += 8
-    rate = done / (time.monotonic() - started)
+    rate = runner.rate(lambda: forward(photos[:8]), seconds=SECONDS, items=8, warm_up=0)
     features = [forward(part).float() for part in photos[: len(photos) // 8 * 8].split(8)]  # type: ignore[no-untyped-call]
     pooled = torch.cat([part.mean((2, 3)) for part in features]).numpy()
     labels = [photo.label == "defective" for photo in found][: len(pooled)]
@@ -146,7 +143,8 @@ def main() -> None:
             ),
         )
     }
-    write("trunk_variants", "arithmetic of the trunk up to Mixed_6e, 2 cores", result, details)
+    what = "arithmetic of the trunk up to Mixed_6e, 2 cores"
+    write("trunk_variants", what, result=result, details=details)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the memory benchmarks share: generated images and peaks of memory."""
+"""Parts of the memory benchmarks: generated images and peaks of memory."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def peaks_of(child: str, *arguments: str) -> dict[str, Any]:
     }
 
 
-def conclude(script: str, what: str, small: dict[str, Any], large: dict[str, Any]) -> None:
-    """Prints both runs, writes them beside the script, and ends with the JSON line."""
+def record(theme: str, what: str, *, small: dict[str, Any], large: dict[str, Any]) -> None:
+    """Prints both runs, adds their record, and ends with the JSON line."""
     for run in (small, large):
         print(run)
     result = {
@@ -97,4 +97,4 @@ def conclude(script: str, what: str, small: dict[str, Any], large: dict[str, Any
         "peak_mb_large": large["peak_mb"]["sum"],
         "ratio": round(large["peak_mb"]["sum"] / small["peak_mb"]["sum"], 3),
     }
-    write(script, what, result, {"small": small, "large": large})
+    write(theme, what, result=result, details={"small": small, "large": large})

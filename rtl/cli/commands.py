@@ -72,15 +72,15 @@ def pack(arguments: argparse.Namespace) -> None:
 def train(arguments: argparse.Namespace) -> None:
     """Fits one model."""
     from rtl.cli import progress_views
-    from rtl.runs.progress import Watcher
+    from rtl.runs.progress import RunCallbacks
     from rtl.training import train
 
     settings = load(arguments)
     train.prepare(settings)  # what is wrong is told before Ray starts
     _connect()
     with progress_views.FitView(settings.train.epochs) as view:
-        watcher = Watcher(features=view.features, step=view.step, epoch=view.epoch)
-        result = train.train(settings, arguments.resume, watcher)
+        callbacks = RunCallbacks(features=view.features, step=view.step, epoch=view.epoch)
+        result = train.train(settings, resume=arguments.resume, callbacks=callbacks)
     _show(result, settings)
 
 
@@ -88,6 +88,7 @@ def search(arguments: argparse.Namespace) -> None:
     """Searches, and tells what it spent."""
     from rtl import storage
     from rtl.cli import console, progress_views
+    from rtl.runs.records import SEARCH_FILE, SearchSummary
     from rtl.tuning import search
 
     settings = load(arguments)
@@ -98,8 +99,8 @@ def search(arguments: argparse.Namespace) -> None:
             settings, progress=view.features, watch=view.trials, on_round=view.round,
             on_stage=view.stage, resume=arguments.resume, say=console.say,
         )  # fmt: skip
-    uri = storage.join(settings.storage, "runs", result.name, "search.json")
-    console.say(console.spent_line(storage.read_json(uri)))
+    uri = storage.join(settings.storage, "runs", result.name, SEARCH_FILE)
+    console.say(console.spent_line(SearchSummary.from_dict(storage.read_json(uri))))
     _show(result, settings)
 
 

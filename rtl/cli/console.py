@@ -7,8 +7,8 @@ import datetime
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rtl.evaluation.metrics import Estimate, Scores
     from rtl.feature_extraction.prune import Cache
     from rtl.runs.listing import Row
-    from rtl.runs.records import Epoch
+    from rtl.runs.records import Epoch, SearchSummary
     from rtl.tuning.lr_find import RangeTest
 
 
@@ -203,15 +203,15 @@ def scores_lines(split: str, scores: Scores) -> list[str]:
     ]
 
 
-def spent_line(about: Mapping[str, Any]) -> str:
-    """What a search's trials took, of its `search.json`."""
-    spent = about["spent"]
-    parts = [f"{spent['cpu_seconds'] / 60:.1f} CPU minutes"]
-    parts += [f"{spent['gpu_seconds'] / 60:.1f} GPU minutes"] if spent["gpu_seconds"] else []
-    parts += [f"{spent['cost']:.2f} {about['currency']}"] if spent["cost"] else []
+def spent_line(summary: SearchSummary) -> str:
+    """Resources that a search's trials took, and their cost."""
+    spent = summary.spent
+    parts = [f"{spent.cpu_seconds / 60:.1f} CPU minutes"]
+    parts += [f"{spent.gpu_seconds / 60:.1f} GPU minutes"] if spent.gpu_seconds else []
+    parts += [f"{spent.cost:.2f} {summary.currency}"] if spent.cost else []
     return (
         f"The trials took {', '.join(parts)}; the last half per cent of score took "
-        f"{about['last_half_percent']:.0%} of that."
+        f"{summary.last_half_percent:.0%} of that."
     )
 
 

@@ -55,13 +55,15 @@ def _pack(arguments: argparse.Namespace, load: Callable[[], Config]) -> str:  # 
 def _run(arguments: argparse.Namespace, load: Callable[[], Config]) -> str:
     from rtl import storage
     from rtl.runs import run, trials
+    from rtl.runs.records import ATTEMPT_FILE, Attempt
 
     uri = run.locate(load())
     if arguments.verb == "search":
         ended = [t for t in trials.recorded(uri) if t.state in ("finished", "stopped")]
         kept = f"{len(ended)} {'trial' if len(ended) == 1 else 'trials'} that ended"
     else:
-        epochs = storage.read_json(storage.join(uri, run.ATTEMPT)).get("epochs", 0)
+        content = storage.read_json(storage.join(uri, ATTEMPT_FILE))
+        epochs = Attempt.from_dict(content).epochs or 0
         kept = f"{epochs} committed {'epoch' if epochs == 1 else 'epochs'}"
     return f"{kept} and all features computed so far are kept ({uri})."
 

@@ -1,7 +1,7 @@
-"""A run as one HTML file: how good, how sure, at what cost, and how to do it again.
+"""A run as one HTML file: its scores, their certainty, their cost, and the way to reproduce them.
 
-facts.py    what the run left in storage, and what follows from it   (no HTML)
-charts.py   numbers as SVG                                           (no storage)
+facts.py    the run's records and the figures computed from them   (no HTML)
+charts.py   numbers as SVG                                         (no storage)
 page.py     the page, from `page.html.j2`
 """
 

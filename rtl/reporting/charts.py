@@ -13,7 +13,7 @@ from rtl.evaluation.calibration import Bin
 WIDTH, HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 12, 40
 HUES = 8
-"""Colours that a page has for kinds, `--hue-0` and on."""
+"""Number of the page's colours, `--hue-0` and on."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Dot:
     text: str
     title: str
     share: float
-    """How full its colour is, from 0 to 1."""
+    """Saturation of its colour, from 0 to 1."""
     strong: bool = False
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What one direction of a chart shows."""
+    """One direction of a chart."""
 
     name: str
     low: float
@@ -52,8 +52,10 @@ class Axis:
     form: Callable[[float], str] = "{:g}".format
 
     @classmethod
-    def over(cls, name: str, values: Sequence[float], steps: int = 4, whole: bool = False) -> Axis:
-        """Round ticks around some values."""
+    def over(
+        cls, name: str, values: Sequence[float], *, steps: int = 4, whole: bool = False
+    ) -> Axis:
+        """An axis with round ticks around some values; `whole` ticks are integers."""
         low, high = min(values), max(values)
         step = _round_step((high - low) / steps or abs(high) / steps or 1.0)
         step = max(1.0, round(step)) if whole else step
@@ -70,13 +72,13 @@ class Axis:
         return cls(name, ticks[0] / 1.5, ticks[-1] * 1.5, ticks, log=True, form="{:.2g}".format)
 
     def place(self, value: float) -> float:
-        """From 0 at `low` to 1 at `high`."""
+        """Position of a value, from 0 at `low` to 1 at `high`."""
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
 
-def lines(x: Axis, y: Axis, drawn: Sequence[Line], label: str) -> Markup:
+def lines(x: Axis, y: Axis, drawn: Sequence[Line], *, label: str) -> Markup:
     """Lines over two axes."""
     parts = []
     for line in sorted(drawn, key=lambda one: one.strong):
@@ -89,10 +91,10 @@ def lines(x: Axis, y: Axis, drawn: Sequence[Line], label: str) -> Markup:
             f'<g class="{kind}" {style}><title>{escape(line.title)}</title>'
             f'<polyline points="{path}"/>{dots}</g>'
         )
-    return _frame(x, y, "".join(parts), label)
+    return _frame(x, y, "".join(parts), label=label)
 
 
-def dots(x: Axis, y: Axis, drawn: Sequence[Dot], label: str) -> Markup:
+def dots(x: Axis, y: Axis, drawn: Sequence[Dot], *, label: str) -> Markup:
     """Dots with a text beside each, over two axes."""
     parts = [
         f'<g class="dot{" strong" if dot.strong else ""}" style="--share: {100 * dot.share:.0f}%">'
@@ -101,29 +103,29 @@ def dots(x: Axis, y: Axis, drawn: Sequence[Dot], label: str) -> Markup:
         f'<text x="{_x(x, dot.x):.1f}" y="{_y(y, dot.y) - 16:.1f}">{escape(dot.text)}</text></g>'
         for dot in drawn
     ]
-    return _frame(x, y, "".join(parts), label)
+    return _frame(x, y, "".join(parts), label=label)
 
 
 def reliability(bins: Sequence[Bin], label: str) -> Markup:
-    """Accuracy over confidence, with intervals; the diagonal keeps its word."""
+    """Accuracy over confidence, with intervals; the diagonal is perfect calibration."""
     ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    x, y = Axis("said", 0, 1, ticks), Axis("true", 0, 1, ticks)
+    x, y = Axis("predicted probability", 0, 1, ticks), Axis("accuracy", 0, 1, ticks)
     parts = [
         f'<line class="guide" x1="{_x(x, 0)}" y1="{_y(y, 0)}" x2="{_x(x, 1)}" y2="{_y(y, 1)}"/>'
     ]
     for one in bins:
         place, share = _x(x, one.confidence), one.accuracy
-        title = f"{one.rows} rows: said {one.confidence:.3f}, true {share.value:.3f}"
+        title = f"{one.rows} rows: predicted {one.confidence:.3f}, correct {share.value:.3f}"
         parts.append(
             f'<g class="line" style="--hue: var(--hue-0)"><title>{title}</title>'
             f'<line x1="{place:.1f}" y1="{_y(y, share.low):.1f}" x2="{place:.1f}" '
             f'y2="{_y(y, share.high):.1f}"/>'
             f'<circle cx="{place:.1f}" cy="{_y(y, share.value):.1f}" r="5"/></g>'
         )
-    return _frame(x, y, "".join(parts), label)
+    return _frame(x, y, "".join(parts), label=label)
 
 
-def _frame(x: Axis, y: Axis, inside: str, label: str) -> Markup:
+def _frame(x: Axis, y: Axis, inside: str, *, label: str) -> Markup:
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">']
     for tick in y.ticks:
         at = f"{_y(y, tick):.1f}"
@@ -149,6 +151,6 @@ def _y(axis: Axis, value: float) -> float:
 
 
 def _round_step(step: float) -> float:
-    """1, 2 or 5 times a power of ten, the next above."""
+    """The next 1, 2 or 5 times a power of ten at or above `step`."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(power * m for m in (1, 2, 5, 10) if power * m >= step * 0.999)

@@ -1,11 +1,10 @@
-"""What a report tells: read from the run's folder, and what follows from it."""
+"""The content of a report: read from the run's folder, and computed from it."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torchvision.io import encode_jpeg
@@ -19,44 +18,51 @@ from rtl.evaluation.calibration import Bin, calibration_error, reliability
 from rtl.evaluation.paired import Comparison, compare
 from rtl.evaluation.predictions import Predictions, decode
 from rtl.runs import run, trials
-from rtl.runs.records import Epoch
+from rtl.runs.records import (
+    OUTCOME_FILE,
+    SEARCH_FILE,
+    TRIALS_FILE,
+    Epoch,
+    Outcome,
+    SearchSummary,
+)
 from rtl.runs.run import Result
 from rtl.runs.trials import Trial
 
 MISTAKES = 12
-"""Photos shown of those that the model is wrong about."""
+"""Photos of wrongly classified rows that a report shows, at most."""
 _THUMBNAIL = 224
 
 
 @dataclass(frozen=True)
 class Lead:
-    """Two points of a search on the same rows of `val`, the winner's answers against another's."""
+    """The winner compared with another point of its search, on the same rows of `val`."""
 
     other: Trial
     comparison: Comparison
 
     @property
     def real(self) -> bool:
-        """Whether it is more than noise."""
+        """Whether the lead is more than noise: p below 0.05."""
         return self.comparison.p < 0.05
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A row that the model is wrong about."""
+    """A row that the model classifies wrongly."""
 
     id: str
     true: str
-    called: str
+    predicted: str
     probability: float
-    """Of the class that it was called."""
+    """Probability of the predicted class."""
     photo: str | None
     """A data: URI; None where the data set is gone."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a report tells."""
+    """Everything that a report shows."""
 
     uri: str
     result: Result
@@ -64,14 +70,14 @@ class Facts:
     started: str
     digest: str
     versions: dict[str, str]
-    history: list[Epoch]
-    """Of the fit whose weights were kept."""
+    history: tuple[Epoch, ...]
+    """Epochs of the fit whose weights were kept."""
     trials: list[Trial]
     """Empty for a single fit."""
-    search: dict[str, Any]
-    """`search.json`; empty for a single fit."""
+    search: SearchSummary | None
+    """None for a single fit."""
     split: str
-    """Of which the predictions are judged: `test`, else `val`."""
+    """Split of the scores, the calibration and the mistakes: `test`, else `val`."""
     bins: list[Bin]
     calibration_error: float
     lead: Lead | None
@@ -87,7 +93,9 @@ class Facts:
         return [
             trial
             for trial in first
-            if not any(o.rows > trial.rows and o.best and _same(trial, o, keys) for o in first)
+            if not any(
+                o.rows > trial.rows and o.best and _at_one_point(trial, o, keys) for o in first
+            )
         ]
 
 
@@ -97,7 +105,7 @@ def gather(run_uri: str) -> Facts:
     Raises NotFoundError where there is no run or where it has not ended.
     """
     try:
-        about = storage.read_json(storage.join(run_uri, "run.json"))
+        record = run.read_record(run_uri)
     except NotFoundError:
         raise NotFoundError(
             f"{run_uri} holds no run; check the name and --storage (`rtl search --name` made it)."
@@ -108,76 +116,80 @@ def gather(run_uri: str) -> Facts:
         if reason:  # names its own remedy
             raise NotFoundError(f"{run_uri} has no result to report; it failed by {reason}")
         raise NotFoundError(
-            f"{run_uri} has not ended; go on with it by `rtl {about['kind']} --resume`, then "
-            "report."
+            f"{run_uri} has not ended; go on with it by `rtl {record.kind} --resume`, then report."
         )
-    outcome = storage.read_json(storage.join(run_uri, "outcome.json"))
+    outcome = Outcome.from_dict(storage.read_json(storage.join(run_uri, OUTCOME_FILE)))
     info = storage.read_json(storage.join(run_uri, "bundle", "bundle.json"))
-    config = from_dict(about["config"])
+    config = from_dict(dict(record.config))
     found: list[Trial] = []
-    search: dict[str, Any] = {}
-    if about["kind"] == "search":
-        records = storage.read_json(storage.join(run_uri, "trials.json"))
+    search: SearchSummary | None = None
+    lead: Lead | None = None
+    if record.kind == "search":
+        records = storage.read_json(storage.join(run_uri, TRIALS_FILE))
         found = [Trial.from_dict(content) for content in records]
-        search = storage.read_json(storage.join(run_uri, "search.json"))
+        search = SearchSummary.from_dict(storage.read_json(storage.join(run_uri, SEARCH_FILE)))
+        keys = tuple(config.search.points)
+        lead = compare_winner(run_uri, found, winner=search.winner, keys=keys)
     split = "test" if result.test else "val"
     predictions = _predictions(storage.join(run_uri, "predictions", f"{split}.parquet"))
     bins = reliability(predictions)
     wrong = worst(predictions)
     classes = (result.test or result.val).classes
-    photos, missing = _photos(config, about["manifest_digest"], split, [w[0] for w in wrong])
+    wanted = [row for row, *_ in wrong]
+    photos, missing = _photos(config, record.manifest_digest, split=split, wanted=wanted)
     return Facts(
         uri=run_uri,
         result=result,
         config=config,
-        started=about["started"],
-        digest=about["manifest_digest"],
+        started=record.started,
+        digest=record.manifest_digest,
         versions=info["versions"],
-        history=[Epoch.from_dict(epoch) for epoch in outcome["history"]],
+        history=outcome.history,
         trials=found,
         search=search,
         split=split,
         bins=bins,
         calibration_error=calibration_error(bins),
-        lead=_lead(run_uri, found, search, tuple(config.search.points)),
+        lead=lead,
         mistakes=[
-            Mistake(row, classes[true], classes[called], p, photos.get(row))
-            for row, true, called, p in wrong
+            Mistake(row, classes[true], classes[predicted], p, photos.get(row))
+            for row, true, predicted, p in wrong
         ],
         photos_missing=missing,
     )
 
 
 def worst(predictions: Predictions, count: int = MISTAKES) -> list[tuple[str, int, int, float]]:
-    """Rows called wrong with most confidence: (id, true class, class called, its probability)."""
-    called = predictions.probabilities.argmax(axis=1)
+    """The mistakes with most confidence: (id, true class, predicted class, its probability)."""
+    predicted = predictions.probabilities.argmax(axis=1)
     confidence = predictions.probabilities.max(axis=1)
-    wrong = np.flatnonzero(called != predictions.labels)
+    wrong = np.flatnonzero(predicted != predictions.labels)
     order = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
     return [
-        (predictions.ids[i], int(predictions.labels[i]), int(called[i]), float(confidence[i]))
+        (predictions.ids[i], int(predictions.labels[i]), int(predicted[i]), float(confidence[i]))
         for i in order
     ]
 
 
-def _same(one: Trial, other: Trial, keys: Sequence[str]) -> bool:
-    """Whether they stand at one point of the keys that are searched: a budget sets others too."""
+def _at_one_point(one: Trial, other: Trial, keys: Sequence[str]) -> bool:
+    """Whether two trials agree in the searched keys: a budget sets other keys too."""
     return all(one.point.get(key) == other.point.get(key) for key in keys)
 
 
-def _lead(
-    run_uri: str, found: Sequence[Trial], search: dict[str, Any], keys: Sequence[str]
+def compare_winner(
+    run_uri: str, found: Sequence[Trial], *, winner: int, keys: Sequence[str]
 ) -> Lead | None:
-    """The winner against the best fit of another point on as many rows; None without one."""
-    winner = next((trial for trial in found if trial.number == search.get("winner")), None)
-    if winner is None:
-        return None
-    others = [t for t in found if t.rows == winner.rows and not _same(t, winner, keys)]
+    """Compares trial `winner` with the best fit of another point on as many rows.
+
+    `keys` are those that were searched. None without such a fit.
+    """
+    best = next(trial for trial in found if trial.number == winner)
+    others = [t for t in found if t.rows == best.rows and not _at_one_point(t, best, keys)]
     try:
         second = trials.choose(others).winner
-        mine = _predictions(trials.val_predictions(run_uri, winner.number))
+        mine = _predictions(trials.val_predictions(run_uri, winner))
         theirs = _predictions(trials.val_predictions(run_uri, second.number))
-    except RtlError:  # no other trial came as far as to answer
+    except RtlError:  # no other trial has predictions
         return None
     return Lead(second, compare(mine, theirs))
 
@@ -187,9 +199,9 @@ def _predictions(uri: str) -> Predictions:
 
 
 def _photos(
-    config: Config, digest: str, split: str, wanted: Sequence[str]
+    config: Config, digest: str, *, split: str, wanted: Sequence[str]
 ) -> tuple[dict[str, str], str]:
-    """Thumbnails as data: URIs by id, and why there are none."""
+    """Thumbnails as data: URIs by id, and why there are none (empty where there are)."""
     try:
         manifest = shards.load_manifest(str(config.data.uri))
         if manifest.digest != digest:

@@ -17,12 +17,12 @@ from rtl.runs import trials
 from rtl.runs.trials import Trial
 
 MATRIX_CLASSES = 20
-"""Up to so many classes the confusion matrix is shown whole."""
+"""Number of classes up to which the whole confusion matrix is shown."""
 _CONFUSIONS = 15
 
 
 def report(run_uri: str) -> str:
-    """A finished run as one HTML file that needs no other.
+    """The report of a finished run, as one HTML page that needs no other file.
 
     Raises NotFoundError where there is no run or where it has not ended.
     """
@@ -30,7 +30,7 @@ def report(run_uri: str) -> str:
 
 
 def render(facts: Facts) -> str:
-    """The page of some facts."""
+    """The page for some facts."""
     loader = jinja2.PackageLoader("rtl.reporting", ".")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -48,7 +48,7 @@ def render(facts: Facts) -> str:
         curves=_trial_curves(facts) if facts.trials else _epoch_curves(facts),
         space=_space(facts),
         progress=_progress(facts.trials),
-        reliability=charts.reliability(facts.bins, "How often the model is right, by its own word"),
+        reliability=charts.reliability(facts.bins, "Accuracy by predicted probability"),
         shares=any(trial.rows < 1 for trial in facts.trials),
         longest=max((trial.wall_seconds for trial in facts.trials), default=0.0),
         costs=[trials.spent([trial], facts.config.search).cost for trial in facts.trials],
@@ -68,21 +68,22 @@ def duration(seconds: float) -> str:
 
 
 def _first_block(unfrozen_layers: int) -> str:
-    """The first block that is trained; empty where only the head is."""
+    """Name of the first block that is trained; empty where only the head is."""
     return inception.BLOCKS[-unfrozen_layers] if unfrozen_layers else ""
 
 
 def _trial_curves(facts: Facts) -> Markup | None:
-    """Each trial's score over its epochs."""
+    """The score of each trial over its epochs."""
     fits = [trial for trial in facts.trials if trial.history]
     depths = sorted({trial.unfrozen_layers for trial in facts.trials})
+    winner = facts.search.winner if facts.search else None
     drawn = [
         Line(
             [(epoch.epoch + 1, epoch.score) for epoch in trial.history],
             f"trial {trial.number}: k = {trial.unfrozen_layers}, lr = {trial.lr:.2g}, best "
             f"{trial.score:.3f}, {trial.state}",
             depths.index(trial.unfrozen_layers),
-            trial.number == facts.search["winner"],
+            trial.number == winner,
         )
         for trial in fits
     ]
@@ -91,7 +92,7 @@ def _trial_curves(facts: Facts) -> Markup | None:
 
 
 def _epoch_curves(facts: Facts) -> Markup | None:
-    """Losses of the one fit over its epochs."""
+    """Losses of a single fit over its epochs."""
     train = [(epoch.epoch + 1.0, epoch.train_loss) for epoch in facts.history]
     val = [(epoch.epoch + 1.0, epoch.val.log_loss) for epoch in facts.history]
     drawn = [Line(train, "train loss", 0), Line(val, "val log loss", 1, strong=True)]
@@ -103,17 +104,17 @@ def _over_epochs(drawn: Sequence[Line], name: str, label: str) -> Markup | None:
     if not spots:
         return None
     x = Axis.over("epoch", [1.0, *(a for a, _ in spots)], whole=True)
-    return charts.lines(x, Axis.over(name, [b for _, b in spots]), drawn, label)
+    return charts.lines(x, Axis.over(name, [b for _, b in spots]), drawn, label=label)
 
 
 def _space(facts: Facts) -> Markup | None:
     """Depth against learning rate, each point with its best score."""
     points = [trial for trial in facts.points if trial.best]
-    if not points:
+    if not points or facts.search is None:
         return None
     low = min(trial.score for trial in points)
     high = max(trial.score for trial in points)
-    first = {trial.number: trial for trial in facts.trials}[facts.search["winner"]]
+    first = {trial.number: trial for trial in facts.trials}[facts.search.winner]
     winner = first.number if first.finalist_of is None else first.finalist_of
     drawn = [
         Dot(
@@ -127,7 +128,7 @@ def _space(facts: Facts) -> Markup | None:
     depths = [float(trial.unfrozen_layers) for trial in points]
     y = Axis("unfrozen layers", min(depths) - 0.6, max(depths) + 1, sorted(set(depths)))
     x = Axis.rates("learning rate of the head", [trial.lr for trial in points])
-    return charts.dots(x, y, drawn, "Best val score by depth and learning rate")
+    return charts.dots(x, y, drawn, label="Best val score by depth and learning rate")
 
 
 def _progress(found: Sequence[Trial]) -> Markup | None:
@@ -144,16 +145,16 @@ def _progress(found: Sequence[Trial]) -> Markup | None:
     x = Axis.over("seconds since the first trial began", [0.0, *(a for a, _ in spots)])
     y = Axis.over("best val score so far", [b for _, b in spots])
     drawn = [Line(spots, "best so far", 0, strong=True)]
-    return charts.lines(x, y, drawn, "The best val score so far over the search's time")
+    return charts.lines(x, y, drawn, label="The best val score so far over the search's time")
 
 
 def _confusions(facts: Facts) -> list[dict[str, Any]]:
-    """The most frequent ones: what is called what, how often, and the share of its class."""
+    """The most frequent mistakes: true and predicted class, rows, and share of the true class."""
     scores = facts.result.test or facts.result.val
     cells: list[dict[str, Any]] = [
         {
             "true": scores.classes[i],
-            "called": scores.classes[j],
+            "predicted": scores.classes[j],
             "rows": count,
             "share": count / sum(row),
         }
@@ -161,6 +162,6 @@ def _confusions(facts: Facts) -> list[dict[str, Any]]:
         for j, count in enumerate(row)
         if i != j and count
     ]
-    return sorted(cells, key=lambda cell: (-cell["rows"], cell["true"], cell["called"]))[
+    return sorted(cells, key=lambda cell: (-cell["rows"], cell["true"], cell["predicted"]))[
         :_CONFUSIONS
     ]

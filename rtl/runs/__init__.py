@@ -1,6 +1,7 @@
-"""What a training or search leaves in storage, and how it goes meanwhile.
+"""The records that a training or search keeps in storage, and its progress.
 
-run.py          a run: made or resumed, its attempts, its result
+records.py      the records and the names of their files
+run.py          a run: made or resumed, held by one process, its result
 trials.py       a search's trials: their records, the best, their cost
 listing.py      all runs of a storage root
 progress.py     events from the workers to the driver

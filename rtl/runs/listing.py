@@ -1,7 +1,7 @@
-"""`rtl runs`: all runs under a storage root and how they stand, from their records alone.
+"""`rtl runs`: all runs under a storage root and their states, from their records alone.
 
-Whether a run that has not ended is alive cannot be known from storage: it is called unfinished, and
-its last sign of life is told. A record that cannot be read makes its own row say so.
+Storage does not tell whether a run that has not ended is alive: it is called unfinished, and its
+last sign of life is shown. A record that cannot be read breaks its own row alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,18 @@ from rtl import storage
 from rtl.errors import DataError, NotFoundError, RtlError, reason
 from rtl.evaluation.metrics import Estimate
 from rtl.runs import run, trials
-from rtl.runs.trials import Spent, Trial
+from rtl.runs.records import (
+    ATTEMPT_FILE,
+    OUTCOME_FILE,
+    RESULT_FILE,
+    RUN_FILE,
+    TRIALS_FILE,
+    Attempt,
+    Outcome,
+    RunRecord,
+    Spent,
+)
+from rtl.runs.trials import Trial
 
 State = Literal["finished", "failed", "stopped", "unfinished", "broken"]
 
@@ -26,25 +37,25 @@ _READERS = 16
 
 @dataclass
 class Row:
-    """What is known of one run; None where it is not."""
+    """One run in the table; None for what is not known."""
 
     name: str
     uri: str
     state: State = "unfinished"
     """`stopped` is by Ctrl-C or SIGTERM, `broken` a record that cannot be read."""
     reason: str = ""
-    """Why it failed, or what is broken."""
+    """Why it failed, or which record is broken."""
     kind: str | None = None
     started: str | None = None
-    """ISO 8601, UTC, as is `last`."""
+    """ISO 8601, UTC; so is `last`."""
     last: str | None = None
-    """Its last sign of life, or its end."""
+    """Time of its last sign of life, or of its end."""
     data_digest: str | None = None
-    """Of the data set's manifest."""
+    """Digest of the data set's manifest."""
     epochs: int | None = None
-    """Done, of a fit; of a search, of the winner."""
+    """Epochs done by a fit, or by a search's winner."""
     trials_done: int | None = None
-    """Of a search, those that have ended."""
+    """Trials of a search that have ended."""
     trials_planned: int | None = None
     """None where a time budget decides."""
     metric: str | None = None
@@ -55,9 +66,9 @@ class Row:
     bundle: str | None = None
     """NAME@VERSION in the registry."""
     seconds: float | None = None
-    """Of the command that finished it."""
+    """Duration of the command that finished it."""
     spent: Spent | None = None
-    """By its fits."""
+    """Resources that its fits held."""
     currency: str = "$"
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,7 +89,7 @@ def listing(root: str) -> list[Row]:
 
 
 def read(uri: str) -> Row:
-    """How one run stands. Raises nothing: what cannot be read is in the row."""
+    """Reads one run's records. Raises nothing: a record that cannot be read is named in the row."""
     row = Row(name=uri.rsplit("/", 1)[-1], uri=uri)
     try:
         _read(row)
@@ -88,53 +99,56 @@ def read(uri: str) -> Row:
 
 
 def _read(row: Row) -> None:
-    about = _json(row, "run.json")
-    if about is None:
-        raise NotFoundError("run.json is missing: the folder is no run, or its record was deleted.")
-    with _contract("run.json"):
-        row.kind, row.started, row.data_digest = (
-            str(about[key]) for key in ("kind", "started", "manifest_digest")
+    content = _json(row, RUN_FILE)
+    if content is None:
+        raise NotFoundError(
+            f"{RUN_FILE} is missing: the folder is no run, or its record was deleted."
         )
-        config = about["config"]
+    with _contract(RUN_FILE):
+        record = RunRecord.from_dict(content)
+        row.kind, row.started, row.data_digest = (
+            str(value) for value in (record.kind, record.started, record.manifest_digest)
+        )
+        config = record.config
         row.metric = str(config["train"]["metric"])
         row.currency = str(config["search"]["currency"])
     row.last = row.started
-    attempt = _json(row, run.ATTEMPT)
-    if attempt is not None:
-        with _contract(run.ATTEMPT):
-            if attempt["state"] in ("failed", "stopped"):
-                row.state = attempt["state"]
-            row.last, row.reason = str(attempt["at"]), str(attempt.get("reason", ""))
-            if "epochs" in attempt:
-                row.epochs, row.val = int(attempt["epochs"]), float(attempt["score"])
+    content = _json(row, ATTEMPT_FILE)
+    if content is not None:
+        with _contract(ATTEMPT_FILE):
+            attempt = Attempt.from_dict(content)
+            if attempt.state in ("failed", "stopped"):
+                row.state = attempt.state
+            row.last, row.reason = attempt.at, attempt.reason
+            row.epochs, row.val = attempt.epochs, attempt.score
     if row.kind == "search":
         _read_search(row, config)
     _read_result(row, config)
 
 
 def _read_search(row: Row, config: Mapping[str, Any]) -> None:
-    with _contract("run.json"):
-        row.trials_planned = planned(config)
-    whole = _json(row, "trials.json")  # written at the end: one object in place of many
+    with _contract(RUN_FILE):
+        row.trials_planned = planned_trials(config)
+    whole = _json(row, TRIALS_FILE)  # written at the end: one object in place of many
     with _contract("A trial's record"):
         if not isinstance(whole, list | None):
-            raise TypeError("trials.json holds no list")
+            raise TypeError(f"{TRIALS_FILE} holds no list")
         found = trials.recorded(row.uri) if whole is None else [Trial.from_dict(t) for t in whole]
         ended = [trial for trial in found if trial.state != "running"]
         scores = [float(trial.score) for trial in ended if trial.state != "failed"]
         row.val = max((score for score in scores if not math.isnan(score)), default=None)
         row.trials_done = len(ended)
-        row.spent = _price(
+        row.spent = _at_prices(
             config,
-            sum(float(trial.wall_seconds) * float(trial.cpus) for trial in ended),
-            sum(float(trial.wall_seconds) * float(trial.gpus) for trial in ended),
+            cpu_seconds=sum(float(trial.wall_seconds) * float(trial.cpus) for trial in ended),
+            gpu_seconds=sum(float(trial.wall_seconds) * float(trial.gpus) for trial in ended),
         )
         if ended and len(ended) == row.trials_planned and not scores:
             row.state, row.reason = "failed", row.reason or str(ended[0].reason)
 
 
 def _read_result(row: Row, config: Mapping[str, Any]) -> None:
-    with _contract("result.json"):
+    with _contract(RESULT_FILE):
         result = run.result(row.uri)
         if result is None:
             return
@@ -147,15 +161,27 @@ def _read_result(row: Row, config: Mapping[str, Any]) -> None:
     row.state, row.reason = "finished", ""
     row.trials_planned = row.trials_done
     if row.kind == "train":
-        outcome = _json(row, "outcome.json") or {}
-        with _contract("outcome.json"):
-            settings = config["train"]
-            held = sum(float(e["seconds"]) for e in outcome["history"]) * int(settings["workers"])
-            cpus = int(settings["cpus_per_worker"] or 1)
-            row.spent = _price(config, held * cpus, held * int(settings["gpus_per_worker"]))
+        row.spent = _spent_by_fit(row, config)
 
 
-def planned(config: Mapping[str, Any]) -> int | None:
+def _spent_by_fit(row: Row, config: Mapping[str, Any]) -> Spent | None:
+    """Resources that a finished fit held; None where its outcome was deleted."""
+    content = _json(row, OUTCOME_FILE)
+    if content is None:
+        return None
+    with _contract(OUTCOME_FILE):
+        outcome = Outcome.from_dict(content)
+        settings = config["train"]
+        seconds = sum(float(epoch.seconds) for epoch in outcome.history)
+        held = seconds * int(settings["workers"])
+        return _at_prices(
+            config,
+            cpu_seconds=held * int(settings["cpus_per_worker"] or 1),
+            gpu_seconds=held * int(settings["gpus_per_worker"]),
+        )
+
+
+def planned_trials(config: Mapping[str, Any]) -> int | None:
     """Trials of a search with this config's dict; None where a time budget decides."""
     search = config["search"]
     if search["budget_minutes"]:
@@ -167,13 +193,16 @@ def planned(config: Mapping[str, Any]) -> int | None:
     return points + min(points, int(search["finalists"])) * (int(search["seeds"]) - 1)
 
 
-def _price(config: Mapping[str, Any], cpu_seconds: float, gpu_seconds: float) -> Spent:
-    prices = (float(config["search"][f"{what}_hour_price"]) for what in ("cpu", "gpu"))
-    return Spent.of(cpu_seconds, gpu_seconds, *prices)
+def _at_prices(config: Mapping[str, Any], *, cpu_seconds: float, gpu_seconds: float) -> Spent:
+    prices = config["search"]
+    return Spent.at_prices(
+        cpu_seconds=cpu_seconds, gpu_seconds=gpu_seconds,
+        cpu_hour=float(prices["cpu_hour_price"]), gpu_hour=float(prices["gpu_hour_price"]),
+    )  # fmt: skip
 
 
 def _json(row: Row, name: str) -> Any:
-    """One of the run's records; None where it is not there."""
+    """A record's content; None without the file."""
     try:
         return storage.read_json(storage.join(row.uri, name))
     except NotFoundError:
@@ -182,7 +211,7 @@ def _json(row: Row, name: str) -> Any:
 
 @contextlib.contextmanager
 def _contract(name: str) -> Iterator[None]:
-    """Raises DataError with a record's name where it is not what rtl writes."""
+    """Turns an error about a record's form into a DataError that names the record."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

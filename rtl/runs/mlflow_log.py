@@ -1,9 +1,9 @@
 """MLflow, where `track.mlflow` names one: finished runs logged with parameters, scores and bundle.
 
-Storage stays the truth: a run is logged after its result stands, by its driver, once. What MLflow
-refuses is said and ends nothing; the same command with `--resume` logs it later. A server that
-falls silent holds a run up for two minutes at most. User, password and token of a server come from
-MLflow's own environment variables and are written nowhere.
+Storage stays the truth: the driver logs a run once, after its result is written. A refusal of
+MLflow's is a warning and ends nothing; the same command with `--resume` logs the run later. A
+server that falls silent delays a run by two minutes at most. A server's user, password and token
+come from MLflow's own environment variables and are written nowhere.
 """
 
 from __future__ import annotations
@@ -23,30 +23,33 @@ from rtl import storage
 from rtl.config.tree import Config
 from rtl.errors import ConfigError
 from rtl.model import bundle
-from rtl.runs.records import Epoch
+from rtl.runs import run
+from rtl.runs.records import OUTCOME_FILE, Outcome
 from rtl.runs.run import Result
 from rtl.runs.tensorboard import epoch_values, values_of
 
 RECORD = "mlflow.json"
-"""Which run of MLflow a run of rtl became."""
+"""Name of the file that says which run of MLflow a run of rtl became."""
 
 _PER_REQUEST = 100
-"""Values that MLflow takes in one request."""
+"""Values in one request, at most."""
 
 _LOG = logging.getLogger(__name__)
 
 # By itself MLflow tries eight times, waits two minutes for each answer, and between two as long as
 # the server says: a quarter of an hour, or hours. Whoever sets its variables has what they set.
-_HASTE = {
+CHECK_LIMITS: Mapping[str, str] = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     # Its link has an emoji, which a terminal without Unicode refuses: the run would stay open.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+"""MLflow's variables for a look at the server before a run."""
 
 # A server answers to a file once its own store has it.
-_PATIENCE = {**_HASTE, "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+LOG_LIMITS: Mapping[str, str] = {**CHECK_LIMITS, "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""MLflow's variables for the logging of a run."""
 
 _SECRETS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
 
@@ -59,7 +62,7 @@ def check(config: Config) -> None:
     if config.track.mlflow is None:
         return
     try:
-        with _environment(_HASTE):
+        with _environment(CHECK_LIMITS):
             found = _client(config).get_experiment_by_name(config.track.experiment)
         if found and found.lifecycle_stage != "active":
             raise ConfigError(
@@ -77,13 +80,18 @@ def check(config: Config) -> None:
         ) from None
 
 
-def log(config: Config, uri: str, result: Result) -> None:
-    """Logs a finished run, where MLflow is named and has it not yet. Raises nothing of MLflow's."""
+def log(
+    config: Config, uri: str, result: Result, *, limits: Mapping[str, str] = LOG_LIMITS
+) -> None:
+    """Logs a finished run, unless MLflow has it already. Raises nothing of MLflow's.
+
+    `limits` are MLflow's environment variables for timeouts and retries.
+    """
     if config.track.mlflow is None:
         return
     try:
         if not storage.exists(storage.join(uri, RECORD)):
-            with _environment(_PATIENCE):
+            with _environment(limits):
                 _log(config, uri, result)
     except Exception as error:  # noqa: BLE001 -- whatever it is, the run has ended well
         _LOG.warning(
@@ -101,10 +109,10 @@ def _log(config: Config, uri: str, result: Result) -> None:
     client, name = _client(config), config.track.experiment
     experiment = client.get_experiment_by_name(name)
     number = experiment.experiment_id if experiment else client.create_experiment(name)
-    outcome = storage.read_json(storage.join(uri, "outcome.json"))
+    outcome = Outcome.from_dict(storage.read_json(storage.join(uri, OUTCOME_FILE)))
     files = bundle.read_files(result.bundle)
     config_of_best = json.loads(files[bundle.INFO])["config"]  # of a search, its winner's
-    about = storage.read_json(storage.join(uri, "run.json"))
+    record = run.read_record(uri)
     entities: Any = importlib.import_module("mlflow.entities")
     now = int(time.time() * 1000)
     made = client.create_run(
@@ -114,7 +122,7 @@ def _log(config: Config, uri: str, result: Result) -> None:
             "rtl.run": uri,
             "rtl.kind": result.kind,
             "rtl.version": bundle.software_versions()["rtl"],
-            "rtl.data_digest": about["manifest_digest"],
+            "rtl.data_digest": record.manifest_digest,
             "rtl.bundle": f"{result.name}@{result.version}",
             "rtl.bundle_digest": storage.describe(
                 storage.read_bytes(storage.join(result.bundle, storage.COMMIT))
@@ -125,7 +133,7 @@ def _log(config: Config, uri: str, result: Result) -> None:
     try:
         for part in _parts(list(params(config_of_best).items())):
             client.log_batch(run_id, params=[entities.Param(key, value) for key, value in part])
-        history = [Epoch.from_dict(epoch) for epoch in outcome["history"]]
+        history = outcome.history
         values = [(tag, v, e.epoch + 1) for e in history for tag, v in epoch_values(e).items()]
         last = len(history)
         values += [(f"best/{tag}", v, last) for tag, v in values_of("val", result.val).items()]
@@ -143,12 +151,12 @@ def _log(config: Config, uri: str, result: Result) -> None:
             client.set_terminated(run_id, "FAILED")
         raise
     client.set_terminated(run_id)
-    record = {"run_id": run_id, "experiment": name, "mlflow": config.track.mlflow}
-    storage.write_json(storage.join(uri, RECORD), record)
+    logged = {"run_id": run_id, "experiment": name, "mlflow": config.track.mlflow}
+    storage.write_json(storage.join(uri, RECORD), logged)
 
 
 def _client(config: Config) -> Any:
-    # It would tell its makers of each use.
+    # By default it reports each use to its makers.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         mlflow = importlib.import_module("mlflow")
@@ -187,7 +195,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
 
 
 def _line(error: BaseException) -> str:
-    """What an error says, as a sentence without a secret."""
+    """An error's message as one sentence, without a secret."""
     text = str(error).strip() or type(error).__name__
     # MLflow quotes the header that it cannot send.
     for secret in filter(None, map(os.environ.get, _SECRETS)):

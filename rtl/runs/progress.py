@@ -1,4 +1,4 @@
-"""How a run tells the driver how it goes: an actor takes the workers' events, a thread reads."""
+"""Progress of a run: events go from the workers through an actor to the driver's callbacks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
@@ -14,28 +14,35 @@ from rtl.errors import RtlError
 from rtl.runs.records import Epoch
 from rtl.runtime import session
 
+_POLL_SECONDS = 0.3
+"""Time between two looks of the driver at the events."""
+
 
 @dataclass(frozen=True)
-class Watcher:
-    """Whom a run tells how it goes, in the driver; as it stands, nobody."""
+class RunCallbacks:
+    """Functions that the driver calls as a run goes on; by default they do nothing."""
 
     features: session.Progress = session.no_progress
-    """Images whose features are computed."""
+    """Images whose features are computed, and all of them."""
     step: Callable[[int, int, int], None] = field(default=lambda *_: None)
     """The epoch, its rows so far, and all of them."""
     epoch: Callable[[Epoch], None] = field(default=lambda _: None)
-    """An epoch's outcome."""
+    """An epoch that has ended."""
 
 
-class _Mailbox:
-    """An actor that carries events from the workers to the driver."""
+class _Events:
+    """An actor that keeps the workers' events until the driver takes them."""
 
     def __init__(self) -> None:
-        self._events: list[Any] = []
+        self._events: list[tuple[Literal["epoch", "step"], Any]] = []
         self._error: RtlError | None = None
 
-    def put(self, event: Any) -> None:
-        self._events.append(event)
+    def put(self, kind: Literal["epoch", "step"], content: Any) -> None:
+        self._events.append((kind, content))
+
+    def take(self) -> list[tuple[Literal["epoch", "step"], Any]]:
+        events, self._events = self._events, []
+        return events
 
     def fail(self, error: RtlError) -> None:
         self._error = self._error or error
@@ -43,32 +50,52 @@ class _Mailbox:
     def error(self) -> RtlError | None:
         return self._error
 
-    def take(self) -> list[Any]:
-        events, self._events = self._events, []
-        return events
+
+class EventChannel:
+    """The workers' way to the driver; made by `open_channel` and given to each worker."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Sends an epoch that has ended, without waiting."""
+        self._actor.put.remote("epoch", epoch.to_dict())
+
+    def step(self, epoch: int, rows: int, total: int) -> None:
+        """Sends the rows of an epoch that are done, without waiting."""
+        self._actor.put.remote("step", (epoch, rows, total))
+
+    def fail(self, error: RtlError) -> None:
+        """Records why the run cannot go on and waits until it is kept; the first error counts."""
+        ray.get(self._actor.fail.remote(error))
+
+    def error(self) -> RtlError | None:
+        """The error that a worker recorded; None without one."""
+        found: RtlError | None = ray.get(self._actor.error.remote())
+        return found
 
 
 @contextlib.contextmanager
-def mailbox(watcher: Watcher) -> Iterator[Any]:
-    """The mailbox, read out by a thread of the driver until the block ends."""
-    actor: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+def open_channel(callbacks: RunCallbacks) -> Iterator[EventChannel]:
+    """A channel whose events a thread of the driver hands to `callbacks` until the block ends."""
+    actor: Any = ray.remote(num_cpus=0)(_Events).remote()
     ended = threading.Event()
 
     def deliver() -> None:
         for kind, content in ray.get(actor.take.remote()):
             if kind == "epoch":
-                watcher.epoch(Epoch.from_dict(content))
+                callbacks.epoch(Epoch.from_dict(content))
             else:
-                watcher.step(*content)
+                callbacks.step(*content)
 
     def read() -> None:
-        while not ended.wait(0.3):
+        while not ended.wait(_POLL_SECONDS):
             deliver()
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
-        yield actor
+        yield EventChannel(actor)
     finally:
         ended.set()
         reader.join()

@@ -1,8 +1,8 @@
-"""A run's metrics as Ray metrics, told by its driver: Prometheus finds them on the node's port.
+"""A run's metrics as Ray metrics, set by its driver: Prometheus finds them on the node's port.
 
-Ray puts `ray_` before each name. All have the tag `run`. The training loop knows nothing of them:
-they are made of the epochs, trials and progress that reach the driver. Counters stay after a run's
-end; gauges go half a minute later, as Ray forgets one that nobody tells again.
+Ray puts `ray_` before each name. All have the tag `run`. The training loop does not know them: they
+follow from the epochs, trials and progress that reach the driver. Counters stay after a run's end;
+gauges disappear half a minute later, as Ray drops a gauge that is not set again.
 """
 
 from __future__ import annotations
@@ -19,27 +19,38 @@ from rtl.data.batches import EpochSampler
 from rtl.data.shards import Manifest
 from rtl.feature_extraction import cache
 from rtl.runs import trials
-from rtl.runs.progress import Watcher
-from rtl.runs.records import Epoch
-from rtl.runs.trials import Spent, State, Trial
+from rtl.runs.progress import RunCallbacks
+from rtl.runs.records import Epoch, Spent
+from rtl.runs.trials import State, Trial
 
 RATE_SECONDS = 2.0
-"""Over which a rate is measured at least."""
+"""Shortest time over which a rate is measured."""
 
 AGAIN_SECONDS = 5.0
-"""Between two tellings of the same gauge: Ray reports every 10 s and drops what it was not told."""
+"""Time after which a gauge is set again: Ray exports every 10 s and drops what was not set."""
 
 
 class Meter:
-    """What is told of one run; a context manager that ends its rates."""
+    """The metrics of one run; a context manager that ends its rates."""
 
-    def __init__(self, config: Config, manifest: Manifest, earlier: Sequence[Trial] = ()) -> None:
-        """`earlier` are the trials that a resumed search finds; other processes counted them."""
+    def __init__(
+        self,
+        config: Config,
+        manifest: Manifest,
+        *,
+        earlier: Sequence[Trial] = (),
+        again_seconds: float = AGAIN_SECONDS,
+    ) -> None:
+        """`earlier` are trials that a resumed search finds and other processes have counted.
+
+        Gauges are set again every `again_seconds`.
+        """
         self._config = config
         self._manifest = manifest
+        self._again_seconds = again_seconds
         self._run = str(config.name)
         self._gauges: list[_Gauge] = []
-        rate = self._gauge("rtl_images_per_second", "Images a second, of late.", "stage")
+        rate = self._gauge("rtl_images_per_second", "Images a second, lately.", "stage")
         images = self._counter("rtl_images_total", "Images that went through a stage.", "stage")
         self._trunk = _Rate("trunk", rate, images)
         self._train = _Rate("train", rate, images)
@@ -51,32 +62,32 @@ class Meter:
             "rtl_cache_misses_total", "Images whose features were computed."
         )
         self._epoch = self._gauge(
-            "rtl_epoch", "Epochs done; of a search, by the trial that is furthest."
+            "rtl_epoch", "Epochs done; in a search, by the trial that is furthest."
         )
         self._states = self._gauge("rtl_trials", "Trials of a search.", "state")
         self._cpu = self._counter("rtl_cpu_seconds_total", "CPU seconds that fits held.")
         self._gpu = self._counter("rtl_gpu_seconds_total", "GPU seconds that fits held.")
-        self._spend = self._counter("rtl_spend_total", "What fits cost, at the recipe's prices.")
+        self._spend = self._counter("rtl_spend_total", "Cost of the fits, at the recipe's prices.")
         self._computed = 0
         """Images whose features this run computed."""
         self._done: int | None = None
-        """Images that its pass of the trunk has done, those included that it found done; None where
+        """Images that its feature extraction has done, with those that it found done; None where
         none runs."""
         self._step = (0, 0)
-        """The epoch and its rows that were told last."""
+        """The last epoch and its rows."""
         self._earlier = {trial.number for trial in earlier if trial.state != "running"}
         self._epochs = {trial.number: trial.epochs for trial in earlier}
-        """Of each trial, that were told."""
+        """Epochs of each trial that are counted."""
         self._spent = Spent(0.0, 0.0, 0.0)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._tell_again, daemon=True)
+        self._thread = threading.Thread(target=self._set_again, daemon=True)
 
-    def watcher(self) -> Watcher:
-        """The events of a fit, to this meter."""
-        return Watcher(features=self.features, step=self.step, epoch=self.epoch)
+    def callbacks(self) -> RunCallbacks:
+        """Callbacks that meter a fit."""
+        return RunCallbacks(features=self.features, step=self.step, epoch=self.epoch)
 
     def features(self, done: int, total: int) -> None:
-        """Images whose features are there, of those that lack them at a cut."""
+        """Counts images whose features are there, of those that lacked them at a cut."""
         new = 0 if self._done is None else max(0, done - self._done)
         self._done = None if done == total else done
         self._computed += new
@@ -86,17 +97,17 @@ class Meter:
             self._trunk.stop()
 
     def built(self, config: Config) -> None:
-        """All features that a run needs are there."""
+        """Counts cache hits, once all features that a run needs are there."""
         _add(self._hits, cache.images(config, self._manifest) - self._computed)
 
     def step(self, epoch: int, rows: int, total: int) -> None:  # noqa: ARG002
-        """Rows of an epoch that are done."""
+        """Counts rows of an epoch that are done."""
         before, earlier = self._step
         self._step = (epoch, rows)
         self._train.add(rows - earlier if epoch == before and rows >= earlier else rows)
 
     def epoch(self, epoch: Epoch) -> None:
-        """A fit ended an epoch."""
+        """Counts an epoch that a fit has ended."""
         settings, prices = self._config.train, self._config.search
         self._epoch.set(epoch.epoch + 1)
         _add(self._stall, epoch.stall_seconds)
@@ -104,10 +115,15 @@ class Meter:
             settings.cpus_per_worker or 1
         )
         gpu = self._spent.gpu_seconds + epoch.seconds * settings.workers * settings.gpus_per_worker
-        self._pay(Spent.of(cpu, gpu, prices.cpu_hour_price, prices.gpu_hour_price))
+        self._pay(
+            Spent.at_prices(
+                cpu_seconds=cpu, gpu_seconds=gpu,
+                cpu_hour=prices.cpu_hour_price, gpu_hour=prices.gpu_hour_price,
+            )
+        )  # fmt: skip
 
     def trials(self, found: Sequence[Trial]) -> None:
-        """All trials of a search as they stand."""
+        """Counts all trials of a search, after each change."""
         for trial in found:
             new = trial.history[self._epochs.get(trial.number, 0) :]
             self._epochs[trial.number] = trial.epochs
@@ -121,21 +137,21 @@ class Meter:
         self._pay(trials.spent(mine, self._config.search))
 
     def __enter__(self) -> Self:
-        """Begins to tell gauges again and again."""
+        """Begins to set gauges again and again."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """A run that has ended does nothing any more."""
+        """Sets the rates to 0 and ends the thread."""
         self._trunk.stop()
         self._train.stop()
         self._ended.set()
         self._thread.join()
 
-    def _tell_again(self) -> None:
-        while not self._ended.wait(AGAIN_SECONDS):
+    def _set_again(self) -> None:
+        while not self._ended.wait(self._again_seconds):
             for gauge in self._gauges:
-                gauge.tell()
+                gauge.set_again()
 
     def _pay(self, now: Spent) -> None:
         before, self._spent = self._spent, now
@@ -143,29 +159,29 @@ class Meter:
         _add(self._gpu, now.gpu_seconds - before.gpu_seconds)
         _add(self._spend, now.cost - before.cost)
 
-    def _counter(self, name: str, about: str, *tags: str) -> Counter:
-        made = Counter(name, about, ("run", *tags))
+    def _counter(self, name: str, description: str, *tags: str) -> Counter:
+        made = Counter(name, description, ("run", *tags))
         made.set_default_tags({"run": self._run})
         return made
 
-    def _gauge(self, name: str, about: str, *tags: str) -> _Gauge:
-        made = Gauge(name, about, ("run", *tags))
+    def _gauge(self, name: str, description: str, *tags: str) -> _Gauge:
+        made = Gauge(name, description, ("run", *tags))
         made.set_default_tags({"run": self._run})
         self._gauges.append(_Gauge(made))
         return self._gauges[-1]
 
 
-def together(*watchers: Watcher) -> Watcher:
-    """One watcher that tells all of them, in turn."""
-    return Watcher(
-        features=each(*(watcher.features for watcher in watchers)),
-        step=each(*(watcher.step for watcher in watchers)),
-        epoch=each(*(watcher.epoch for watcher in watchers)),
+def combine(*callbacks: RunCallbacks) -> RunCallbacks:
+    """Callbacks that call all of the given ones, in order."""
+    return RunCallbacks(
+        features=each(*(one.features for one in callbacks)),
+        step=each(*(one.step for one in callbacks)),
+        epoch=each(*(one.epoch for one in callbacks)),
     )
 
 
 def each(*functions: Callable[..., None]) -> Callable[..., None]:
-    """One function that calls all of them, in turn."""
+    """One function that calls all of the given ones, in order."""
 
     def call(*arguments: Any) -> None:
         for function in functions:
@@ -175,7 +191,7 @@ def each(*functions: Callable[..., None]) -> Callable[..., None]:
 
 
 class _Gauge:
-    """A gauge that knows its values, by tag."""
+    """A gauge that keeps its values, by tag."""
 
     def __init__(self, gauge: Gauge) -> None:
         self._gauge = gauge
@@ -183,15 +199,15 @@ class _Gauge:
 
     def set(self, value: float, tags: Mapping[str, str] | None = None) -> None:
         self._values[tuple((tags or {}).items())] = value
-        self.tell()
+        self.set_again()
 
-    def tell(self) -> None:
+    def set_again(self) -> None:
         for tags, value in tuple(self._values.items()):  # another thread may add to them
             self._gauge.set(value, dict(tags))
 
 
 class _Rate:
-    """The images of one stage: counted, and how many come in a second."""
+    """The images of one stage: their number and their rate."""
 
     def __init__(self, stage: str, gauge: _Gauge, counter: Counter) -> None:
         self._tags = {"stage": stage}
@@ -201,7 +217,7 @@ class _Rate:
         self._images = 0
 
     def add(self, images: int) -> None:
-        """The first call starts the clock: its images came before."""
+        """Adds images. The first call starts the clock: its images came before."""
         _add(self._counter, images, self._tags)
         now = time.monotonic()
         if self._since is None:
@@ -219,6 +235,6 @@ class _Rate:
 
 
 def _add(counter: Counter, value: float, tags: dict[str, str] | None = None) -> None:
-    """Ray refuses to add nothing."""
+    """Adds a value above 0: Ray refuses to add 0."""
     if value > 0:
         counter.inc(value, tags or {})

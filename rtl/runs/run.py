@@ -1,4 +1,4 @@
-"""A run's folder: who owns the name, what it was started with, and how it ended."""
+"""A run's folder: made or resumed, held by one process while it works, and its result."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import contextlib
 import datetime
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from rtl import storage
 from rtl.config.tree import Config
@@ -22,43 +23,46 @@ from rtl.errors import (
     StorageError,
 )
 from rtl.evaluation.metrics import Scores
+from rtl.runs.records import (
+    ATTEMPT_FILE,
+    PLAN_FILE,
+    RESULT_FILE,
+    RUN_FILE,
+    Attempt,
+    AttemptState,
+    Kind,
+    RunRecord,
+)
 from rtl.storage import destinations, lease
 from rtl.storage.lease import Lease
 
-Kind = Literal["train", "search"]
-
 _FREE_KEYS = ("train.workers", "train.cpus_per_worker", "train.max_failures", "search.concurrent",
               "features.memory_gb", "storage")  # fmt: skip
-"""Keys that change how fast a run goes, not what it gives: a resumed run may set them anew."""
+"""Keys that change a run's speed and not its result: a resumed run may set other values."""
 
 _log = logging.getLogger("rtl")
 
 _FREE_SECTIONS = {"serve", "track"}
-"""Nothing in them decides what a run gives."""
+"""Sections of the config that change no result."""
 
-ATTEMPT = "attempt.json"
-"""The last sign of life of a run: see `attempt`."""
-
-PLAN = "plan.json"
-"""What a search with a budget is to do."""
-
-_RECORD = "run.json"
-
-_GO_ON = "What the run committed stands: once that is mended, --resume goes on from there."
+_RESUME_HINT = "What the run committed is kept: once that is mended, --resume goes on from it."
 
 OWNER = "OWNER"
-"""The lease of the process that works at the run."""
+"""Name of the lease that the process at work holds."""
 
-_LOOK_SECONDS = 0.5
-_BEAT_SECONDS = 5.0
-"""Between two signs of life at least, so that short epochs do not wait for storage."""
-_BEAT_ATTEMPTS = 3
-"""To write one."""
+HEARTBEAT_SECONDS = 5.0
+"""Shortest time between two signs of life, so that short epochs do not wait for storage."""
+
+_POLL_SECONDS = 0.5
+"""Time between two looks at another process's lease."""
+
+_HEARTBEAT_ATTEMPTS = 3
+"""Attempts to write one sign of life."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended."""
+    """The result of a run that has ended."""
 
     name: str
     kind: Kind
@@ -70,7 +74,7 @@ class Result:
     lr: float
     best_epoch: int
     epochs: int
-    """That were run."""
+    """Epochs that were run."""
     val: Scores
     test: Scores | None
     """None where the data set has no `test` rows."""
@@ -96,36 +100,31 @@ def locate(config: Config) -> str:
     return storage.join(config.storage, "runs", config.name)
 
 
-def claim(config: Config, kind: Kind, manifest_digest: str, resume: bool) -> str:
+def create_or_resume(config: Config, kind: Kind, *, manifest_digest: str, resume: bool) -> str:
     """Takes the name for a new run, or checks that `resume` goes on with the same one.
 
     Returns the run's URI. Raises RunExistsError for a used name, or for one that is resumed with
-    another config, data set or verb.
+    another config, data set or command.
     """
     uri = locate(config)
-    record = {
-        "kind": kind,
-        "config": config.to_dict(),
-        "manifest_digest": manifest_digest,
-        "started": _now(),
-    }
-    path = storage.join(uri, _RECORD)
-    if storage.create(path, json.dumps(record, indent=1, sort_keys=True).encode()):
+    record = RunRecord(kind, config.to_dict(), manifest_digest, _now())
+    content = json.dumps(record.to_dict(), indent=1, sort_keys=True).encode()
+    if storage.create(storage.join(uri, RUN_FILE), content):
         return uri
     if not resume:
         raise RunExistsError(
             f"The run name {config.name!r} is used at {uri}. Go on with it by --resume, or choose "
             "another name."
         )
-    earlier = storage.read_json(path)
-    if earlier["kind"] != kind:
-        raise RunExistsError(f"{config.name!r} is a {earlier['kind']} run; resume it as one.")
-    if earlier["manifest_digest"] != manifest_digest:
+    earlier = read_record(uri)
+    if earlier.kind != kind:
+        raise RunExistsError(f"{config.name!r} is a {earlier.kind} run; resume it as one.")
+    if earlier.manifest_digest != manifest_digest:
         raise RunExistsError(
             f"{config.name!r} was started on another data set (digest "
-            f"{earlier['manifest_digest'][:12]}, now {manifest_digest[:12]}); choose another name."
+            f"{earlier.manifest_digest[:12]}, now {manifest_digest[:12]}); choose another name."
         )
-    differing = differences(earlier["config"], record["config"])
+    differing = differences(earlier.config, record.config)
     if differing:
         raise RunExistsError(
             f"{config.name!r} was started with another config: {'; '.join(differing)}. Resume it "
@@ -134,8 +133,13 @@ def claim(config: Config, kind: Kind, manifest_digest: str, resume: bool) -> str
     return uri
 
 
+def read_record(uri: str) -> RunRecord:
+    """The run's first record. Raises NotFoundError where there is no run."""
+    return RunRecord.from_dict(storage.read_json(storage.join(uri, RUN_FILE)))
+
+
 def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
-    """The keys that decide a result and differ, each with both values."""
+    """Keys that decide a result and differ, each with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = sorted({*before, *now} - (set() if prefix else _FREE_SECTIONS))
         return [
@@ -148,61 +152,70 @@ def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
 
 
 def result(uri: str) -> Result | None:
-    """How the run ended; None while it has not."""
+    """The run's result; None while it has not ended."""
     try:
-        return Result.from_dict(storage.read_json(storage.join(uri, "result.json")))
+        return Result.from_dict(storage.read_json(storage.join(uri, RESULT_FILE)))
     except NotFoundError:
         return None
 
 
-def finish(uri: str, outcome: Result) -> None:
+def finish(uri: str, result: Result) -> None:
     """Writes the result, a run's last act."""
-    storage.write_json(storage.join(uri, "result.json"), outcome.to_dict())
+    storage.write_json(storage.join(uri, RESULT_FILE), result.to_dict())
 
 
-class Beat(Protocol):
-    """Tells that a run goes on, and what is new of it; kept for the next sign of life."""
+class Heartbeat(Protocol):
+    """Records that a run goes on and how far it is; the values are kept for the next call."""
 
-    def __call__(self, **facts: Any) -> None:
-        """`facts` are JSON values, such as `epochs=3`."""
+    def __call__(self, *, epochs: int | None = None, score: float | None = None) -> None:
+        """`epochs` are done, the last one with this `val` score."""
 
 
 @contextlib.contextmanager
-def attempt(uri: str) -> Iterator[Beat]:
+def open_run(uri: str, *, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Iterator[Heartbeat]:
     """Holds the run while the block runs, and keeps `attempt.json`.
 
-    That says when there was life, how long it was worked at in all attempts, and why the last one
-    ended before time. It is no part of the result: where storage refuses it, it is left out. Raises
-    RunExistsError where another process works at the run. A run that is refused by a ConfigError or
-    ResourceError before anything is made leaves its name free.
+    That file has the last sign of life, the time worked in all attempts, and why the last attempt
+    failed. It is no part of the result: where storage refuses it, it is left out. At most one is
+    written in `heartbeat_seconds`. Raises RunExistsError where another process works at the run. A
+    run that a ConfigError or ResourceError ends before anything is made leaves its name free.
     """
     try:
-        with _alone(uri), _watched(uri) as beat, destinations.advise(_GO_ON):
-            yield beat
+        with (
+            _exclusively(uri),
+            _heartbeat(uri, heartbeat_seconds) as heartbeat,
+            destinations.advise(_RESUME_HINT),
+        ):
+            yield heartbeat
     except (ConfigError, ResourceError):
-        if {entry.path for entry in storage.list_files(uri)} <= {_RECORD, ATTEMPT, PLAN}:
+        if {entry.path for entry in storage.list_files(uri)} <= {RUN_FILE, ATTEMPT_FILE, PLAN_FILE}:
             storage.delete(uri)
         raise
 
 
-def worked_seconds(uri: str) -> float:
-    """How long a run was worked at, by its last sign of life."""
+def last_attempt(uri: str) -> Attempt | None:
+    """The run's last sign of life; None without one, or where it cannot be read."""
     try:
-        return float(storage.read_json(storage.join(uri, ATTEMPT)).get("seconds", 0.0))
-    except (NotFoundError, DataError, AttributeError, TypeError, ValueError):
-        return 0.0
+        return Attempt.from_dict(storage.read_json(storage.join(uri, ATTEMPT_FILE)))
+    except (NotFoundError, DataError, AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def worked_seconds(uri: str) -> float:
+    """Time worked at a run, by its last sign of life."""
+    attempt = last_attempt(uri)
+    return attempt.seconds if attempt else 0.0
 
 
 def failure(uri: str) -> str:
-    """Why the last attempt at a run ended before time; empty where it goes on or was stopped."""
-    try:
-        return str(storage.read_json(storage.join(uri, ATTEMPT)).get("reason", ""))
-    except (NotFoundError, DataError, AttributeError):
-        return ""
+    """Why the last attempt at a run failed; empty where it goes on or was stopped."""
+    attempt = last_attempt(uri)
+    return attempt.reason if attempt else ""
 
 
 @contextlib.contextmanager
-def _alone(uri: str) -> Iterator[None]:
+def _exclusively(uri: str) -> Iterator[None]:
+    """Holds the run's lease. Raises RunExistsError where another process keeps it alive."""
     with Lease(storage.join(uri, OWNER)) as held:
         seen = None
         while not held.take():
@@ -217,37 +230,46 @@ def _alone(uri: str) -> Iterator[None]:
                     f"Another process works at {uri} and is alive. Wait until it has ended, or end "
                     "it, then resume."
                 )
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         if result(uri) is not None:
             raise RunExistsError(f"{uri} was finished meanwhile; `rtl runs` shows it.")
         yield
 
 
 @contextlib.contextmanager
-def _watched(uri: str) -> Iterator[Beat]:
-    known: dict[str, Any] = {"state": "running"}
+def _heartbeat(uri: str, interval: float) -> Iterator[Heartbeat]:
+    """Writes a sign of life at the start and the end, and between them when it is called."""
     began = time.monotonic() - worked_seconds(uri)
-    written = -_BEAT_SECONDS
+    attempt = Attempt("running", _now())
+    written = -math.inf
 
-    def beat(**facts: Any) -> None:
-        nonlocal written
-        known.update(facts, at=_now(), seconds=time.monotonic() - began)
-        if "state" in facts or time.monotonic() - written >= _BEAT_SECONDS:
-            with contextlib.suppress(StorageError):
-                storage.write_json(storage.join(uri, ATTEMPT), known, attempts=_BEAT_ATTEMPTS)
-            written = time.monotonic()
+    def write(state: AttemptState, reason: str = "") -> None:
+        nonlocal attempt, written
+        seconds = time.monotonic() - began
+        attempt = replace(attempt, state=state, reason=reason, at=_now(), seconds=seconds)
+        with contextlib.suppress(StorageError):
+            path = storage.join(uri, ATTEMPT_FILE)
+            storage.write_json(path, attempt.to_dict(), attempts=_HEARTBEAT_ATTEMPTS)
+        written = time.monotonic()
 
-    beat()
+    def heartbeat(*, epochs: int | None = None, score: float | None = None) -> None:
+        nonlocal attempt
+        if epochs is not None:
+            attempt = replace(attempt, epochs=epochs, score=score)
+        if time.monotonic() - written >= interval:
+            write("running")
+
+    write("running")
     try:
-        yield beat
+        yield heartbeat
     except KeyboardInterrupt:
-        beat(state="stopped")
+        write("stopped")
         raise
     except BaseException as error:
         lines = str(error).strip().splitlines() or [""]
-        beat(state="failed", reason=f"{type(error).__name__}: {lines[-1][:800]}")
+        write("failed", f"{type(error).__name__}: {lines[-1][:800]}")
         raise
-    beat(state="finished")
+    write("finished")
 
 
 def _now() -> str:

@@ -1,9 +1,10 @@
 """TensorBoard's files of a run, in storage: `RUN/tensorboard/TRIAL/`, written by the run's driver.
 
-`fit` is a training's folder, with a file an epoch: an open TensorBoard finds new files, but reads a
-replaced one on only from the old one's end. `trial-0007` is that of a trial, written as it ends,
-and `winner` has what a search's winner was asked in the end. Each file is written whole and is made
-of records alone, so that a resumed run doubles no point.
+`fit` is a training's folder, with a file an epoch: an open TensorBoard finds new files, but reads
+on in a replaced one only from the old one's end. `trial-0007` is a trial's folder, written as the
+trial ends, and `winner` has the final scores of a search's winner. Each file is written whole and
+made of records alone, so that a resumed run doubles no point. tensorboardX writes the events of one
+file; its `SummaryWriter` is not used, as it appends to a local file and stamps the time itself.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
-import struct
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rtl import storage
 from rtl.config.tree import Config
 from rtl.errors import RtlError
 from rtl.evaluation.metrics import Scores
-from rtl.runs.records import Epoch
+from rtl.runs import run
+from rtl.runs.records import Epoch, Outcome
 from rtl.runs.trials import Trial
 
 FOLDER = "tensorboard"
@@ -34,7 +37,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Point:
-    """What is known of one epoch."""
+    """The values of one epoch."""
 
     step: int
     """From 1."""
@@ -44,49 +47,50 @@ class Point:
     """By tag."""
 
 
-class Board:
-    """Writes a run's files as its driver hears of epochs and trials.
+class TensorBoardLogger:
+    """Writes a run's files as epochs and trials reach its driver.
 
-    They are no part of the result: where one cannot be written that is logged, once.
+    They are no part of the result: that one cannot be written is logged, once.
     """
 
     def __init__(self, config: Config, uri: str) -> None:
         self._config = config
         self._uri = uri
-        started = storage.read_json(storage.join(uri, "run.json"))["started"]
-        self._started = datetime.datetime.fromisoformat(started).timestamp()
+        started = datetime.datetime.fromisoformat(run.read_record(uri).started)
+        self._started = started.timestamp()
         self._best = f"best/{config.train.metric}"
         self._trials: set[int] = set()
-        """That were written."""
+        """Numbers of the trials that were written."""
         self._begun = False
         self._failed = False
 
     def epoch(self, epoch: Epoch) -> None:
-        """A fit ended an epoch."""
+        """Writes an epoch that a fit has ended."""
         with self._optional():
             self._begin()
             self._write_epoch(Point(epoch.epoch + 1, time.time(), epoch_values(epoch)))
 
     def trials(self, found: Sequence[Trial]) -> None:
-        """All trials of a search as they stand; those that have ended are written."""
+        """Writes those of a search's trials that have ended and were not written."""
         for trial in found:
             if trial.state != "running" and trial.number not in self._trials:
                 self._trials.add(trial.number)
                 points = trial_points(trial, self._config.train.metric, self._started)
                 final = {self._best: trial.score} if trial.best else {}
                 with self._optional():
-                    self._write_whole(f"trial-{trial.number:04}", trial.point, points, final)
+                    self._write_whole(
+                        f"trial-{trial.number:04}", trial.point, points=points, final=final
+                    )
 
-    def outcome(self, outcome: Mapping[str, Any], winner: Trial | None = None) -> None:
-        """The run's best epoch was asked; `outcome` is its record, `winner` a search's."""
-        history = [Epoch.from_dict(epoch) for epoch in outcome["history"]]
-        final = {self._best: history[outcome["best"]].val.score(self._config.train.metric)}
-        if outcome["test"]:
-            final |= values_of("test", Scores.from_dict(outcome["test"]))
-        points = epoch_points(history, self._started)
+    def outcome(self, outcome: Outcome, winner: Trial | None = None) -> None:
+        """Writes the final scores; `winner` is that of a search."""
+        final = {self._best: outcome.val.score(self._config.train.metric)}
+        if outcome.test:
+            final |= values_of("test", outcome.test)
+        points = epoch_points(outcome.history, self._started)
         with self._optional():
             if winner:
-                self._write_whole("winner", winner.point, points, final)
+                self._write_whole("winner", winner.point, points=points, final=final)
                 return
             self._begin()
             there = storage.list_names(storage.join(self._uri, FOLDER, "fit"))
@@ -108,6 +112,7 @@ class Board:
         self,
         name: str,
         hparams: Mapping[str, Any],
+        *,
         points: Sequence[Point],
         final: Mapping[str, float],
     ) -> None:
@@ -116,7 +121,7 @@ class Board:
         self._write(name, "0000", events)
 
     def _first(self, hparams: Mapping[str, Any]) -> list[Any]:
-        # The same of all: TensorBoard takes the columns of its table from any one of them.
+        # The same in all files: TensorBoard takes its table's columns from any one of them.
         return first(hparams, [self._best, "test/accuracy", "test/auc"], self._started)
 
     def _write(self, name: str, part: str, events: Sequence[Any]) -> None:
@@ -144,7 +149,7 @@ def values_of(split: str, scores: Scores) -> dict[str, float]:
 
 
 def epoch_values(epoch: Epoch) -> dict[str, float]:
-    """All that is known of an epoch, by tag."""
+    """All values of an epoch, by tag."""
     return {
         "train/loss": epoch.train_loss, "train/lr": epoch.lr, "train/seconds": epoch.seconds,
         "train/stall_seconds": epoch.stall_seconds, **values_of("val", epoch.val),
@@ -152,7 +157,7 @@ def epoch_values(epoch: Epoch) -> dict[str, float]:
 
 
 def epoch_points(history: Sequence[Epoch], started: float) -> list[Point]:
-    """The epochs of a fit, as if it had begun at `started` and never been interrupted."""
+    """The epochs of a fit, as if it had begun at `started` and had not been interrupted."""
     points, at = [], started
     for epoch in history:
         at += epoch.seconds
@@ -206,19 +211,14 @@ def last(end: Point, final: Mapping[str, float]) -> list[Any]:
 
 
 def encode(events: Sequence[Any]) -> bytes:
-    """An event file."""
+    """The content of an event file."""
     from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import RecordWriter  # type: ignore[import-untyped]
 
     head = Event(wall_time=events[0].wall_time, file_version="brain.Event:2")
-    return b"".join(_record(event.SerializeToString()) for event in (head, *events))
-
-
-def _record(data: bytes) -> bytes:
-    """One entry of a TFRecord file: length and data, each with its checksum."""
-    from tensorboardX.record_writer import masked_crc32c  # type: ignore[import-untyped]
-
-    length = struct.pack("<Q", len(data))
-    return b"".join(
-        (length, struct.pack("<I", masked_crc32c(length)), data,
-         struct.pack("<I", masked_crc32c(data)))
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="rtl-tensorboard-") as folder:
+        path = Path(folder, "events")
+        with contextlib.closing(RecordWriter(str(path))) as writer:
+            for event in (head, *events):
+                writer.write(event.SerializeToString())
+        return path.read_bytes()

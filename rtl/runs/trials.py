@@ -1,7 +1,7 @@
-"""What a search knows of its trials: their records, who wins, what they cost. Nothing runs here.
+"""A search's trials: their records, the winner, their cost. Nothing is run here.
 
-A point is where a trial stands in the search's space; the finalists' points are fitted once more
-with each of some other seeds, and the best mean over seeds wins, so that luck does not.
+A point is a trial's place in the search space. The finalists' points are fitted again with other
+seeds, and the point with the best mean over its seeds wins, so that one lucky fit does not.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any, Literal
 from rtl import storage
 from rtl.config.schema import SearchConfig
 from rtl.errors import NotFoundError, TrainingError
-from rtl.runs.records import TrialEpoch
+from rtl.runs.records import TRIAL_FILE, Spent, TrialEpoch
 
 State = Literal["running", "finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One fit of the search and how far it came."""
+    """One fit of a search and its progress."""
 
     number: int
     """From 0, in the order in which the trials were proposed."""
     point: Mapping[str, Any]
-    """Its value of every key that is searched."""
+    """The trial's value of every key that is searched."""
     seed: int = 0
     """`train.seed`."""
     state: State = "running"
@@ -35,19 +35,19 @@ class Trial:
     reason: str = ""
     """Why it failed."""
     own_fault: bool = False
-    """It failed by what its point asks for, and would again: its loss was no number."""
+    """Whether its point made it fail, and would again: its loss was not a number."""
     wall_seconds: float = 0.0
-    """From its start to its end, what is not an epoch included."""
+    """Time from its start to its end, with what is not part of an epoch."""
     cpus: int = 1
-    """That it held."""
+    """CPUs that it held."""
     gpus: float = 0.0
-    """That it held."""
+    """GPUs that it held."""
     finalist_of: int | None = None
-    """The trial whose point it fits with another seed."""
+    """Number of the trial whose point it fits with another seed."""
 
     @property
     def unfrozen_layers(self) -> int:
-        """k"""
+        """k, from 0 to 16."""
         return int(self.point["model.unfrozen_layers"])
 
     @property
@@ -77,7 +77,7 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """Of all its epochs."""
+        """Total of its epochs."""
         return sum(epoch.seconds for epoch in self.history)
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,37 +94,23 @@ class Trial:
 
 @dataclass(frozen=True)
 class Choice:
-    """Who won."""
+    """The winner of a search."""
 
     winner: Trial
-    """Of the winning point the fit with the best score: its weights are kept."""
+    """The winning point's fit with the best score: its weights are kept."""
     point: int
     """Number of the first trial at the winning point."""
     mean: float
-    """Of the score over the point's seeds."""
+    """Mean of the best scores over the point's seeds."""
     spread: float | None
-    """Standard deviation of the score over the point's seeds; None where there is one."""
+    """Standard deviation of these scores; None with one seed."""
     seeds: int
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What trials took."""
-
-    cpu_seconds: float
-    gpu_seconds: float
-    cost: float
-    """At the configured prices; 0 where there are none."""
-
-    @classmethod
-    def of(cls, cpu_seconds: float, gpu_seconds: float, cpu_hour: float, gpu_hour: float) -> Spent:
-        """At these prices of an hour."""
-        cost = (cpu_seconds * cpu_hour + gpu_seconds * gpu_hour) / 3600
-        return cls(cpu_seconds, gpu_seconds, cost)
 
 
 @dataclass
 class _Group:
+    """The fits of one point."""
+
     first: Trial
     fits: list[Trial] = field(default_factory=list)
 
@@ -139,7 +125,7 @@ class _Group:
 
 
 def choose(trials: Sequence[Trial]) -> Choice:
-    """The winner: the best mean score over seeds, of equals the lower log loss, then the shallower.
+    """The point with the best mean score over its seeds; of equals the lower log loss, then depth.
 
     Only fits on the largest share of the rows are compared, and where points were fitted with
     several seeds, only those with the most. Raises TrainingError where no trial has a score.
@@ -168,8 +154,8 @@ def choose(trials: Sequence[Trial]) -> Choice:
     return Choice(winner, group.first.number, statistics.fmean(scores), spread, len(scores))
 
 
-def taken_up(trials: Sequence[Trial]) -> list[Trial]:
-    """As a resumed search takes them: what failed by no fault of its own is to be run again."""
+def to_resume(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials for a resumed search: those that failed by no fault of their own run again."""
     fresh: dict[str, Any] = {"state": "running", "history": (), "reason": "", "wall_seconds": 0.0}
     return [
         replace(trial, **fresh) if trial.state == "failed" and not trial.own_fault else trial
@@ -184,7 +170,7 @@ def finalists(trials: Sequence[Trial], count: int) -> list[Trial]:
 
 
 def _scored(trials: Sequence[Trial]) -> list[_Group]:
-    """Each point's fits that have a score; the failed ones have none that counts."""
+    """Each point's fits that have a score; a failed fit has none."""
     groups: dict[int, _Group] = {t.number: _Group(t) for t in trials if t.finalist_of is None}
     for trial in trials:
         number = trial.number if trial.finalist_of is None else trial.finalist_of
@@ -197,13 +183,16 @@ def spent(trials: Sequence[Trial], config: SearchConfig) -> Spent:
     """CPU and GPU seconds that trials held, and their cost."""
     cpu = sum(trial.wall_seconds * trial.cpus for trial in trials)
     gpu = sum(trial.wall_seconds * trial.gpus for trial in trials)
-    return Spent.of(cpu, gpu, config.cpu_hour_price, config.gpu_hour_price)
+    return Spent.at_prices(
+        cpu_seconds=cpu, gpu_seconds=gpu,
+        cpu_hour=config.cpu_hour_price, gpu_hour=config.gpu_hour_price,
+    )  # fmt: skip
 
 
 def share_after(trials: Sequence[Trial], margin: float = 0.005) -> float:
     """Share of all epochs' seconds spent after a score within `margin` of the best was reached.
 
-    From 0 to 1: what the last half per cent cost.
+    From 0 to 1; with the default margin, the price of the last half per cent.
     """
     epochs = sorted((epoch for trial in trials for epoch in trial.history), key=lambda e: e.at)
     whole = sum(epoch.seconds for epoch in epochs)
@@ -215,31 +204,31 @@ def share_after(trials: Sequence[Trial], margin: float = 0.005) -> float:
 
 
 def locate(run_uri: str, number: int) -> str:
-    """Where what a trial leaves lies."""
+    """URI of a trial's folder."""
     return storage.join(run_uri, "trials", f"{number:04}")
 
 
 def checkpoints(run_uri: str, number: int) -> str:
-    """Where a trial's checkpoint lies."""
+    """URI of a trial's checkpoints."""
     return storage.join(locate(run_uri, number), "checkpoints")
 
 
 def val_predictions(run_uri: str, number: int) -> str:
-    """Where what a trial's best epoch says of `val` lies."""
+    """URI of the `val` predictions of a trial's best epoch."""
     return storage.join(locate(run_uri, number), "val.parquet")
 
 
 def record(run_uri: str, trial: Trial) -> None:
-    """Writes a trial that ended, so that a resumed search does not run it again."""
-    storage.write_json(storage.join(locate(run_uri, trial.number), "trial.json"), trial.to_dict())
+    """Writes a trial's record, so that a resumed search does not run an ended trial again."""
+    storage.write_json(storage.join(locate(run_uri, trial.number), TRIAL_FILE), trial.to_dict())
 
 
 def recorded(run_uri: str) -> list[Trial]:
-    """The trials of a run that ended, by number."""
+    """The trials that a run has recorded, by number."""
     found = []
     for name in storage.list_names(storage.join(run_uri, "trials")):
         try:
-            content = storage.read_json(storage.join(run_uri, "trials", name, "trial.json"))
+            content = storage.read_json(storage.join(run_uri, "trials", name, TRIAL_FILE))
         except NotFoundError:
             continue
         found.append(Trial.from_dict(content))

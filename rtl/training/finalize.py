@@ -16,12 +16,11 @@ from rtl import storage
 from rtl.config.tree import Config
 from rtl.data.batches import EpochSampler
 from rtl.evaluation import baseline, calibration, metrics
-from rtl.evaluation.metrics import Scores
 from rtl.evaluation.predictions import Predictions, encode, gather
 from rtl.model import bundle, pretrained, registry
 from rtl.model.inference import calibrate
 from rtl.runs import run
-from rtl.runs.records import Epoch
+from rtl.runs.records import OUTCOME_FILE, Kind, Outcome
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.loop import Hooks, Learner
 from rtl.training.split_evaluator import Answering, Answers
@@ -100,14 +99,15 @@ def _write_outcome(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
     bundle.save(storage.join(uri, "bundle"), info, learner.network)
-    outcome = {
-        "history": [epoch.to_dict() for epoch in state.history],
-        "best": state.best,
-        "unfrozen_layers": config.model.unfrozen_layers,
-        "lr": config.optimizer.lr,
-        "test": test.to_dict() if test else None,
-    }
-    storage.write_json(storage.join(uri, "outcome.json"), outcome)
+    outcome = Outcome(
+        history=state.history,
+        best=state.best,
+        unfrozen_layers=config.model.unfrozen_layers,
+        lr=config.optimizer.lr,
+        test=test,
+        epochs=len(state.history),
+    )
+    storage.write_json(storage.join(uri, OUTCOME_FILE), outcome.to_dict())
 
 
 def _calibrated(rows: Predictions, temperature: float) -> Any:
@@ -115,23 +115,22 @@ def _calibrated(rows: Predictions, temperature: float) -> Any:
 
 
 def conclude(
-    config: Config, kind: run.Kind, uri: str, outcome: dict[str, Any], seconds: float
+    config: Config, kind: Kind, *, uri: str, outcome: Outcome, seconds: float
 ) -> run.Result:
     """Registers the run's bundle and writes its result."""
     bundle_uri = storage.join(uri, "bundle")
     version = registry.register(config.storage, str(config.name), bundle_uri)
-    history = [Epoch.from_dict(epoch) for epoch in outcome["history"]]
     result = run.Result(
         name=str(config.name),
         kind=kind,
         bundle=bundle_uri,
         version=version,
-        unfrozen_layers=outcome["unfrozen_layers"],
-        lr=outcome["lr"],
-        best_epoch=outcome["best"],
-        epochs=outcome.get("epochs", len(history)),
-        val=history[outcome["best"]].val,
-        test=Scores.from_dict(outcome["test"]) if outcome["test"] else None,
+        unfrozen_layers=outcome.unfrozen_layers,
+        lr=outcome.lr,
+        best_epoch=outcome.best,
+        epochs=outcome.epochs,
+        val=outcome.val,
+        test=outcome.test,
         seconds=seconds,
     )
     run.finish(uri, result)

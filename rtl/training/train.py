@@ -25,9 +25,9 @@ from rtl.feature_extraction import cache, extraction
 from rtl.feature_extraction.cache import FeatureReader
 from rtl.model import device, pretrained
 from rtl.runs import mlflow_log, ray_metrics, run
-from rtl.runs.progress import Watcher, mailbox
-from rtl.runs.records import Epoch
-from rtl.runs.tensorboard import Board
+from rtl.runs.progress import EventChannel, RunCallbacks, open_channel
+from rtl.runs.records import OUTCOME_FILE, Epoch, Outcome
+from rtl.runs.tensorboard import TensorBoardLogger
 from rtl.runtime import capacity, session, task_errors
 from rtl.runtime.capacity import ResourceRequest
 from rtl.storage import destinations
@@ -41,7 +41,9 @@ _GPU_PART = 0.01
 """Held for a look at a GPU: there is room for it beside trials that share one."""
 
 
-def train(config: Config, resume: bool = False, watcher: Watcher | None = None) -> run.Result:
+def train(
+    config: Config, *, resume: bool = False, callbacks: RunCallbacks | None = None
+) -> run.Result:
     """Runs one fit to its end and registers its bundle. Ray is connected already.
 
     Raises ConfigError, DataError, RunExistsError, ResourceError, WeightsError, TrainingError or
@@ -53,48 +55,49 @@ def train(config: Config, resume: bool = False, watcher: Watcher | None = None) 
     k = config.model.unfrozen_layers
     cached = cache.pays(config, manifest, k)
     config = share_cpus(config, data_cpus=0 if cached else 1)
-    uri = run.claim(config, "train", manifest.digest, resume)
+    uri = run.create_or_resume(config, "train", manifest_digest=manifest.digest, resume=resume)
     done = run.result(uri)
     if done is None:
-        with run.attempt(uri) as beat, ray_metrics.Meter(config, manifest) as meter:
+        with run.open_run(uri) as heartbeat, ray_metrics.Meter(config, manifest) as meter:
             config = settle_precision(config)  # the run's record keeps what was asked for
-            board = Board(config, uri)
-            own = Watcher(
-                epoch=ray_metrics.each(board.epoch, lambda epoch: _tell(beat, config, epoch))
+            curves = TensorBoardLogger(config, uri)
+            own = RunCallbacks(
+                epoch=ray_metrics.each(curves.epoch, lambda epoch: _beat(heartbeat, config, epoch))
             )
-            watcher = ray_metrics.together(watcher or Watcher(), meter.watcher(), own)
+            callbacks = ray_metrics.combine(callbacks or RunCallbacks(), meter.callbacks(), own)
             if cached:
-                extraction.build(config, manifest, [k], watcher.features)
+                extraction.build(config, manifest, [k], callbacks.features)
                 meter.built(config)
-            outcome = _run(config, uri, watcher)
-            board.outcome(outcome)
-            done = conclude(config, "train", uri, outcome, time.monotonic() - started)
+            outcome = _run(config, uri, callbacks)
+            curves.outcome(outcome)
+            done = conclude(
+                config, "train", uri=uri, outcome=outcome, seconds=time.monotonic() - started
+            )
     mlflow_log.log(config, uri, done)
     return done
 
 
-def _tell(beat: run.Beat, config: Config, epoch: Epoch) -> None:
-    beat(epochs=epoch.epoch + 1, score=epoch.val.score(config.train.metric))
+def _beat(heartbeat: run.Heartbeat, config: Config, epoch: Epoch) -> None:
+    heartbeat(epochs=epoch.epoch + 1, score=epoch.val.score(config.train.metric))
 
 
-def _run(config: Config, uri: str, watcher: Watcher) -> dict[str, Any]:
+def _run(config: Config, uri: str, callbacks: RunCallbacks) -> Outcome:
     """Has the workers fit and judge; the outcome that they wrote."""
-    with mailbox(watcher) as box:
-        _restart(config, {"config": config.to_dict(), "uri": uri, "mailbox": box})
-    outcome: dict[str, Any] = storage.read_json(storage.join(uri, "outcome.json"))
-    return outcome
+    with open_channel(callbacks) as channel:
+        _restart(config, {"config": config.to_dict(), "uri": uri, "channel": channel})
+    return Outcome.from_dict(storage.read_json(storage.join(uri, OUTCOME_FILE)))
 
 
 def _restart(config: Config, about: dict[str, Any]) -> None:
     """Starts the workers, again where they were lost; raises an error that comes again at once."""
-    failures, box = config.train.max_failures, about["mailbox"]
+    failures, channel = config.train.max_failures, about["channel"]
     for left in range(failures, -1, -1):
         lost: TrainingError | None = None
         try:
             launch(_worker, about, config)
         except TrainingError as error:
             lost = error
-        reason = ray.get(box.error.remote())
+        reason = channel.error()
         if reason is not None:
             raise reason
         if lost is None:
@@ -209,14 +212,14 @@ def _worker(loop_config: dict[str, Any]) -> None:
     config, uri = from_dict(loop_config["config"]), loop_config["uri"]
     session.quiet()
     torch.set_num_threads(config.train.cpus_per_worker or 1)
-    box = loop_config["mailbox"]
-    hooks = _WorkerHooks(uri, box)
+    channel = loop_config["channel"]
+    hooks = _WorkerHooks(uri, channel)
     try:
         _fit_and_judge(config, uri, hooks)
     except Exception as error:
         reason = faults.lasting(error, hooks.ranks)
         if reason is not None:
-            ray.get(box.fail.remote(reason))
+            channel.fail(reason)
         if reason is None or hooks.ranks > 1:  # who waits for this worker is torn out of it
             raise
 
@@ -238,20 +241,20 @@ def _fit_and_judge(config: Config, uri: str, hooks: _WorkerHooks) -> None:
 class _WorkerHooks(GroupHooks):
     """A worker of the TorchTrainer: rank 0 commits and tells the driver."""
 
-    def __init__(self, uri: str, box: Any) -> None:
+    def __init__(self, uri: str, channel: EventChannel) -> None:
         super().__init__()
         self._checkpoints = Checkpoints(storage.join(uri, "checkpoints"))
-        self._box = box
+        self._channel = channel
 
     def report(self, epoch: Epoch) -> None:
         """See `Hooks`."""
         if self.rank == 0:
-            self._box.put.remote(("epoch", epoch.to_dict()))
+            self._channel.epoch(epoch)
 
     def progress(self, epoch: int, rows: int, total: int) -> None:
         """See `Hooks`."""
         if self.rank == 0:
-            self._box.put.remote(("step", (epoch, rows, total)))
+            self._channel.step(epoch, rows, total)
 
     def save(self, checkpoint: Checkpoint, val: Predictions) -> None:  # noqa: ARG002
         """See `Hooks`; no worker goes on before the commit stands."""

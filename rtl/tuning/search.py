@@ -25,6 +25,15 @@ from rtl.data.shards import Manifest
 from rtl.errors import NotFoundError, TrainingError
 from rtl.feature_extraction import cache, extraction
 from rtl.runs import mlflow_log, ray_metrics, run, tensorboard, trials
+from rtl.runs.records import (
+    OUTCOME_FILE,
+    PLAN_FILE,
+    SEARCH_FILE,
+    TRIALS_FILE,
+    Outcome,
+    SearchPlan,
+    SearchSummary,
+)
 from rtl.runs.trials import Trial
 from rtl.runtime import capacity, session
 from rtl.runtime.capacity import ResourceRequest
@@ -65,20 +74,23 @@ def search(
     cached = [k for k in config.search.unfrozen_layers if cache.pays(config, manifest, k, count)]
     data_cpus = 0 if len(cached) == len(config.search.unfrozen_layers) else 1
     concurrent = _room(config, data_cpus)
-    uri = run.claim(config, "search", manifest.digest, resume)
+    uri = run.create_or_resume(config, "search", manifest_digest=manifest.digest, resume=resume)
     done = run.result(uri)
     if done is not None:
         mlflow_log.log(config, uri, done)
         return done
-    earlier = trials.taken_up(trials.recorded(uri))
+    earlier = trials.to_resume(trials.recorded(uri))
     planned, worked = _planned(uri), 0.0
     if planned is not None:
         worked = run.worked_seconds(uri)  # the budget's time is that of all attempts
         earlier = [trial for trial in earlier if trial.state != "running"]
-    with run.attempt(uri) as beat, ray_metrics.Meter(config, manifest, earlier) as meter:
+    with (
+        run.open_run(uri) as heartbeat,
+        ray_metrics.Meter(config, manifest, earlier=earlier) as meter,
+    ):
         config = settle_precision(config)  # the run's record keeps what was asked for
-        curves = tensorboard.Board(config, uri)
-        watch = ray_metrics.each(watch, meter.trials, curves.trials, lambda _: beat())
+        curves = tensorboard.TensorBoardLogger(config, uri)
+        watch = ray_metrics.each(watch, meter.trials, curves.trials, lambda _: heartbeat())
         rates: Rates | None = None
         deadline = math.inf
         if config.search.budget_minutes:
@@ -89,16 +101,14 @@ def search(
             if rates is not None and planned is None:
                 left = deadline - time.monotonic()
                 plan = budget.make_plan(config, manifest, rates, left, concurrent, built=not cached)
-                planned = {
-                    "views": plan.views, "depths": plan.depths, "narrowed": plan.narrowed,
-                }  # fmt: skip
-                storage.write_json(storage.join(uri, run.PLAN), planned)
+                planned = SearchPlan(plan.views, plan.depths, plan.narrowed)
+                storage.write_json(storage.join(uri, PLAN_FILE), planned.to_dict())
         if planned is not None:
             config = config.replace(
-                features={"views": planned["views"]},
-                search={"unfrozen_layers": planned["depths"]},
+                features={"views": planned.views},
+                search={"unfrozen_layers": planned.depths},
             )
-            cached = [k for k in cached if k in planned["depths"]]
+            cached = [k for k in cached if k in planned.depths]
         if cached:
             began, seen = time.monotonic(), [0]
             told = ray_metrics.each(progress, meter.features, lambda images, _: seen.append(images))
@@ -116,7 +126,7 @@ def search(
             left = deadline - time.monotonic()
             second = budget.make_plan(config, manifest, rates, left, concurrent, built=True)
             # What the rounds leave out the second plan says alone: it may have more time, or less.
-            given_up = [*planned["narrowed"], *second.narrowed, *second.given_up]
+            given_up = [*planned.tradeoffs, *second.narrowed, *second.given_up]
             for line in given_up:
                 say(f"For the time: {line}.")
             _rounds(config, tracker, concurrent, second, deadline)
@@ -126,18 +136,19 @@ def search(
             given_up += late
         choice = trials.choose(tracker.trials)
         spent = trials.spent(tracker.trials, config.search)
-        about = {
-            "winner": choice.winner.number, "metric": config.train.metric, "mean": choice.mean,
-            "spread": choice.spread, "seeds": choice.seeds, "currency": config.search.currency,
-            "spent": vars(spent), "last_half_percent": trials.share_after(tracker.trials),
-            "features_seconds": features_seconds, "given_up": given_up,
-        }  # fmt: skip
-        storage.write_json(storage.join(uri, "trials.json"), [t.to_dict() for t in tracker.trials])
-        storage.write_json(storage.join(uri, "search.json"), about)
+        summary = SearchSummary(
+            winner=choice.winner.number, metric=config.train.metric, mean=choice.mean,
+            spread=choice.spread, seeds=choice.seeds, currency=config.search.currency,
+            spent=spent, last_half_percent=trials.share_after(tracker.trials),
+            features_seconds=features_seconds, tradeoffs=tuple(given_up),
+        )  # fmt: skip
+        storage.write_json(storage.join(uri, TRIALS_FILE), [t.to_dict() for t in tracker.trials])
+        storage.write_json(storage.join(uri, SEARCH_FILE), summary.to_dict())
         on_stage("Scoring the winner on val and test")
         outcome = _ask_winner(config, uri, choice.winner)
         curves.outcome(outcome, choice.winner)
-        done = conclude(config, "search", uri, outcome, worked + time.monotonic() - started)
+        seconds = worked + time.monotonic() - started
+        done = conclude(config, "search", uri=uri, outcome=outcome, seconds=seconds)
     mlflow_log.log(config, uri, done)
     return done
 
@@ -153,13 +164,12 @@ def check(config: Config) -> tuple[Config, Manifest]:
     return config, manifest
 
 
-def _planned(uri: str) -> dict[str, Any] | None:
+def _planned(uri: str) -> SearchPlan | None:
     """Views and depths that a budget's first plan took, and what it gave up for them."""
     try:
-        found: dict[str, Any] = storage.read_json(storage.join(uri, run.PLAN))
+        return SearchPlan.from_dict(storage.read_json(storage.join(uri, PLAN_FILE)))
     except NotFoundError:
         return None
-    return found
 
 
 def _is_last(trial: Trial) -> bool:
@@ -287,7 +297,7 @@ def _first_point(config: Config) -> dict[str, Any]:
     return point
 
 
-def _ask_winner(config: Config, uri: str, winner: Trial) -> dict[str, Any]:
+def _ask_winner(config: Config, uri: str, winner: Trial) -> Outcome:
     """Has the winner answer for `val` and `test`: the run's outcome."""
     gpus = config.train.gpus_per_worker
     cpus = capacity.most_cpus(gpus)  # the whole network: on all cores of a node
@@ -296,9 +306,9 @@ def _ask_winner(config: Config, uri: str, winner: Trial) -> dict[str, Any]:
         ResourceRequest("The winner's judgement", 1, cpus, gpus), _judge_winner,
         settings.to_dict(), uri, trials.checkpoints(uri, winner.number), cpus,
     )  # fmt: skip
-    outcome: dict[str, Any] = storage.read_json(storage.join(uri, "outcome.json"))
+    outcome = Outcome.from_dict(storage.read_json(storage.join(uri, OUTCOME_FILE)))
     # The last checkpoint is that of the best epoch, perhaps one that the driver was not told of.
-    return {**outcome, "epochs": max(winner.epochs, outcome["best"] + 1)}
+    return dataclasses.replace(outcome, epochs=max(winner.epochs, outcome.best + 1))
 
 
 def _judge_winner(config: dict[str, Any], uri: str, winner: str, threads: int) -> None:

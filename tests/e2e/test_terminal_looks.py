@@ -41,9 +41,9 @@ def runs(folder: Path) -> str:
     }  # fmt: skip
     for name, error in names.items():
         settings = loading.load().replace(name=name, storage=str(folder / "shelf"))
-        uri = run.claim(settings, "train", "d" * 64, resume=False)
+        uri = run.create_or_resume(settings, "train", manifest_digest="d" * 64, resume=False)
         if error is not None:
-            with contextlib.suppress(error), run.attempt(uri):
+            with contextlib.suppress(error), run.open_run(uri):
                 raise error(REASON)
     return "shelf"
 

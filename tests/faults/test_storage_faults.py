@@ -242,10 +242,10 @@ def test_a_run_whose_storage_is_gone_ends_after_few_tries_with_what_stands(
     proxy: Proxy, s3: str
 ) -> None:
     uri = storage.join(s3, "run")
-    said = rf"^Could not write {uri}/x .* What the run committed stands: .* --resume goes on .*\.$"
+    said = rf"^Could not write {uri}/x .* What the run committed is kept: .* --resume goes on .*\.$"
 
     def work() -> None:
-        with run.attempt(uri):
+        with run.open_run(uri):
             proxy.fail("503", FOR_EVER, "PUT", "GET", "HEAD", "DELETE")
             proxy.seen.clear()
             storage.write_bytes(storage.join(uri, "x"), b"x")

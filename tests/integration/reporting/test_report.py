@@ -19,7 +19,7 @@ from rtl.evaluation.predictions import Predictions, encode
 from rtl.reporting import facts, report
 from rtl.reporting.facts import Facts
 from rtl.runs import run, trials
-from rtl.runs.records import TrialEpoch
+from rtl.runs.records import RunRecord, TrialEpoch
 from rtl.runs.trials import Trial
 from rtl.training import train
 from tests.conftest import Searched, make_dataset
@@ -133,7 +133,8 @@ def test_a_fit_has_a_report_too_and_the_verb_writes_it(
 def test_a_run_that_is_not_there_or_not_done_says_so(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="holds no run"):
         report(f"{tmp_path}/runs/none")
-    storage.write_json(f"{tmp_path}/runs/some/run.json", {"kind": "search"})
+    record = RunRecord("search", {}, "d" * 64, "2026-11-28T00:00:00+00:00")
+    storage.write_json(f"{tmp_path}/runs/some/run.json", record.to_dict())
     with pytest.raises(NotFoundError, match="rtl search --resume"):
         report(f"{tmp_path}/runs/some")
 
@@ -156,7 +157,7 @@ def test_a_point_that_a_budget_fitted_twice_is_one_point(tmp_path: Path, finals:
     points = Facts(**{**fields, "config": loading.load(), "trials": found}).points
     assert [trial.number for trial in points] == ([0, 2, 3] if finals == 1 else [2, 3, 4])
     keys = ("model.unfrozen_layers", "optimizer.lr")
-    lead = facts._lead(str(tmp_path), found, {"winner": 3}, keys)
+    lead = facts.compare_winner(str(tmp_path), found, winner=3, keys=keys)
     assert (lead and lead.other.number) == (None if finals == 1 else 4)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import psutil
 import pytest
-import ray
 import torch
 
 from rtl import storage
@@ -30,7 +29,7 @@ from rtl.model import bundle
 from rtl.model.inference import calibrate
 from rtl.model.pretrained import load as load_weights
 from rtl.runs import run
-from rtl.runs.progress import Watcher, mailbox
+from rtl.runs.progress import RunCallbacks, open_channel
 from rtl.runs.records import Epoch
 from rtl.runtime import capacity, session
 from rtl.training import train
@@ -147,8 +146,8 @@ def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
     )  # fmt: skip
     epochs: list[Epoch] = []
     steps: list[tuple[int, ...]] = []
-    watcher = Watcher(step=lambda *step: steps.append(step), epoch=epochs.append)
-    result = train.train(settings, watcher=watcher)
+    callbacks = RunCallbacks(step=lambda *step: steps.append(step), epoch=epochs.append)
+    result = train.train(settings, callbacks=callbacks)
     assert [epoch.epoch for epoch in epochs] == [0, 1, 2, 3]
     assert steps[-1] == (3, 48, 48)
     assert result.test is not None
@@ -183,7 +182,7 @@ def test_two_workers_give_the_losses_of_one_process(tmp_path: Path, ray_cluster:
         train={"workers": 2, "epochs": 2, "mixup": 0.2, "flip_features": "both", "ema": 0.5},
     )
     epochs: list[Epoch] = []
-    result = train.train(settings, watcher=Watcher(epoch=epochs.append))
+    result = train.train(settings, callbacks=RunCallbacks(epoch=epochs.append))
     # The bundle's weights, which `judge` loaded, are those that `val` chose by.
     said = decode(storage.read_bytes(f"{run.locate(settings)}/predictions/val.parquet"))
     temperature = bundle.verify(result.bundle).temperature
@@ -268,7 +267,7 @@ def test_a_worker_whose_part_would_be_one_row_has_none(tmp_path: Path, ray_clust
         str(tmp_path), model={"batch_norm": "train"}, train={"epochs": 1, "workers": 2}
     )
     steps: list[tuple[int, ...]] = []
-    train.train(settings, watcher=Watcher(step=lambda *step: steps.append(step)))
+    train.train(settings, callbacks=RunCallbacks(step=lambda *step: steps.append(step)))
     assert steps[-1] == (0, 12, 12)
 
 
@@ -315,16 +314,16 @@ def test_only_lost_workers_are_started_again(
     def start(worker: Any, about: dict[str, Any], config: Config) -> None:
         fault = left.pop(0)
         if fault in ("storage", "final"):
-            ray.get(about["mailbox"].fail.remote(StorageError("Could not read x.")))
+            about["channel"].fail(StorageError("Could not read x."))
         if fault in ("storage", "lost"):
             raise TrainingError(f"{fault}.")
 
     monkeypatch.setattr(train, "launch", start)
     settings = make_config(str(tmp_path), train={"max_failures": allowed})
-    with mailbox(Watcher()) as box, contextlib.ExitStack() as stack:
+    with open_channel(RunCallbacks()) as channel, contextlib.ExitStack() as stack:
         if says:
             stack.enter_context(pytest.raises((TrainingError, StorageError), match=says))
-        train._restart(settings, {"mailbox": box})
+        train._restart(settings, {"channel": channel})
     assert len(faults) - len(left) == starts
 
 
@@ -350,7 +349,7 @@ def test_a_lost_worker_is_started_again_from_the_last_commit(
         launch(worker, about, config)
 
     monkeypatch.setattr(train, "launch", counted)
-    result = train.train(settings, watcher=Watcher(epoch=kill_one))
+    result = train.train(settings, callbacks=RunCallbacks(epoch=kill_one))
     assert result.epochs == 3
     assert epochs == sorted(set(epochs))  # none is fitted twice after its commit
     assert len(starts) == 2

@@ -17,6 +17,7 @@ from rtl.errors import ConfigError, RunExistsError, TrainingError
 from rtl.evaluation import predictions
 from rtl.model import registry
 from rtl.runs import run, trials
+from rtl.runs.records import Outcome
 from rtl.runs.trials import State, Trial, choose
 from rtl.runtime import capacity
 from rtl.tuning import budget, search
@@ -27,7 +28,7 @@ from tests.integration.runtime.test_capacity import a_cpu_held
 
 def test_a_search_over_s3_registers_its_winner(s3: str, ray_cluster: None) -> None:
     make_dataset(f"{s3}/data")
-    settings = loading.load().replace(
+    ().replace(
         name="colours",
         storage=f"{s3}/root",
         data={"uri": f"{s3}/data", "image_size": 80},
@@ -69,7 +70,7 @@ def test_a_failing_trial_does_not_end_the_search(s3: str, ray_cluster: None) -> 
         "optimizer": {"warmup_fraction": 0.0},
         "search": {"unfrozen_layers": [0], "trials": 2, "lr": [1e30]},
     }
-    settings = loading.load().replace(
+    ().replace(
         name="nan", storage=f"{s3}/root", data={"uri": f"{s3}/data", "image_size": 80}, **sections
     )
     seen: list[list[Trial]] = []
@@ -128,7 +129,8 @@ def test_a_winner_is_judged_with_the_cpus_that_an_endpoint_leaves(
 ) -> None:
     def judge(config: dict[str, Any], uri: str, winner: str, threads: int) -> None:
         del config, winner
-        storage.write_json(f"{uri}/outcome.json", {"threads": threads})
+        made = Outcome((), 0, unfrozen_layers=threads, lr=1e-2, test=None, epochs=5)
+        storage.write_json(f"{uri}/outcome.json", made.to_dict())
 
     monkeypatch.setattr(search, "_judge_winner", judge)
     point = {"model.unfrozen_layers": 0, "optimizer.lr": 1e-2}
@@ -138,9 +140,10 @@ def test_a_winner_is_judged_with_the_cpus_that_an_endpoint_leaves(
             if held:
                 monkeypatch.setattr(capacity, "FREED_AFTER_S", 0.5)
                 stack.enter_context(a_cpu_held())
-            found[held] = search._ask_winner(loading.load(), str(tmp_path), Trial(0, point))
+            made = search._ask_winner(loading.load(), str(tmp_path), Trial(0, point))
+            found[held] = (made.unfrozen_layers, made.epochs)
         monkeypatch.setattr(capacity, "FREED_AFTER_S", 10.0)
-    assert found == {1: {"threads": 3, "epochs": 0}, 0: {"threads": 4, "epochs": 0}}
+    assert found == {1: (3, 1), 0: (4, 1)}
 
 
 @pytest.mark.slow  # plans are tables in tests/unit/test_budget.py
@@ -148,7 +151,7 @@ def test_a_search_with_a_budget_runs_what_its_plan_says(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_dataset(f"{tmp_path}/data", train=400)
-    settings = loading.load().replace(
+    ().replace(
         name="quick",
         storage=f"{tmp_path}/root",
         data={"uri": f"{tmp_path}/data", "image_size": 80},
@@ -208,7 +211,7 @@ def test_a_budget_that_is_too_small_leaves_the_name_free(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_dataset(f"{tmp_path}/data", train=40)
-    settings = loading.load().replace(
+    ().replace(
         name="small",
         storage=f"{tmp_path}/root",
         data={"uri": f"{tmp_path}/data", "image_size": 80},
@@ -218,7 +221,7 @@ def test_a_budget_that_is_too_small_leaves_the_name_free(
     for resume in (False, True):  # the job of a cluster always asks to resume
         with pytest.raises(ConfigError, match="Give more"):
             search.search(settings, resume=resume)
-        assert run.claim(settings, "search", "d" * 64, resume=False)
+        assert run.create_or_resume(settings, "search", manifest_digest="d" * 64, resume=False)
         storage.delete(run.locate(settings))
 
 
@@ -227,7 +230,7 @@ def test_points_that_the_deadline_leaves_are_said(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_dataset(f"{tmp_path}/data")
-    settings = loading.load().replace(
+    ().replace(
         name="late",
         storage=f"{tmp_path}/root",
         data={"uri": f"{tmp_path}/data", "image_size": 80},
@@ -256,7 +259,7 @@ def test_trials_of_two_workers_give_the_scores_of_one_and_free_what_they_held(
     tmp_path: Path, ray_cluster: None
 ) -> None:
     make_dataset(f"{tmp_path}/data", train=48)
-    settings = loading.load().replace(
+    ().replace(
         name="alone",
         storage=f"{tmp_path}/root",
         data={"uri": f"{tmp_path}/data", "image_size": 80},
@@ -287,7 +290,7 @@ def test_a_lost_worker_fails_its_trial_and_the_search_goes_on(
     tmp_path: Path, ray_cluster: None
 ) -> None:
     make_dataset(f"{tmp_path}/data", train=48)
-    settings = loading.load().replace(
+    ().replace(
         name="lossy",
         storage=f"{tmp_path}/root",
         data={"uri": f"{tmp_path}/data", "image_size": 80},

@@ -28,7 +28,7 @@ from rtl.evaluation.metrics import Scores
 from rtl.reporting.facts import gather
 from rtl.runs import listing, run, trials
 from rtl.runs.listing import Row
-from rtl.runs.records import TrialEpoch
+from rtl.runs.records import Attempt, Epoch, Kind, Outcome, RunRecord, TrialEpoch
 from rtl.runs.trials import State, Trial
 from rtl.storage import lease
 
@@ -52,13 +52,19 @@ def trial(number: int, score: float, state: State = "finished", **more: Any) -> 
     return replace(found, **more)
 
 
-def begin(root: str, name: str, kind: run.Kind, **sections: Any) -> str:
-    """A claimed run, as its driver leaves it before any work."""
+def outcome(*seconds: float) -> dict[str, Any]:
+    """The record of a fit's end, with an epoch of each of these durations."""
+    history = tuple(Epoch(n, 1.0, 1e-3, scores(7), s, 12.0) for n, s in enumerate(seconds))
+    return Outcome(history, 0, 0, 1e-3, None, len(history)).to_dict()
+
+
+def begin(root: str, name: str, kind: Kind, **sections: Any) -> str:
+    """A new run, as its driver leaves it before any work."""
     settings = loading.load().replace(name=name, storage=root, search=SEARCH, **sections)
-    return run.claim(settings, kind, "d" * 64, resume=False)
+    return run.create_or_resume(settings, kind, manifest_digest="d" * 64, resume=False)
 
 
-def end(uri: str, kind: run.Kind, right: int, test: int | None = 8) -> None:
+def end(uri: str, kind: Kind, right: int, test: int | None = 8) -> None:
     name = uri.rsplit("/", 1)[-1]
     tested = None if test is None else scores(test)
     run.finish(uri, run.Result(name, kind, f"{uri}/bundle", 4, 0, 1e-3, 0, 2, scores(right),
@@ -79,10 +85,10 @@ def test_every_run_is_listed_with_how_it_stands(place: str) -> None:
     uri = begin(place, "half", "search")
     trials.record(uri, trial(0, 0.7))
     trials.record(uri, trial(1, 0.0, "running"))
-    with pytest.raises(KeyboardInterrupt), run.attempt(uri):
+    with pytest.raises(KeyboardInterrupt), run.open_run(uri):
         raise KeyboardInterrupt
     uri = begin(place, "fitted", "train", train={"cpus_per_worker": 3, "workers": 2})
-    storage.write_json(f"{uri}/outcome.json", {"history": [{"seconds": 5.0}, {"seconds": 7.0}]})
+    storage.write_json(f"{uri}/outcome.json", outcome(5.0, 7.0))
     end(uri, "train", right=7, test=None)
     found = rows_of(place)
     assert set(found) == {"searched", "half", "fitted"}
@@ -124,7 +130,7 @@ def test_a_run_whose_driver_vanished_is_unfinished_and_tells_its_last_sign(tmp_p
 
 def test_a_run_that_failed_says_why(tmp_path: Path) -> None:
     uri = begin(str(tmp_path), "nan", "train")
-    with pytest.raises(TrainingError), run.attempt(uri):
+    with pytest.raises(TrainingError), run.open_run(uri):
         raise TrainingError("Something.\nThe loss is nan; lower optimizer.lr.")
     row = rows_of(str(tmp_path))["nan"]
     assert (row.state, row.reason) == (
@@ -137,7 +143,7 @@ def test_a_run_that_failed_says_why(tmp_path: Path) -> None:
     row = rows_of(str(tmp_path))["all"]
     assert (row.state, row.reason) == ("failed", "the lr is too high")
     # Taken up again it is neither failed nor has it a reason.
-    with run.attempt(uri):
+    with run.open_run(uri):
         trials.record(uri, trial(0, 0.5))
         row = rows_of(str(tmp_path))["all"]
         assert (row.state, row.reason, row.val) == ("unfinished", "", 0.5)
@@ -148,16 +154,16 @@ def test_of_two_processes_at_one_run_one_gets_an_error(
 ) -> None:
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
     uri = begin(str(tmp_path), "twice", "search")
-    with run.attempt(uri) as beat:
-        beat(epochs=1, score=0.5, state="running")
-        with pytest.raises(RunExistsError, match="is alive"), run.attempt(uri):
+    with run.open_run(uri, heartbeat_seconds=0) as heartbeat:
+        heartbeat(epochs=1, score=0.5)
+        with pytest.raises(RunExistsError, match="is alive"), run.open_run(uri):
             pytest.fail("both work at it")
         assert rows_of(str(tmp_path))["twice"].epochs == 1  # as the first one says
-    with run.attempt(uri):
+    with run.open_run(uri):
         pass
     assert not (Path(uri) / "OWNER").exists()
     end(uri, "search", 8)
-    with pytest.raises(RunExistsError, match="finished meanwhile"), run.attempt(uri):
+    with pytest.raises(RunExistsError, match="finished meanwhile"), run.open_run(uri):
         pytest.fail("it would be registered twice")
 
 
@@ -169,7 +175,7 @@ def test_a_run_that_is_refused_before_anything_is_made_leaves_its_name_free(
         storage.write_json(f"{uri}/plan.json", {"views": 1})
         if made:
             trials.record(uri, trial(0, 0.5))
-        with pytest.raises(ResourceError), run.attempt(uri):
+        with pytest.raises(ResourceError), run.open_run(uri):
             raise ResourceError("The disk has no room.")
         assert storage.exists(f"{uri}/run.json") == made
 
@@ -180,13 +186,13 @@ def test_a_run_whose_process_died_here_is_taken_up_at_once(
     uri = begin(str(tmp_path), "killed", "search")
     code = (
         "import os, sys; from rtl.runs import run\n"
-        "with run.attempt(sys.argv[1]): print('held', flush=True); os._exit(1)"
+        "with run.open_run(sys.argv[1]): print('held', flush=True); os._exit(1)"
     )
     done = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True)
     assert done.stdout == "held\n", done.stderr
     assert (Path(uri) / "OWNER").exists()
     monkeypatch.setattr(run.time, "sleep", lambda _: pytest.fail("it waits"))
-    with run.attempt(uri):
+    with run.open_run(uri):
         assert run.worked_seconds(uri) > 0
 
 
@@ -223,12 +229,12 @@ def test_a_broken_record_breaks_its_own_row_alone(
 
 
 @pytest.mark.parametrize("kind", ["train", "search"])
-def test_no_value_of_a_wrong_type_ends_the_listing(tmp_path: Path, kind: run.Kind) -> None:
+def test_no_value_of_a_wrong_type_ends_the_listing(tmp_path: Path, kind: Kind) -> None:
     uri = begin(str(tmp_path), "one", kind)
     trials.record(uri, trial(0, 0.7))
-    storage.write_json(f"{uri}/outcome.json", {"history": [{"seconds": 5.0}]})
-    with run.attempt(uri) as beat:
-        beat(epochs=1, score=0.5)
+    storage.write_json(f"{uri}/outcome.json", outcome(5.0))
+    with run.open_run(uri) as heartbeat:
+        heartbeat(epochs=1, score=0.5)
     end(uri, kind, right=7)
     broken = 0
     for name in (
@@ -281,7 +287,7 @@ def _replaced(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
     ],
 )  # fmt: skip
 def test_how_many_trials_a_search_plans(search: dict[str, Any], expected: int | None) -> None:
-    assert listing.planned(loading.load().replace(search=search).to_dict()) == expected
+    assert listing.planned_trials(loading.load().replace(search=search).to_dict()) == expected
 
 
 def test_the_verb_prints_a_table_or_json(
@@ -291,7 +297,7 @@ def test_the_verb_prints_a_table_or_json(
     assert main.main(["runs", "--storage", root]) == 0
     assert f"No runs under {root}" in capsys.readouterr().out
     uri = begin(root, "fitted", "train")
-    storage.write_json(f"{uri}/outcome.json", {"history": [{"seconds": 5.0}]})
+    storage.write_json(f"{uri}/outcome.json", outcome(5.0))
     end(uri, "train", right=7)
     storage.write_bytes(f"{root}/runs/bad/run.json", b"{")
     monkeypatch.setattr(console.console, "width", 250)
@@ -320,18 +326,18 @@ def test_storage_that_refuses_signs_of_life_ends_no_run(
     def refuse(*_: Any, **__: Any) -> None:
         raise StorageError("The disk is full.")
 
-    with run.attempt(uri) as beat:
+    with run.open_run(uri, heartbeat_seconds=0) as heartbeat:
         monkeypatch.setattr(storage, "write_json", refuse)
-        beat(state="finished")
+        heartbeat(epochs=1, score=0.5)
     monkeypatch.undo()
     assert storage.read_json(f"{uri}/attempt.json")["state"] == "running"
 
 
 def test_where_a_run_is_tracked_decides_nothing(tmp_path: Path) -> None:
     settings = loading.load().replace(name="one", storage=str(tmp_path))
-    run.claim(settings, "train", "d" * 64, resume=False)
+    run.create_or_resume(settings, "train", manifest_digest="d" * 64, resume=False)
     tracked = settings.replace(track={"mlflow": "http://mlflow:5000", "experiment": "x"})
-    run.claim(tracked, "train", "d" * 64, resume=True)
+    run.create_or_resume(tracked, "train", manifest_digest="d" * 64, resume=True)
     before = settings.to_dict()
     del before["track"]  # of a run that was started by an rtl without it
     assert run.differences(before, tracked.to_dict()) == []
@@ -356,20 +362,21 @@ def test_an_address_alone_is_taken(address: str | None) -> None:
     ("attempt", "says", "resume"),
     [
         (None, r"^{0} has not ended; go on with it by `rtl train --resume`", True),
-        ({"state": "stopped"}, r"^{0} has not ended", True),
+        (Attempt("stopped", "2026-11-28T00:00:00+00:00"), r"^{0} has not ended", True),
         (
-            {"reason": "TrainingError: Odd."},
+            Attempt("failed", "2026-11-28T00:00:00+00:00", reason="TrainingError: Odd."),
             r"^{0} has no .* failed by TrainingError: Odd\.$",
             False,
         ),
     ],
 )
 def test_a_report_of_a_run_without_a_result_says_how_it_stands(
-    tmp_path: Path, attempt: dict[str, str] | None, says: str, resume: bool
+    tmp_path: Path, attempt: Attempt | None, says: str, resume: bool
 ) -> None:
-    storage.write_json(f"{tmp_path}/run.json", {"kind": "train"})
+    record = RunRecord("train", {}, "d" * 64, "2026-11-28T00:00:00+00:00")
+    storage.write_json(f"{tmp_path}/run.json", record.to_dict())
     if attempt is not None:
-        storage.write_json(f"{tmp_path}/{run.ATTEMPT}", attempt)
+        storage.write_json(f"{tmp_path}/attempt.json", attempt.to_dict())
     with pytest.raises(NotFoundError, match=says.format(tmp_path)) as caught:
         gather(str(tmp_path))
     assert ("--resume" in str(caught.value)) == resume

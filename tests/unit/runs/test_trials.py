@@ -21,7 +21,7 @@ from rtl.runs.trials import (
     finalists,
     share_after,
     spent,
-    taken_up,
+    to_resume,
 )
 from rtl.tuning import search, sweep
 from rtl.tuning.tracker import TrialTracker, TuneEvents
@@ -102,7 +102,7 @@ def test_a_resumed_search_runs_again_what_failed_by_no_fault_of_its_own() -> Non
     lost = replace(trial(3, 1, 0.5, of=0, state="failed"), reason="The worker died.")
     old = lost.to_dict()
     del old["own_fault"]  # of a record that was written without it
-    again = taken_up([*ended, broken, Trial.from_dict(old)])
+    again = to_resume([*ended, broken, Trial.from_dict(old)])
     assert again[:3] == [*ended, broken]
     assert (again[3].state, again[3].history, again[3].reason) == ("running", (), "")
     assert (again[3].number, again[3].point, again[3].finalist_of) == (3, lost.point, 0)
