@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import math
 import time
@@ -14,7 +13,6 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-import rtl
 from rtl.config.schema import ServeConfig
 from rtl.errors import BundleError, reason
 from rtl.model import registry
@@ -43,7 +41,6 @@ class Endpoint:
     """What Ray Serve runs: see the module."""
 
     def __init__(self, config: ServeConfig, clerk: Any, token_sha256: str | None) -> None:
-        gc.set_threshold(*rtl.GC_THRESHOLD)  # what a request leaves may be large
         self.rejected: dict[str, str] = {}
         self._config = config
         self._engine = Engine(config)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import gc
 import io
 import json
 import os
@@ -35,7 +34,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-import rtl
 from rtl import storage
 from rtl.batch_inference import evaluate, predict
 from rtl.config.schema import ServeConfig
@@ -52,7 +50,7 @@ from tests.conftest import COLOURS, make_dataset, make_image
 with warnings.catch_warnings():
     # Ray Serve's own config classes use a form of `Field` that pydantic 2 deprecates.
     warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field`")
-    from rtl.serving import batching, deployment, replica, traffic
+    from rtl.serving import batching, deployment, traffic
     from rtl.serving.engine import Engine
     from rtl.serving.http import app, errors
     from rtl.serving.http.error_limit import Pace
@@ -610,15 +608,6 @@ def with_engine(uri: str, config: ServeConfig, test: Callable[..., Awaitable[Non
             await test(engine, http)
 
     asyncio.run(main())
-
-
-def test_a_replica_looks_for_garbage_as_often_as_python_does() -> None:
-    before = gc.get_threshold()
-    try:
-        replica.Endpoint(ServeConfig(), None, None)
-        assert before > gc.get_threshold() == rtl.GC_THRESHOLD
-    finally:
-        gc.set_threshold(*before)
 
 
 @pytest.fixture(scope="module")

@@ -216,7 +216,7 @@ def test_a_budget_that_is_too_small_leaves_the_name_free(
     )
     monkeypatch.setattr(search, "measure", lambda *_: Rates(0.1, {0: 8.0}, {0: 8.0}, 2))
     for resume in (False, True):  # the job of a cluster always asks to resume
-        with pytest.raises(ConfigError, match="Give more"):
+        with pytest.raises(ConfigError, match=r"Give --budget \d+m or more"):
             search.search(settings, resume=resume)
         assert run.claim(settings, "search", "d" * 64, resume=False)
         storage.delete(run.locate(settings))
