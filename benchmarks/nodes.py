@@ -85,7 +85,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rtl-nodes-") as name:
         folder = Path(name)
         with local_s3.serve(folder / "s3") as s3:
-            demo.upload(photos, demo.split(photos, 0.25, 0), f"{s3}/photos", lambda *_: None)
+            demo.upload(
+                photos, demo.split(photos, 0.25, 0), f"{s3}/photos", progress=lambda *_: None
+            )
             import ray
 
             session.connect()

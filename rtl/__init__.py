@@ -1,12 +1,76 @@
-"""rtl: labelled images in object storage in, a served classifier out."""
+"""rtl: labelled images in object storage in, a served classifier out.
 
-import gc
+    import rtl
+
+    rtl.pack("photos/", "data/")
+    rtl.search("data/", name="dogs", storage="rtl-data", budget="30m")
+    rtl.Registry("rtl-data").promote("dogs", 1)
+    answer = rtl.load_model("dogs", storage="rtl-data").predict("photo.jpg")
+
+Importing this package loads neither Ray nor PyTorch; the names below are imported when they are
+first used. Every error that a call raises on purpose is a `rtl.errors.RtlError`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from rtl import errors as errors
+
+if TYPE_CHECKING:
+    from rtl.api.configuration import load_config
+    from rtl.api.data import features, pack
+    from rtl.api.endpoints import serve
+    from rtl.api.fits import report, search, train
+    from rtl.api.models import evaluate, export, load_model, predict
+    from rtl.api.registries import Registry
+    from rtl.config.tree import Config
 
 __version__ = "0.1.0"
 
-GC_THRESHOLD = gc.get_threshold()
-"""How often Python looks for garbage by default."""
+__all__ = [
+    "pack",
+    "features",
+    "search",
+    "train",
+    "evaluate",
+    "predict",
+    "load_model",
+    "serve",
+    "export",
+    "report",
+    "Registry",
+    "Config",
+    "load_config",
+]
 
-# Importing Ray and PyTorch makes 400,000 objects that stay. Python would look through all of them
-# seven times meanwhile, a quarter of the time that it takes.
-gc.set_threshold(10_000, *GC_THRESHOLD[1:])
+_MODULES = {
+    "pack": "rtl.api.data",
+    "features": "rtl.api.data",
+    "search": "rtl.api.fits",
+    "train": "rtl.api.fits",
+    "report": "rtl.api.fits",
+    "evaluate": "rtl.api.models",
+    "predict": "rtl.api.models",
+    "load_model": "rtl.api.models",
+    "export": "rtl.api.models",
+    "serve": "rtl.api.endpoints",
+    "Registry": "rtl.api.registries",
+    "Config": "rtl.config.tree",
+    "load_config": "rtl.api.configuration",
+}
+"""The module of each public name."""
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'rtl' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

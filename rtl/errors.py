@@ -1,4 +1,4 @@
-"""What can go wrong, as one small tree.
+"""The errors that rtl raises on purpose, as one small tree.
 
     RtlError
     ├── ConfigError            a recipe or a `--set` that cannot be used

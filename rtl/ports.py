@@ -12,7 +12,7 @@ LOWEST, END = 20_000, 32_768
 
 
 def free_ports() -> Iterator[int]:
-    """Ports on which nobody listens, drawn at random; none that a connection could be given."""
+    """Ports on which nobody listens, in random order, outside the range of outgoing connections."""
     for port in secrets.SystemRandom().sample(range(LOWEST, END), END - LOWEST):
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("", port))
@@ -20,5 +20,5 @@ def free_ports() -> Iterator[int]:
 
 
 def free_port() -> int:
-    """One of them. Raises StopIteration where all are taken."""
+    """A free port. Raises StopIteration where all are taken."""
     return next(free_ports())

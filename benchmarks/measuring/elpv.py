@@ -34,7 +34,9 @@ def packed(
         root = stack.enter_context(local_s3.serve(Path(folder)))
         session.connect()
         stack.callback(ray.shutdown)  # its workers know this server's keys
-        demo.upload(photos, demo.split(photos, 0.25, seed), f"{root}/photos", lambda *_: None)
+        demo.upload(
+            photos, demo.split(photos, 0.25, seed), f"{root}/photos", progress=lambda *_: None
+        )
         settings = demo.make_config(f"{root}/rtl", quick=False)
         settings = settings.replace(train={"cpus_per_worker": None}, data={"uri": f"{root}/data"})
         settings = settings.replace(**(recipe or {}))

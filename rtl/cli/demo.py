@@ -1,4 +1,4 @@
-"""`rtl demo`: the whole way on real photos, from object storage to an answer over HTTP.
+"""`rtl demo`: every stage on real photos, from object storage to an answer over HTTP.
 
 The photos are ELPV: 2,624 solar cells with experts' defect probabilities (Deitsch et al. 2019,
 Solar Energy 185:455), from the PyPI package `elpv-dataset`. As in the paper a cell counts as
@@ -16,7 +16,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import util
@@ -26,21 +26,21 @@ from typing import Any
 import numpy as np
 import ray
 
-from rtl import reporting, storage
-from rtl.cli import console, progress_views
+from rtl import storage
+from rtl.api.data import pack
+from rtl.api.endpoints import serve
+from rtl.api.fits import Fit, report, search
+from rtl.api.ray_session import connect
+from rtl.api.registries import Registry
 from rtl.config import tree as configs
 from rtl.config.schema import ServeConfig
 from rtl.config.tree import Config
-from rtl.data import pack
+from rtl.display import console, progress_views
+from rtl.display.console import print_line
 from rtl.errors import DataError, RtlError
 from rtl.evaluation.metrics import Scores
-from rtl.model import registry
-from rtl.runs import run as runs
-from rtl.runs.run import Result
 from rtl.runtime import capacity, session
-from rtl.serving import deployment
 from rtl.storage import local_s3
-from rtl.tuning import search
 
 RECIPE: dict[str, Any] = {
     "name": "elpv",
@@ -57,7 +57,7 @@ RECIPE: dict[str, Any] = {
         "reduction_factor": 3,
     },
 }  # fmt: skip
-"""The same as `jobs/recipes/elpv.yaml`."""
+"""The recipe `jobs/recipes/elpv.yaml`."""
 
 QUICK: dict[str, Any] = {
     "train": {"epochs": 3},
@@ -78,18 +78,18 @@ class Photo:
 
     path: Path
     probability: float
-    """Of a defect, as the experts judged: 0, 1/3, 2/3 or 1."""
+    """Probability of a defect by the experts' labels: 0, 1/3, 2/3 or 1."""
     cell_type: str
     """`mono` or `poly`."""
 
     @property
     def label(self) -> str:
-        """The paper's rule."""
+        """`defective` above a probability of 0.5, else `functional`: the paper's rule."""
         return "defective" if self.probability > 0.5 else "functional"
 
     @property
     def confidence(self) -> float:
-        """The experts' probability that the label is right: 1 or 2/3."""
+        """Probability that the label is right by the experts' labels: 1 or 2/3."""
         return max(self.probability, 1 - self.probability)
 
 
@@ -112,81 +112,80 @@ def run(
         if storage_uri is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rtl-demo-")))
             storage_uri = stack.enter_context(local_s3.serve(folder))
-            console.say(
+            print_line(
                 f"Object storage: {storage_uri} on loopback, {os.environ['AWS_ENDPOINT_URL']}"
             )
         root = storage.join(storage_uri, "demo", time.strftime("%Y%m%d-%H%M%S"))
         stack.callback(ray.shutdown)
-        _run(photos, root, serve_config, quick=quick, keep=keep, as_json=as_json)
+        splits = split(photos, 0.25, seed=0)
+        stages: dict[str, float] = {}
+        fit = _make_model(photos, splits, root, quick=quick, stages=stages)
+        if fit.test is None:
+            raise DataError("The demo's data set has no test rows; this is a defect of the demo.")
+        with _timed(stages, "serve"):
+            Registry(root).promote(fit.name, fit.version)
+            settings = {"serve": {**serve_config.model_dump(mode="json"), "port": 0}}
+            endpoint = serve(fit.bundle, overrides=settings, token="", progress=True)
+        try:
+            held_out = [photo for photo, name in zip(photos, splits, strict=True) if name == "test"]
+            with _timed(stages, "predict"):
+                chosen = held_out[:: max(1, len(held_out) // _ASKED)][:_ASKED]
+                predictions = ask(endpoint.url, chosen)
+            show(fit, fit.test, predictions=predictions, stages=stages)
+            made = report(fit.uri, out=_REPORT)
+            print_line(f"The report, with every trial and the worst mistakes: {made.uri}")
+            if keep:
+                print_line(f"The endpoint stays at {endpoint.url}/v1/predict until Ctrl-C.")
+                with contextlib.suppress(KeyboardInterrupt):
+                    signal.pause()
+        finally:
+            if session.joined():
+                endpoint.close()  # else the cluster ends with this process
+        if as_json:
+            console.write(json.dumps(_summary(fit, fit.test, predictions, stages=stages)) + "\n")
 
 
-def _run(
+def _make_model(
     photos: Sequence[Photo],
+    splits: Sequence[str],
     root: str,
-    serve_config: ServeConfig,
     *,
     quick: bool,
-    keep: bool,
-    as_json: bool,
-) -> None:
-    stages: dict[str, float] = {}
-    with _timed(stages, "start"), console.busy("Starting Ray"):
-        session.connect()
-    splits = split(photos, 0.25, seed=0)
+    stages: dict[str, float],
+) -> Fit:
+    """Uploads and packs the photos, and searches."""
+    with _timed(stages, "start"):
+        connect(progress=True)
     with _timed(stages, "upload"), progress_views.Bars() as bars:
-        upload(photos, splits, f"{root}/photos", lambda n, of: bars(n, of, "upload"))
+        upload(photos, splits, f"{root}/photos", progress=lambda n, of: bars(n, of, "upload"))
     settings = make_config(root, quick)
     if capacity.largest("CPU") < (settings.train.cpus_per_worker or 1):
         settings = settings.replace(train={"cpus_per_worker": 1})
-    with _timed(stages, "pack"), progress_views.Bars() as bars:
-        manifest = pack.pack(
-            f"{root}/photos/labels.csv", f"{root}/data", settings.pack, progress=bars
-        )
+    with _timed(stages, "pack"):
+        labels = f"{root}/photos/labels.csv"
+        manifest = pack(labels, f"{root}/data", recipe=settings, progress=True)
     rows = ", ".join(f"{manifest.rows(name)} {name}" for name in ("train", "val", "test"))
-    console.say(f"Packed {rows} photos of {', '.join(manifest.classes)}")
-    with _timed(stages, "search"), progress_views.SearchView(settings.train.metric) as view:
-        result = search.search(
-            settings, progress=view.features, watch=view.trials, on_round=view.round,
-            on_stage=view.stage,
-        )  # fmt: skip
-    run_uri = runs.locate(settings)
-    if result.test is None:
-        raise DataError("The demo's data set has no test rows; this is a defect of the demo.")
-    with _timed(stages, "serve"), console.busy("Starting the endpoint"):
-        registry.promote(settings.storage, result.name, result.version)
-        bundle_uri = registry.resolve(settings.storage, result.name)
-        url = deployment.deploy(bundle_uri, serve_config.model_copy(update={"port": 0}))
-    try:
-        held_out = [photo for photo, name in zip(photos, splits, strict=True) if name == "test"]
-        with _timed(stages, "predict"):
-            predictions = ask(url, held_out[:: max(1, len(held_out) // _ASKED)][:_ASKED])
-        show(result, result.test, predictions, stages)
-        page = reporting.report(run_uri)
-        Path(_REPORT).write_text(page, encoding="utf-8")
-        console.say(f"The report, with every trial and the worst mistakes: {_REPORT}")
-        if keep:
-            console.say(f"The endpoint stays at {url}/v1/predict until Ctrl-C.")
-            with contextlib.suppress(KeyboardInterrupt):
-                signal.pause()
-    finally:
-        if session.joined():
-            deployment.shutdown()  # else the cluster ends with this process
-    if not as_json:
-        return
-    auc = result.test.auc
-    console.write(
-        json.dumps(
-            {
-                "accuracy": round(result.test.accuracy.value, 4),
-                "auc": round(auc.value, 4) if auc else None,
-                "unfrozen_layers": result.unfrozen_layers,
-                "lr": result.lr,
-                "predictions": predictions,
-                "stages_s": {name: round(seconds, 1) for name, seconds in stages.items()},
-            }
-        )
-        + "\n"
-    )
+    print_line(f"Packed {rows} photos of {', '.join(manifest.classes)}")
+    with _timed(stages, "search"):
+        return search(recipe=settings, progress=True)
+
+
+def _summary(
+    fit: Fit,
+    test: Scores,
+    predictions: Sequence[dict[str, Any]],
+    *,
+    stages: Mapping[str, float],
+) -> dict[str, Any]:
+    """The result as plain JSON values."""
+    return {
+        "accuracy": round(test.accuracy.value, 4),
+        "auc": round(test.auc.value, 4) if test.auc else None,
+        "unfrozen_layers": fit.unfrozen_layers,
+        "lr": fit.lr,
+        "predictions": list(predictions),
+        "stages_s": {name: round(seconds, 1) for name, seconds in stages.items()},
+    }
 
 
 def make_config(root: str, quick: bool) -> Config:
@@ -226,9 +225,9 @@ def sample(photos: Sequence[Photo], count: int) -> list[Photo]:
 
 
 def upload(
-    photos: Sequence[Photo], splits: Sequence[str], uri: str, progress: session.Progress
+    photos: Sequence[Photo], splits: Sequence[str], uri: str, *, progress: session.Progress
 ) -> None:
-    """Photos and a table of image, label, confidence and split, as a user's bucket has them."""
+    """Writes photos and a table of image, label, confidence and split, as in a user's bucket."""
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["image", "label", "confidence", "split"])
@@ -245,7 +244,7 @@ def upload(
 
 
 def ask(url: str, photos: Sequence[Photo]) -> list[dict[str, Any]]:
-    """Sends photos to the endpoint, one request each; what it said beside the experts' label.
+    """Sends photos to the endpoint, one request each; its answers beside the experts' labels.
 
     Raises RtlError for an answer that is no prediction.
     """
@@ -269,30 +268,34 @@ def ask(url: str, photos: Sequence[Photo]) -> list[dict[str, Any]]:
 
 
 def show(
-    result: Result, test: Scores, predictions: Sequence[dict[str, Any]], stages: dict[str, float]
+    fit: Fit,
+    test: Scores,
+    *,
+    predictions: Sequence[dict[str, Any]],
+    stages: Mapping[str, float],
 ) -> None:
-    """The tables at the demo's end."""
-    scores = console.table(
+    """Prints the tables at the demo's end."""
+    scores = console.make_table(
         "model", "accuracy (95 %)", "ROC AUC (95 %)", title="Test photos, held out"
     )
     for name, accuracy, auc in PAPER:
         scores.add_row(name, f"{accuracy:.3f}", f"{auc:.3f}")
-    ours = f"rtl, k = {result.unfrozen_layers}, lr = {result.lr:.2g}"
+    ours = f"rtl, k = {fit.unfrozen_layers}, lr = {fit.lr:.2g}"
     scores.add_row(
         ours, console.interval(test.accuracy), console.interval(test.auc) if test.auc else "-"
     )
     majority = max(sum(row) for row in test.confusion) / test.rows
     scores.add_row("always the larger class", f"{majority:.3f}", "0.500")
-    asked = console.table("photo", "experts", "rtl", "probability", title="Asked over HTTP")
+    asked = console.make_table("photo", "experts", "rtl", "probability", title="Asked over HTTP")
     for answer in predictions:
         asked.add_row(
             answer["photo"], answer["expert"], answer["label"], f"{answer['probability']:.2f}"
         )
-    times = console.table(*stages, "all", title="Seconds a stage")
+    times = console.make_table(*stages, "all", title="Seconds a stage")
     times.add_row(*(f"{s:.0f}" for s in stages.values()), f"{sum(stages.values()):.0f}")
     for table in (scores, asked, times):
-        console.show(table)
-    console.say("The photos' modules are unknown: a random split may share them, ours and theirs.")
+        console.print_table(table)
+    print_line("The photos' modules are unknown: a random split may share them, ours and theirs.")
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ def install() -> None:
     def again(lost: Any) -> None:
         if not issubclass(lost.exc_type, KeyboardInterrupt):
             report(lost)
-        elif os.getpid() == main:  # a fork, about to become another program, has no say
+        elif os.getpid() == main:  # not in a fork that is about to become another program
             thread = threading.main_thread().ident
             timer = threading.Timer(AGAIN_S, signal.pthread_kill, [thread, signal.SIGINT])
             timer.daemon = True

@@ -6,45 +6,46 @@ value is text takes it as it stands: `--set name=010`, `--set 'data.uri=/data/My
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 import typing
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from rtl.config import yaml12
 from rtl.config.schema import Section
-from rtl.config.tree import TEXT_KEYS, Config, check_key, from_dict
+from rtl.config.tree import TEXT_KEYS, Config, assign, check_key, from_dict
 from rtl.errors import ConfigError
+
+Overrides = Sequence[str] | Mapping[str, Any]
 
 _WIDTH = 90
 
 
-def load(recipe: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """The effective config: defaults, then a YAML recipe, then `section.key=value` overrides.
+def load(recipe: str | os.PathLike[str] | None = None, overrides: Overrides = ()) -> Config:
+    """The effective config: defaults, then a YAML recipe, then the overrides.
 
-    Raises ConfigError with the key, the rule it breaks, its line in the recipe, and the nearest
-    key for an unknown one.
+    `overrides` are texts `section.key=value`, whose values are read as YAML, or a mapping of
+    dotted keys to values, which are taken as they are. Raises ConfigError with the key, the rule it
+    breaks, its line in the recipe, and the nearest key for an unknown one.
     """
     tree: dict[str, Any] = {}
     places: dict[str, str] = {}
     if recipe is not None:
-        document = yaml12.read(recipe, f"The recipe {recipe}", TEXT_KEYS)
+        name = os.fspath(recipe)
+        document = yaml12.read(name, f"The recipe {name}", text_keys=TEXT_KEYS)
         if document.value is not None and not isinstance(document.value, dict):
             raise ConfigError(
-                f"The recipe {recipe} holds a {type(document.value).__name__}; it must map "
+                f"The recipe {name} holds a {type(document.value).__name__}; it must map "
                 "sections to keys, as `rtl config` prints them."
             )
         tree, places = document.value or {}, dict(document.places)
-    for override in overrides:
-        key, separator, value = override.partition("=")
-        key = key.strip()
-        if not separator or not key:
-            raise ConfigError(f"--set {override!r} is not of the form section.key=value.")
-        _assign(tree, key.split("."), _value_of(key, value, override))
+    source = "" if isinstance(overrides, Mapping) else "--set "
+    for key, value in _values_of(overrides):
+        assign(tree, key, value=value, source=source)
         places = {k: v for k, v in places.items() if not f"{k}.".startswith(f"{key}.")}
     return from_dict(tree, places)
 
@@ -56,7 +57,8 @@ def to_yaml(config: Config, only: str | None = None, *, comments: bool = False) 
     """
     if only is not None:
         check_key(only)
-    return "".join(f"{line}\n" for line in _lines(config, "", only, comments)).lstrip("\n")
+    lines = _lines(config, "", only=only, comments=comments)
+    return "".join(f"{line}\n" for line in lines).lstrip("\n")
 
 
 def minutes(text: str) -> float:
@@ -69,31 +71,30 @@ def minutes(text: str) -> float:
     return float(found[1]) * {"s": 1 / 60, "m": 1.0, "h": 60.0}[found[2]]
 
 
-def _value_of(key: str, value: str, override: str) -> Any:
-    """The value of an override: text as it stands, `null` or nothing for none; else YAML."""
-    if key in TEXT_KEYS:
-        return None if value in ("", "null") else value
-    return yaml12.parse(value, f"--set {override!r}", _below(key)).value
+def _values_of(overrides: Overrides) -> Iterator[tuple[str, Any]]:
+    """Each override's key and value."""
+    if isinstance(overrides, Mapping):
+        yield from overrides.items()
+        return
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        key = key.strip()
+        if not separator or not key:
+            raise ConfigError(f"--set {override!r} is not of the form section.key=value.")
+        if key in TEXT_KEYS:  # text as it stands; `null` or nothing for none
+            yield key, None if text in ("", "null") else text
+        else:
+            name = f"--set {override!r}"
+            yield key, yaml12.parse(text, name, text_keys=_text_keys_below(key)).value
 
 
-def _below(key: str) -> frozenset[str]:
-    """The keys of text in a section, named from the section on."""
+def _text_keys_below(key: str) -> frozenset[str]:
+    """The text keys in a section, named from the section on."""
     return frozenset(k.removeprefix(f"{key}.") for k in TEXT_KEYS if k.startswith(f"{key}."))
 
 
-def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
-    for depth, part in enumerate(path[:-1], 1):
-        child = tree.setdefault(part, {})
-        if not isinstance(child, dict):
-            raise ConfigError(
-                f"--set {'.'.join(path)}: {'.'.join(path[:depth])} is {child!r} in the recipe; "
-                "it must map keys to values."
-            )
-        tree = child
-    tree[path[-1]] = value
-
-
-def _lines(section: Section, prefix: str, only: str | None, comments: bool) -> Iterator[str]:
+def _lines(section: Section, prefix: str, *, only: str | None, comments: bool) -> Iterator[str]:
+    """The lines of a section, whose keys begin with `prefix`."""
     values = section.model_dump(mode="json")
     indent = "  " * prefix.count(".")
     for name, field in type(section).model_fields.items():
@@ -105,18 +106,18 @@ def _lines(section: Section, prefix: str, only: str | None, comments: bool) -> I
         if comments:
             if nested and not prefix:
                 yield ""
-            for line in textwrap.wrap(_about(field), _WIDTH - len(indent) - 2):
+            for line in textwrap.wrap(_comment(field), _WIDTH - len(indent) - 2):
                 yield f"{indent}# {line}"
         if nested:
             yield f"{indent}{name}:"
-            yield from _lines(value, f"{key}.", only, comments)
+            yield from _lines(value, f"{key}.", only=only, comments=comments)
         else:
             yield f"{indent}{name}: {yaml12.write(values[name])}"
 
 
-def _about(field: FieldInfo) -> str:
-    """A key's docstring, and the values that it may have where they are few."""
-    about = str(field.description)
+def _comment(field: FieldInfo) -> str:
+    """A key's docstring, and its values where they are few."""
+    comment = str(field.description)
     if typing.get_origin(field.annotation) is typing.Literal:
-        about += f" Values: {', '.join(typing.get_args(field.annotation))}."
-    return about
+        comment += f" Values: {', '.join(typing.get_args(field.annotation))}."
+    return comment

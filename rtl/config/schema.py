@@ -11,7 +11,7 @@ from pydantic import Field
 
 
 class Section(pydantic.BaseModel):
-    """Frozen, typed, its keys all known."""
+    """A section of the config: frozen and typed; unknown keys are refused."""
 
     model_config = pydantic.ConfigDict(
         frozen=True,
@@ -26,7 +26,7 @@ Flips = Literal["none", "horizontal", "both"]
 
 
 class PackConfig(Section):
-    """How a source becomes shards."""
+    """Packing of a source into shards."""
 
     seed: int = Field(default=0, ge=0)
     """Seed of the shuffle, and of the choice of val and test rows in a source without splits."""
@@ -37,7 +37,7 @@ class PackConfig(Section):
     shard_mb: float = Field(default=64.0, gt=0)
     """Target size of a shard, in MB of encoded images."""
     min_shards: int = Field(default=4, ge=1)
-    """Fewest shards of the train split, so that workers can share the reading."""
+    """Minimum number of shards of the train split, so that workers can share the reading."""
     max_quarantined: float = Field(default=0.05, ge=0, le=1)
     """Share of quarantined rows above which packing fails."""
     max_pixels: int = Field(default=100_000_000, ge=1)
@@ -63,7 +63,7 @@ class PackConfig(Section):
 
 
 class AugmentConfig(Section):
-    """The random part of a view; view 0 has none."""
+    """Random augmentation of the training views; view 0 has none."""
 
     min_scale: float = Field(default=0.6, gt=0, le=1)
     """Smallest share of the image's area that a random crop keeps; 1 turns cropping off."""
@@ -77,14 +77,14 @@ class AugmentConfig(Section):
 
 
 class DataConfig(Section):
-    """What is read and how it looks to the network."""
+    """The data set, and its images as the network sees them."""
 
     uri: str | None = None
     """The packed data set: the folder or prefix that holds `manifest.json`."""
     image_size: int = Field(default=299, ge=75, le=1024)
     """Side in pixels of the square that the network sees; Inception V3 was trained at 299."""
     augment: AugmentConfig = AugmentConfig()
-    """How the training views differ from the image."""
+    """Random augmentation of the training images."""
     seed: int = Field(default=0, ge=0)
     """Seed of the views. Fits with another `train.seed` share them, and so the feature cache."""
 
@@ -118,15 +118,15 @@ class ModelConfig(Section):
     """Flips of an image over which a finished model averages its probabilities: `horizontal` takes
     2 forward passes, `both` 4."""
     batch_norm: Literal["frozen", "train"] = "frozen"
-    """Whether the tail's BatchNorm keeps the pretrained statistics or follows the batches: `train`
-    needs two rows in a worker's part of a batch up to 106 pixels of `data.image_size`, so that a
-    last row that would be alone is left out of its epoch."""
+    """Whether the tail's BatchNorm keeps the pretrained statistics or follows the batches. With
+    `train` and a `data.image_size` up to 106, each worker needs two rows in a batch: a single last
+    row is left out of its epoch."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the network; `auto` is bf16 where the device computes in it, else fp32."""
 
 
 class OptimizerConfig(Section):
-    """AdamW with a linear warm-up and a cosine to zero."""
+    """AdamW with a linear warm-up and a cosine decay to zero."""
 
     lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate of the head."""
@@ -149,8 +149,9 @@ class TrainConfig(Section):
     epochs: int = Field(default=8, ge=1)
     """Largest number of passes over the training rows."""
     minutes: float | None = Field(default=None, gt=0)
-    """Minutes that all epochs together may take. After each epoch, those that still fit are
-    planned, the last one perhaps in part; one epoch is run in any case. null sets no limit."""
+    """Time limit in minutes for all epochs together; null sets none. After each epoch the number of
+    epochs that still fit is planned again, and the last one may be shortened. At least one epoch
+    is run."""
     rows: float = Field(default=1.0, gt=0, le=1)
     """Share of the training rows that are used: a random sample, the first rows of each shard."""
     batch_size: int = Field(default=32, ge=2)
@@ -180,8 +181,8 @@ class TrainConfig(Section):
     """Number of epochs without a better `val` score after which training stops; null never stops
     early."""
     certain_accuracy: float = Field(default=0.95, gt=0, le=1)
-    """Accuracy on `val` that sets the threshold of uncertainty: answers above the threshold reach
-    it, the others are marked uncertain."""
+    """Accuracy on `val` that the answers above the threshold of uncertainty reach; the others are
+    marked uncertain."""
     seed: int = Field(default=0, ge=0)
     """Seed of the head's initial weights, the order of the rows and dropout."""
     max_failures: int = Field(default=3, ge=0)
@@ -197,7 +198,7 @@ class Range(Section):
     max: float
     """Upper end."""
     log: bool = True
-    """Whether the logarithm is drawn uniformly, not the number."""
+    """Whether values are drawn uniformly on a logarithmic scale."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Range:
@@ -213,7 +214,7 @@ Values = Annotated[
     Annotated[Range, pydantic.Tag("range")] | Annotated[Choices, pydantic.Tag("list")],
     pydantic.Discriminator(lambda value: "range" if isinstance(value, dict | Range) else "list"),
 ]
-"""What a search draws a key's value from; the error of a bad one names only the form it has."""
+"""Values that a search tries for a key: a range or a list; errors name the form that was given."""
 
 
 class SearchConfig(Section):
@@ -237,16 +238,16 @@ class SearchConfig(Section):
     """Early stopping: `asha` ends trials that fall behind (Li et al. 2020), `none` runs each to its
     last epoch."""
     grace_epochs: int = Field(default=2, ge=1)
-    """Epochs that ASHA grants every trial."""
+    """Epochs that every trial runs before ASHA may end it."""
     reduction_factor: int = Field(default=3, ge=2)
-    """Number of trials of which ASHA lets the best one go on, at each rung."""
+    """ASHA lets the best one of this many trials go on, at each rung."""
     finalists: int = Field(default=2, ge=1)
     """Number of best points that are run again with other seeds; the best mean over seeds wins."""
     seeds: int = Field(default=1, ge=1)
     """Seeds of each finalist, that of its first fit included; 1 runs none again. With
     `budget_minutes` none is run again."""
     budget_minutes: float | None = Field(default=None, gt=0)
-    """Minutes in which the search ends, trying fewer points if it must; null sets no limit."""
+    """Time limit in minutes, for which the search tries fewer points if it must; null sets none."""
     concurrent: int | None = Field(default=None, ge=1)
     """Number of trials that run side by side; null takes as many as the CPUs or GPUs allow."""
     gpus_per_trial: float = Field(default=1.0, gt=0, le=1)
@@ -286,7 +287,7 @@ class SearchConfig(Section):
 
 
 class TrackConfig(Section):
-    """Where finished runs are logged besides storage and TensorBoard's files."""
+    """MLflow, where finished runs are logged besides storage and TensorBoard's files."""
 
     mlflow: str | None = None
     """Address of an MLflow server; null logs to none. Needs `rtl[mlflow]`. `sqlite:///FILE` serves
@@ -318,9 +319,9 @@ class ServeConfig(Section):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port that the endpoint listens on; 0 takes a free one."""
     replicas: int = Field(default=1, ge=1)
-    """Processes that each hold the model; the fewest, where `max_replicas` is set."""
+    """Number of processes that hold the model; the minimum where `max_replicas` is set."""
     max_replicas: int | None = Field(default=None, ge=1)
-    """Ray Serve starts up to so many while requests wait, and ends them again; null: no more."""
+    """Maximum number of processes: Ray Serve starts more while requests wait; null starts none."""
     cpus_per_replica: int = Field(default=1, ge=1)
     """Logical CPUs that each replica reserves."""
     gpus_per_replica: int = Field(default=0, ge=0, le=1)
@@ -328,22 +329,22 @@ class ServeConfig(Section):
     max_batch_size: int = Field(default=16, ge=1)
     """Images that a replica computes at once; its CPUs share them."""
     max_waiting: int = Field(default=128, ge=1)
-    """Images inside a replica beyond which a request is refused with 503."""
+    """Number of images in a replica above which requests are refused with 503."""
     max_body_mb: float = Field(default=10.0, gt=0)
     """Size of a request's body above which it is refused with 413."""
     max_pixels: int = Field(default=50_000_000, ge=1)
     """Width times height above which an image is refused with 413, undecoded."""
     refusals_per_s: float = Field(default=50.0, gt=0)
-    """Requests a second that a replica refuses as the client's error (4xx) at once; more wait."""
+    """Client errors (4xx) a second that a replica answers at once; further ones are delayed."""
     top_k: int = Field(default=5, ge=1)
-    """Classes in an answer that asks for no other number."""
+    """Number of classes in an answer, where the request asks for no other."""
     timeout_s: float = Field(default=30.0, gt=0)
-    """Seconds until a request is given up."""
+    """Time limit of a request, in seconds."""
     follow_s: float = Field(default=2.0, gt=0)
-    """Seconds between looks at the registry, where a name without a version is served."""
+    """Seconds between two checks which version is current, where a name is served."""
     # Not strict: Ray Serve reads the arguments of an application from YAML, which has no tuples.
     cors_origins: tuple[str, ...] = Field(default=(), strict=False)
-    """Origins whose web pages may ask, besides the endpoint's own: `https://shop.example`,
+    """Origins whose web pages may call the endpoint, besides its own: `https://shop.example`,
     `http://localhost:5173`; `*` for all."""
 
     @pydantic.model_validator(mode="after")

@@ -1,7 +1,7 @@
-"""The typed config tree: what a recipe may say (`rtl.sections` has the keys), read and changed.
+"""The typed config tree: all sections together, validated, changed, and as plain values.
 
 Unknown and ill-typed keys are refused with the nearest key that exists. Everything is frozen: a
-run's config is what it was started with. `rtl.recipes` reads the tree from YAML.
+run's config is what it was started with. `schema` has the keys; `loading` reads YAML.
 """
 
 from __future__ import annotations
@@ -102,14 +102,10 @@ class Config(Section):
         return self
 
     def at(self, point: Mapping[str, Any]) -> Config:
-        """The config at one point of the search: dotted keys replaced."""
+        """A copy with dotted keys replaced, validated: `at({"optimizer.lr": 0.01})`."""
         tree = self.to_dict()
         for key, value in point.items():
-            *path, name = key.split(".")
-            section = tree
-            for part in path:
-                section = section[part]
-            section[name] = value
+            assign(tree, key, value=value)
         return from_dict(tree)
 
     def get(self, key: str) -> Any:
@@ -146,6 +142,23 @@ def from_dict(tree: dict[str, Any], places: Mapping[str, str] = MappingProxyType
         raise ConfigError(f"{text!r} is not UTF-8; rename the file or folder.") from None
     except pydantic.ValidationError as error:
         raise ConfigError("\n".join(_explain(e, places) for e in error.errors())) from None
+
+
+def assign(tree: dict[str, Any], key: str, *, value: Any, source: str = "") -> None:
+    """Sets a dotted key of a tree of plain values; sections that are missing are made.
+
+    Raises ConfigError, which begins with `source` and the key, where a section is a value.
+    """
+    *path, name = key.split(".")
+    section = tree
+    for depth, part in enumerate(path, 1):
+        below = section.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise ConfigError(
+                f"{source}{key}: {'.'.join(path[:depth])} is {below!r}; it must map keys to values."
+            )
+        section = below
+    section[name] = value
 
 
 def check_key(key: str) -> None:

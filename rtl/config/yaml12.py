@@ -42,7 +42,7 @@ class Document:
     """Name, line and column of every value below the top, by its dotted key."""
 
 
-def read(path: str | Path, name: str, text_keys: Collection[str] = ()) -> Document:
+def read(path: str | Path, name: str, *, text_keys: Collection[str] = ()) -> Document:
     """`parse` of a file in UTF-8, or in UTF-16 with a byte order mark. Raises ConfigError."""
     try:
         with Path(path).open("rb") as file:
@@ -59,10 +59,10 @@ def read(path: str | Path, name: str, text_keys: Collection[str] = ()) -> Docume
     except UnicodeDecodeError as error:
         place = _place_after(data[: error.start].decode("latin-1"), name)
         raise ConfigError(f"{place}: not UTF-8 text; save it as UTF-8.") from None
-    return parse(text, name, text_keys)
+    return parse(text, name, text_keys=text_keys)
 
 
-def parse(text: str, name: str, text_keys: Collection[str] = ()) -> Document:
+def parse(text: str, name: str, *, text_keys: Collection[str] = ()) -> Document:
     """The one document of a text; unquoted values of `text_keys` are taken as they stand.
 
     Raises ConfigError with `name`, line and column for what is not valid YAML or not taken here.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import math
 import time
@@ -14,7 +13,6 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-import rtl
 from rtl.config.schema import ServeConfig
 from rtl.errors import BundleError, reason
 from rtl.model import registry
@@ -69,7 +67,6 @@ class Endpoint:
         retry_after_s: float = _RETRY_AFTER_S,
     ) -> None:
         """`aggregator` is the handle of the `StatsAggregator` deployment."""
-        gc.set_threshold(*rtl.GC_THRESHOLD)  # a request may leave large objects behind
         self.rejected: dict[str, str] = {}
         self.engine = Engine(config)
         self._config = config

@@ -129,10 +129,11 @@ def make_plan(
         )
         if need > left:
             needed = (need + judging + START_SECONDS) / safety
+            enough = math.ceil((config.search.budget_minutes or 0.0) + (needed - seconds) / 60)
             raise ConfigError(
-                f"search.budget_minutes is {seconds / 60:.1f} from here; one view of {train} "
-                f"images at {rate:.0f} a second and an epoch of one fit need {needed / 60:.1f}. "
-                "Give more, or pack fewer images."
+                f"The time budget leaves {seconds / 60:.1f} minutes from here. One view of {train} "
+                f"images at {rate:.0f} a second and one epoch of a fit need {needed / 60:.1f}. "
+                f"Give --budget {enough}m or more, or pack fewer images."
             )
 
         def after_pass(views: int) -> BudgetPlan:

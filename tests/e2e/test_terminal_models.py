@@ -71,6 +71,7 @@ def test_evaluate_shows_scores_and_no_json(work: Workplace, models: str) -> None
 
 def test_quantize_registers_a_version(alone: Workplace, models: str) -> None:
     done = alone.run("rtl quantize colours@1 --at-most 100 --data data --storage models")
+    done.must_say("Rows compared")
     done.find(r"Accuracy on val \d\.\d+ in 8 bits, \d\.\d+ before")
     done.must_say("Registered as colours@3")
     done.must_say("Next: rtl promote colours 3 --storage models")

@@ -85,6 +85,7 @@ def test_a_piped_search_is_lines_at_a_sane_rate(searched: Terminal) -> None:
     assert "\x1b" not in searched.raw.decode()
     lines = searched.lines().splitlines()
     assert lines[-1] == "exit status 0"
+    assert any(re.fullmatch(r"\d trials? of up to 6 epochs", line) for line in lines)
     ended = sorted(line[:8] for line in lines if line.startswith("Trial "))
     assert ended == [f"Trial {number}:" for number in range(4)]
     assert len(lines) < 40

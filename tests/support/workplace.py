@@ -58,7 +58,8 @@ def stop(terminal: Terminal) -> str:
     terminal.ends(130, seconds=STOPS_WITHIN)
     terminal.leaves_nothing()
     found = re.search(r"^(?:Go on|Serve again|Start again) with: (rtl .*)$", terminal.lines(), re.M)
-    if not terminal.says("Stopped.") or found is None:
+    told = re.search(r"^rtl [a-z-]+: Stopped\.", terminal.lines(), re.M)  # on a line of its own
+    if told is None or found is None:
         raise terminal.failure("it does not say what stands and how to go on")
     return found[1]
 

@@ -29,6 +29,8 @@ STAGES = (
     {"training"},
     {"tuning"},
     {"batch_inference", "exporting", "reporting", "serving"},
+    {"display"},
+    {"api"},
     {"cli"},
 )
 """Stage by stage from the ground up: the packages of `rtl`, `rtl` for its own file."""
@@ -199,7 +201,9 @@ def _fresh(code: str, folder: Path) -> str:
 HEAVY = "print(sorted({name.split('.')[0] for name in sys.modules} & {'ray', 'torch'}))"
 
 
-@pytest.mark.parametrize("module", ["rtl", "rtl.cli.main", "rtl.serving.stats_aggregator"])
+@pytest.mark.parametrize(
+    "module", ["rtl", "rtl.api.fits", "rtl.cli.main", "rtl.serving.stats_aggregator"]
+)
 def test_importing_what_is_light_loads_neither_ray_nor_torch(module: str, tmp_path: Path) -> None:
     assert _fresh(f"import sys, {module}; {HEAVY}", tmp_path) == "[]\n"
 
@@ -219,7 +223,9 @@ except SystemExit as end:
 
 def test_importing_any_module_starts_and_writes_nothing(tmp_path: Path) -> None:
     code = f"""
-import importlib, json, logging, socket, threading
+import gc, importlib, json, logging, socket, threading
+
+threshold = gc.get_threshold()
 
 def refuse(*_):
     raise AssertionError("an import went to the network")
@@ -229,7 +235,8 @@ for name in {sorted(MODULES)}:
     importlib.import_module(name)
 import ray
 print(json.dumps([ray.is_initialized(), len(logging.getLogger().handlers),
-                  logging.getLogger().level == logging.WARNING]))
+                  logging.getLogger().level == logging.WARNING,
+                  gc.get_threshold() == threshold]))
 """
-    assert json.loads(_fresh(code, tmp_path)) == [False, 0, True]
+    assert json.loads(_fresh(code, tmp_path)) == [False, 0, True, True]
     assert list(tmp_path.iterdir()) == []

@@ -28,7 +28,7 @@ from tests.integration.runtime.test_capacity import a_cpu_held
 
 def test_a_search_over_s3_registers_its_winner(s3: str, ray_cluster: None) -> None:
     make_dataset(f"{s3}/data")
-    ().replace(
+    settings = loading.load().replace(
         name="colours",
         storage=f"{s3}/root",
         data={"uri": f"{s3}/data", "image_size": 80},
@@ -70,7 +70,7 @@ def test_a_failing_trial_does_not_end_the_search(s3: str, ray_cluster: None) -> 
         "optimizer": {"warmup_fraction": 0.0},
         "search": {"unfrozen_layers": [0], "trials": 2, "lr": [1e30]},
     }
-    ().replace(
+    settings = loading.load().replace(
         name="nan", storage=f"{s3}/root", data={"uri": f"{s3}/data", "image_size": 80}, **sections
     )
     seen: list[list[Trial]] = []
@@ -151,7 +151,7 @@ def test_a_search_with_a_budget_runs_what_its_plan_says(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_dataset(f"{tmp_path}/data", train=400)
-    ().replace(
+    settings = loading.load().replace(
         name="quick",
         storage=f"{tmp_path}/root",
         data={"uri": f"{tmp_path}/data", "image_size": 80},
@@ -211,7 +211,7 @@ def test_a_budget_that_is_too_small_leaves_the_name_free(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_dataset(f"{tmp_path}/data", train=40)
-    ().replace(
+    settings = loading.load().replace(
         name="small",
         storage=f"{tmp_path}/root",
         data={"uri": f"{tmp_path}/data", "image_size": 80},
@@ -219,7 +219,7 @@ def test_a_budget_that_is_too_small_leaves_the_name_free(
     )
     monkeypatch.setattr(search, "measure", lambda *_: Rates(0.1, {0: 8.0}, {0: 8.0}, 2))
     for resume in (False, True):  # the job of a cluster always asks to resume
-        with pytest.raises(ConfigError, match="Give more"):
+        with pytest.raises(ConfigError, match=r"Give --budget \d+m or more"):
             search.search(settings, resume=resume)
         assert run.create_or_resume(settings, "search", manifest_digest="d" * 64, resume=False)
         storage.delete(run.locate(settings))
@@ -230,7 +230,7 @@ def test_points_that_the_deadline_leaves_are_said(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_dataset(f"{tmp_path}/data")
-    ().replace(
+    settings = loading.load().replace(
         name="late",
         storage=f"{tmp_path}/root",
         data={"uri": f"{tmp_path}/data", "image_size": 80},
@@ -259,7 +259,7 @@ def test_trials_of_two_workers_give_the_scores_of_one_and_free_what_they_held(
     tmp_path: Path, ray_cluster: None
 ) -> None:
     make_dataset(f"{tmp_path}/data", train=48)
-    ().replace(
+    settings = loading.load().replace(
         name="alone",
         storage=f"{tmp_path}/root",
         data={"uri": f"{tmp_path}/data", "image_size": 80},
@@ -290,7 +290,7 @@ def test_a_lost_worker_fails_its_trial_and_the_search_goes_on(
     tmp_path: Path, ray_cluster: None
 ) -> None:
     make_dataset(f"{tmp_path}/data", train=48)
-    ().replace(
+    settings = loading.load().replace(
         name="lossy",
         storage=f"{tmp_path}/root",
         data={"uri": f"{tmp_path}/data", "image_size": 80},

@@ -262,7 +262,7 @@ def test_an_override_that_cannot_be_read_is_quoted(override: str, message: str) 
 
 
 def test_an_override_below_a_value_of_the_recipe_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--set train\.epochs: train is 3 in the recipe"):
+    with pytest.raises(ConfigError, match=r"--set train\.epochs: train is 3; it must map"):
         loading.load(_recipe(tmp_path, "train: 3"), ["train.epochs=2"])
 
 

@@ -102,7 +102,7 @@ def test_a_billion_values_and_a_deep_nest_are_refused() -> None:
 
 def test_the_texts_of_a_text_key_are_kept_unless_they_are_quoted_or_nothing() -> None:
     text = "a: {b: 010, c: 010}\nd: true\ne: ~\nf: '~'\n"
-    found = yaml12.parse(text, "it", {"a.b", "d", "e", "f"}).value
+    found = yaml12.parse(text, "it", text_keys={"a.b", "d", "e", "f"}).value
     assert found == {"a": {"b": "010", "c": 10}, "d": "true", "e": None, "f": "~"}
 
 

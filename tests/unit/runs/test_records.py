@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rtl import storage
-from rtl.cli import console
+from rtl.cli import tables
 from rtl.config import loading
 from rtl.runs import listing, run
 from rtl.runs.records import Attempt, Outcome, RunRecord, SearchPlan, SearchSummary, Spent
@@ -68,7 +68,7 @@ def test_a_summary_has_its_parts_typed() -> None:
     read = SearchSummary.from_dict(SEARCH)
     assert read.spent == Spent(120.0, 0.0, 0.5)
     assert read.tradeoffs == ("one view of an image",)
-    assert "25%" in console.spent_line(read)
+    assert "25%" in tables.spent_line(read)
 
 
 def test_an_attempt_that_is_not_known_in_full_is_read() -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from rtl import storage
-from rtl.cli import console, main
+from rtl.cli import main, tables
 from rtl.config import loading, tree
+from rtl.display import console
 from rtl.errors import (
     ConfigError,
     NotFoundError,
@@ -251,7 +252,7 @@ def test_no_value_of_a_wrong_type_ends_the_listing(tmp_path: Path, kind: Kind) -
                 row = listing.read(uri)
                 assert (row.state == "broken") == (" " in row.reason), (name, path, value)
                 broken += row.state == "broken"
-                console.runs_table([row])
+                tables.runs_table([row])
                 json.dumps(row.to_dict())
         Path(uri, name).write_text(json.dumps(record))
     assert broken > 50

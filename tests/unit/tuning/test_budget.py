@@ -133,7 +133,7 @@ def test_no_view_is_computed_that_few_epochs_would_see(seconds: float) -> None:
 
 
 def test_a_budget_that_cannot_hold_is_refused_with_what_it_needs() -> None:
-    with pytest.raises(ConfigError, match=r"need \d+\.\d\. Give more") as caught:
+    with pytest.raises(ConfigError, match=r"need \d+\.\d\. Give --budget \d+m or more") as caught:
         plan(30)
     need = float(str(caught.value).split("need ")[1].split(". Give")[0])
     assert plan(60 * (need + 0.2), unfrozen_layers=[0]).final.epochs >= 1

@@ -12,9 +12,9 @@ import pytest
 from ray import cloudpickle, tune
 from rich.console import Console
 
-from rtl.cli import console
-from rtl.cli.progress_views import SearchView
 from rtl.config.tree import Config
+from rtl.display import console
+from rtl.display.progress_views import SearchView
 from rtl.runs.records import TrialEpoch
 from rtl.runs.trials import Trial
 from rtl.tuning import sweep

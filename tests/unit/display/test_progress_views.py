@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rtl.cli import console, progress_views
-from rtl.cli.progress_views import Bar, FitView, SearchView
-from rtl.cli.trial_table import TrialView
+from rtl.display import console, progress_views
+from rtl.display.progress_views import Bar, FitView, SearchView
+from rtl.display.trial_table import TrialView
 from rtl.runs.records import TrialEpoch
 from rtl.runs.trials import Trial
 from rtl.tuning.tracker import Round
@@ -42,12 +42,9 @@ def rendered(table: Any, width: int) -> str:
     return out.getvalue()
 
 
-def test_a_pass_tells_its_rate_and_what_is_left(
-    piped: io.StringIO, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pass_tells_its_rate_and_what_is_left(piped: io.StringIO) -> None:
     now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    bar = Bar("images checked")
+    bar = Bar("images checked", clock=lambda: now[0])
     bar(40, 1040)  # done before
     now[0] += 30
     bar(340, 1040)
@@ -61,31 +58,27 @@ def test_a_pass_tells_its_rate_and_what_is_left(
     ]
 
 
-def test_a_search_without_news_still_shows_life(
-    piped: io.StringIO, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with SearchView("accuracy") as view:
+def test_a_search_without_news_still_shows_life(piped: io.StringIO) -> None:
+    now = [100.0]
+    with SearchView("accuracy", clock=lambda: now[0]) as view:
         view.round(Round(trials=3, epochs=4, concurrent=1))
         view.trials([trial(0, [0.5, 0.75, 0.7, 0.7]), trial(1, [0.4], "running")])
-        later = time.monotonic() + progress_views.LINE_EVERY_S + 1
-        monkeypatch.setattr(time, "monotonic", lambda: later)
+        now[0] += progress_views.LINE_EVERY_S + 1
         view.pulse()
         view.pulse()
         view.stage("Scoring the winner")
     lines = piped.getvalue().splitlines()
-    assert lines[0].startswith("Trial 0: k = 0, lr = 0.001, accuracy 0.750 on val after 4 epochs")
-    assert lines[1] == (
+    assert lines[0] == "3 trials of up to 4 epochs"
+    assert lines[1].startswith("Trial 0: k = 0, lr = 0.001, accuracy 0.750 on val after 4 epochs")
+    assert lines[2] == (
         "1 of 3 trials done, best accuracy 0.750 (trial 0), 21 s elapsed, up to 1:10 left"
     )
-    assert lines[2:] == ["Scoring the winner ..."]
+    assert lines[3:] == ["Scoring the winner ..."]
 
 
-def test_an_epoch_in_progress_is_told_too(
-    piped: io.StringIO, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_epoch_in_progress_is_told_too(piped: io.StringIO) -> None:
     now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with FitView(8) as view:
+    with FitView(8, clock=lambda: now[0]) as view:
         view.step(0, 0, 300)
         now[0] += progress_views.LINE_EVERY_S
         view.step(0, 200, 300)
@@ -136,14 +129,16 @@ def test_a_duration(seconds: float, text: str) -> None:
     assert console.duration(seconds) == text
 
 
-def test_a_bar_without_a_total_says_the_number_so_far(
-    piped: io.StringIO, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress_views, "LINE_EVERY_S", -1.0)
-    with progress_views.Bars() as bars:
+def test_a_bar_without_a_total_says_the_number_so_far(piped: io.StringIO) -> None:
+    now = [100.0]
+    with progress_views.Bars(clock=lambda: now[0]) as bars:
         bars(5, 0, "files found")
-        bars(7, 7, "files found")
-    assert piped.getvalue().splitlines() == ["Files found: 5", "Files found: 7 of 7"]
+        now[0] += progress_views.LINE_EVERY_S
+        bars(5, 0, "files found")
+        bars(705, 705, "files found")
+    assert piped.getvalue().splitlines() == [
+        "Files found: 5", "Files found: 705 of 705, 35 files/s"
+    ]  # fmt: skip
 
 
 def test_a_bar_without_a_total_is_not_full_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

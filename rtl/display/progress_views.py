@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -23,8 +24,8 @@ from rich.progress import (
 from rich.spinner import Spinner
 from rich.text import Text
 
-from rtl.cli import console
-from rtl.cli.trial_table import TrialView
+from rtl.display import console
+from rtl.display.trial_table import TrialView
 
 if TYPE_CHECKING:
     from rtl.runs.records import Epoch
@@ -41,7 +42,7 @@ _COUNTED = ("images", "rows", "shards", "files")
 
 
 class _Rate(ProgressColumn):
-    """How many are done in a second, of late."""
+    """Recent speed, such as `91 images/s`."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -54,8 +55,11 @@ class _Rate(ProgressColumn):
 class Bar:
     """One stage: a progress bar that appears when there is something to show."""
 
-    def __init__(self, what: str, *, last_line: bool = True) -> None:
+    def __init__(
+        self, what: str, *, last_line: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """`last_line` is whether its end is a line too where the output is no terminal."""
+        self._clock = clock
         self._title = what[:1].upper() + what[1:]
         first = what.split()[0]
         self._unit = first if first in _COUNTED else "images"
@@ -63,38 +67,38 @@ class Bar:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._first: tuple[int, float] | None = None
-        """What was done at the first call, and when that was."""
+        """Count and time of the first call."""
         self._done, self._total = 0, 0
-        self._line_at = time.monotonic()
+        self._line_at = clock()
 
     def __call__(self, done: int, total: int) -> None:
-        """Shows `done` of `total`; a total of 0 is not known yet."""
-        self._first = self._first or (done, time.monotonic())
+        """Shows `done` of `total`; 0 is a total that is not known yet."""
+        self._first = self._first or (done, self._clock())
         self._done, self._total = done, total
-        if console.live():
+        if console.is_live():
             self._show(done, total or None)
-        elif done == total and self._last_line:
+        elif done == total > 0 and self._last_line:
             self.line()
         else:
             self.line_if_due()
 
     def line_if_due(self) -> None:
-        """A line where the last one is some time ago and there is something to say."""
-        if self._first is not None and time.monotonic() - self._line_at >= LINE_EVERY_S:
+        """Prints a line where the last one is some time ago and there is progress."""
+        if self._first is not None and self._clock() - self._line_at >= LINE_EVERY_S:
             self.line()
 
     def line(self) -> None:
-        """`Features: 640 of 2624, 91 images/s, 22 s left`."""
-        self._line_at = time.monotonic()
+        """Prints a line such as `Features: 640 of 2624, 91 images/s, 22 s left`."""
+        self._line_at = self._clock()
         parts = [f"{self._title}: {self._done}" + (f" of {self._total}" if self._total else "")]
         done, began = self._first or (0, 0.0)
-        seconds = time.monotonic() - began
+        seconds = self._clock() - began
         if self._done > done and seconds >= 1:
             rate = (self._done - done) / seconds
             parts.append(f"{rate:.0f} {self._unit}/s")
             if self._total > self._done:
                 parts.append(f"{console.duration((self._total - self._done) / rate)} left")
-        console.say(", ".join(parts))
+        console.print_line(", ".join(parts))
 
     def close(self) -> None:
         """Ends the bar where it is."""
@@ -120,15 +124,17 @@ class Bar:
 class Bars:
     """Bars for stages that follow one another, each by its name."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives seconds that only rise."""
+        self._clock = clock
         self._name = ""
         self._bar: Bar | None = None
         self._ended = threading.Event()
-        self._pulse = threading.Thread(target=self._tell_again, daemon=True)
+        self._pulse = threading.Thread(target=self._print_again, daemon=True)
 
     def __enter__(self) -> Self:
         """Shows nothing yet."""
-        if not console.live():
+        if not console.is_live():
             self._pulse.start()
         return self
 
@@ -136,8 +142,9 @@ class Bars:
         """Shows `done` of `total` of the stage `what`."""
         if self._bar is None or what != self._name:
             self.close()
-            self._name, self._bar = what, Bar(what, last_line=last_line)
-            console.begin(what)
+            self._name = what
+            self._bar = Bar(what, last_line=last_line, clock=self._clock)
+            console.begin_stage(what)
         self._bar(done, total)
 
     def __exit__(self, *_: object) -> None:
@@ -152,79 +159,107 @@ class Bars:
             self._bar = None
 
     def pulse(self) -> None:
-        """Says how far it is, where that was not said for a while: called each second."""
+        """Prints the progress where that is some time ago: called each second."""
         if self._bar is not None:
             self._bar.line_if_due()
 
-    def _tell_again(self) -> None:
+    def _print_again(self) -> None:
         while not self._ended.wait(1.0):
             self.pulse()
+
+
+@contextlib.contextmanager
+def bars_if(progress: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """Bars where progress is asked for; else a callback that shows nothing."""
+    if not progress:
+        yield _show_nothing
+        return
+    with Bars() as bars:
+        yield bars
+
+
+def _show_nothing(done: int, total: int, what: str) -> None:
+    pass
+
+
+def epoch_line(epoch: Epoch) -> str:
+    """An epoch's result in one line."""
+    return (
+        f"Epoch {epoch.epoch + 1}: train loss {epoch.train_loss:.4f}, val accuracy "
+        f"{console.interval(epoch.val.accuracy)}, {epoch.rows_per_s:.0f} images/s, "
+        f"{epoch.seconds:.0f} s"
+    )
 
 
 class FitView(Bars):
     """A bar an epoch, and a line when it is done."""
 
-    def __init__(self, epochs: int) -> None:
-        """`epochs` are those that the fit takes, at most."""
-        super().__init__()
+    def __init__(self, epochs: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`epochs` is the maximum number of epochs of the fit."""
+        super().__init__(clock=clock)
         self._epochs = epochs
 
     def features(self, done: int, total: int) -> None:
-        """Images whose features are computed."""
+        """Shows the number of images whose features are computed."""
         self(done, total, "features")
 
     def step(self, epoch: int, rows: int, total: int) -> None:
-        """Rows of an epoch that are done."""
+        """Shows the rows of an epoch that are done."""
         self(rows, total, f"epoch {epoch + 1} of {self._epochs}", last_line=False)
 
     def epoch(self, epoch: Epoch) -> None:
-        """An epoch's outcome."""
+        """Prints an epoch's result."""
         self.close()
-        console.say(console.epoch_line(epoch))
+        console.print_line(epoch_line(epoch))
 
 
 class SearchView(Bars):
     """The features' bar, then the trials as a live table, then what is left to do."""
 
-    def __init__(self, metric: str) -> None:
-        super().__init__()
-        self._trials = TrialView(metric)
+    def __init__(self, metric: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`metric` is the score that chooses the winner."""
+        super().__init__(clock=clock)
+        self._trials = TrialView(metric, clock=clock)
         self._live: Live | None = None
         self._stage = ""
-        self._line_at = time.monotonic()
-        self._told: set[tuple[int, str]] = set()
+        self._line_at = clock()
+        self._printed: set[tuple[int, str]] = set()
 
     def features(self, done: int, total: int) -> None:
-        """Images whose features are computed."""
+        """Shows the number of images whose features are computed."""
         self(done, total, "features")
         if done == total:
             self.close()
 
     def round(self, round_: Round) -> None:
-        """A round of trials begins."""
-        console.begin("trials")
+        """Begins a round of trials."""
+        console.begin_stage("trials")
         self._stage = ""
         self._trials.begin(round_)
-        if console.live():
+        if console.is_live():
             self._show()
+        else:
+            trials = "1 trial" if round_.trials == 1 else f"{round_.trials} trials"
+            epochs = "1 epoch" if round_.epochs == 1 else f"up to {round_.epochs} epochs"
+            self._line(f"{trials} of {epochs}")
 
     def trials(self, trials: Sequence[Trial]) -> None:
-        """All trials as they stand."""
+        """Shows all trials in their present state."""
         self._trials.update(trials)
-        if console.live():
+        if console.is_live():
             self._show()
             return
         for trial in trials:
             ended = (trial.number, trial.reason)
-            if trial.state != "running" and ended not in self._told:
-                self._told.add(ended)
+            if trial.state != "running" and ended not in self._printed:
+                self._printed.add(ended)
                 self._line(self._trials.line(trial))
 
     def stage(self, text: str) -> None:
-        """A stage that cannot be counted, such as `Scoring the winner`."""
-        console.begin(text[:1].lower() + text[1:])
+        """Begins a stage that cannot be counted, such as `Scoring the winner`."""
+        console.begin_stage(text[:1].lower() + text[1:])
         self._stage = text
-        if console.live():
+        if console.is_live():
             self._show()
         else:
             self._line(f"{text} ...")
@@ -232,14 +267,14 @@ class SearchView(Bars):
     def pulse(self) -> None:
         """See `Bars`."""
         super().pulse()
-        if self._bar is None and time.monotonic() - self._line_at >= LINE_EVERY_S:
+        if self._bar is None and self._clock() - self._line_at >= LINE_EVERY_S:
             if self._stage:
                 self._line(f"{self._stage} ...")
             elif summary := self._trials.summary():
                 self._line(summary)
 
     def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
-        """The table, as high and wide as the terminal has room."""
+        """The table, cut to the height and width of the terminal."""
         below = Spinner("line", self._stage) if self._stage else Text(self._trials.summary())
         if self._trials.known:
             yield self._trials.table(screen.width, rows=max(3, screen.height - 7))
@@ -263,5 +298,5 @@ class SearchView(Bars):
             self._live.start()
 
     def _line(self, text: str) -> None:
-        self._line_at = time.monotonic()
-        console.say(text)
+        self._line_at = self._clock()
+        console.print_line(text)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
-from rtl.cli import console
+from rtl.display import console
 
 if TYPE_CHECKING:
     from rtl.runs.trials import Trial
@@ -21,11 +21,13 @@ _NARROW = 66
 
 
 class TrialView:
-    """How a search stands; nothing is printed here."""
+    """The state of a search as text; nothing is printed here."""
 
-    def __init__(self, metric: str) -> None:
+    def __init__(self, metric: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` is the one that the end of a round is given in."""
         self._metric = metric
-        self._began = time.monotonic()
+        self._clock = clock
+        self._began = clock()
         self._trials: Sequence[Trial] = ()
         self._round: Round | None = None
         self._before: set[int] = set()
@@ -37,12 +39,12 @@ class TrialView:
         return bool(self._trials)
 
     def begin(self, round_: Round) -> None:
-        """A round of trials begins."""
+        """Begins a round of trials."""
         self._round = round_
         self._before = {trial.number for trial in self._trials if trial.state != "running"}
 
     def update(self, trials: Sequence[Trial]) -> None:
-        """All trials as they stand."""
+        """Takes all trials in their present state."""
         self._trials = trials
 
     def table(self, width: int, *, rows: int | None = None) -> Table:
@@ -69,7 +71,7 @@ class TrialView:
         return table
 
     def line(self, trial: Trial) -> str:
-        """A trial that ended."""
+        """A trial that ended, in one line."""
         return (
             f"Trial {trial.number}: k = {trial.unfrozen_layers}, lr = {trial.lr:.2g}, "
             f"{self._metric} {console.number(trial.score)} on val after {trial.epochs} epochs "
@@ -86,7 +88,7 @@ class TrialView:
         if scored:
             best = max(scored, key=lambda t: t.score)
             parts.append(f"best {self._metric} {best.score:.3f} (trial {best.number})")
-        parts.append(f"{console.duration(time.monotonic() - self._began)} elapsed")
+        parts.append(f"{console.duration(self._clock() - self._began)} elapsed")
         left = self.seconds_left()
         if left is not None:
             parts.append(f"up to {console.duration(left)} left")
@@ -99,7 +101,7 @@ class TrialView:
         """
         if self._round is None:
             return None
-        until = math.inf if self._round.ends is None else self._round.ends - time.monotonic()
+        until = math.inf if self._round.ends is None else self._round.ends - self._clock()
         times = [epoch.seconds for trial in self._trials for epoch in trial.history]
         if times:
             mine = self._mine()
@@ -110,7 +112,7 @@ class TrialView:
         return max(0.0, until) if math.isfinite(until) else None
 
     def _mine(self) -> list[Trial]:
-        """Trials of this round."""
+        """The trials of this round."""
         return [trial for trial in self._trials if trial.number not in self._before]
 
     def _epoch(self, trial: Trial) -> str:

@@ -1,0 +1,178 @@
+"""`train`: one fit. `search`: the depth and learning rate. `report`: a run as one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rtl.api.configuration import Location, Recipe, configure, text_of
+from rtl.runtime import session
+
+if TYPE_CHECKING:
+    from rtl.config.tree import Config
+    from rtl.evaluation.metrics import Scores
+    from rtl.runs.run import Result
+    from rtl.runs.trials import Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A finished training or search, and the model that it registered."""
+
+    uri: str
+    """The run's folder."""
+    name: str
+    """Name of the run and of the model."""
+    version: int
+    """The model's number in the registry."""
+    bundle: str
+    """URI of the model's bundle."""
+    unfrozen_layers: int
+    """Number of the network's last blocks that were trained beside the head, 0 to 16."""
+    lr: float
+    """Peak learning rate of the head."""
+    best_epoch: int
+    """Epoch whose weights were kept, from 0."""
+    epochs: int
+    """Epochs that were run."""
+    val: Scores
+    """Scores on `val`, with 95 % intervals."""
+    test: Scores | None
+    """Scores on `test`; None where the data set has no such rows."""
+    seconds: float
+    """From the start to the bundle."""
+    trials: tuple[Trial, ...] = ()
+    """The trials of a search, by number."""
+
+    @property
+    def model(self) -> str:
+        """The registered model, `NAME@VERSION`."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run's report."""
+
+    uri: str
+    """The HTML file."""
+
+
+def train(
+    data: Location | None = None,
+    *,
+    name: str | None = None,
+    storage: Location | None = None,
+    resume: bool = False,
+    recipe: Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> Fit:
+    """Fits one model on a packed data set and registers it as the next version of `name`.
+
+    `resume` goes on with a run of that name after its last committed epoch. Raises ConfigError,
+    DataError, RunExistsError, ResourceError, WeightsError, TrainingError and StorageError, each
+    before anything starts where that is possible.
+    """
+    session.silence()
+    from rtl.api.ray_session import connect
+    from rtl.display import progress_views
+    from rtl.runs.progress import RunCallbacks
+    from rtl.training import train as training
+
+    config = _configure(recipe, overrides, data=data, name=name, storage=storage)
+    training.prepare(config)  # errors of the config and the data come before Ray starts
+    connect(progress=progress)
+    if not progress:
+        return _fit(training.train(config, resume=resume), config)
+    with progress_views.FitView(config.train.epochs) as view:
+        callbacks = RunCallbacks(features=view.features, step=view.step, epoch=view.epoch)
+        return _fit(training.train(config, resume=resume, callbacks=callbacks), config)
+
+
+def search(
+    data: Location | None = None,
+    *,
+    name: str | None = None,
+    storage: Location | None = None,
+    budget: str | None = None,
+    resume: bool = False,
+    recipe: Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> Fit:
+    """Searches the depth and the learning rate, and registers the winner.
+
+    `budget` is the time in which it ends, such as `30m`, `90s` or `2h`. `resume` goes on with a
+    search of that name: trials that ended are not run again. A trial that fails does not end the
+    search. Raises the errors of `train`.
+    """
+    session.silence()
+    from rtl.api.ray_session import connect
+    from rtl.config import loading
+    from rtl.display import console, progress_views
+    from rtl.tuning import search as tuning
+
+    config = _configure(recipe, overrides, data=data, name=name, storage=storage)
+    if budget is not None:
+        config = config.replace(search={"budget_minutes": loading.minutes(budget)})
+    tuning.check(config)  # errors of the config and the data come before Ray starts
+    connect(progress=progress)
+    if not progress:
+        return _fit(tuning.search(config, resume=resume), config)
+    with progress_views.SearchView(config.train.metric) as view:
+        result = tuning.search(
+            config, progress=view.features, watch=view.trials, on_round=view.round,
+            on_stage=view.stage, resume=resume, say=console.print_line,
+        )  # fmt: skip
+    return _fit(result, config)
+
+
+def report(
+    run: Location, *, out: Location | None = None, storage: Location | None = None
+) -> Report:
+    """Writes a finished run as one HTML file that needs no other; by default NAME.html.
+
+    `run` is a name under `storage`, or a run's path or URI. Raises NotFoundError where there is no
+    run or where it has not ended, and StorageError.
+    """
+    session.silence()
+    from rtl import reporting
+    from rtl import storage as objects
+    from rtl.storage import destinations
+
+    uri = text_of(run)
+    if "/" not in uri:
+        given = {"storage": storage and text_of(storage)}
+        uri = objects.join(configure(None, overrides=None, given=given).storage, "runs", uri)
+    target = text_of(out) if out else uri.rstrip("/").rsplit("/", 1)[-1] + ".html"
+    destinations.check_file(target, "--out")
+    objects.write_bytes(target, reporting.report(uri).encode())
+    return Report(target)
+
+
+def _configure(
+    recipe: Recipe | None,
+    overrides: Mapping[str, Any] | None,
+    *,
+    data: Location | None,
+    name: str | None,
+    storage: Location | None,
+) -> Config:
+    given = {
+        "data.uri": data and text_of(data), "name": name, "storage": storage and text_of(storage),
+    }  # fmt: skip
+    return configure(recipe, overrides=overrides, given=given)
+
+
+def _fit(result: Result, config: Config) -> Fit:
+    from rtl.runs import run, trials
+
+    uri = run.locate(config)
+    return Fit(
+        uri=uri, name=result.name, version=result.version, bundle=result.bundle,
+        unfrozen_layers=result.unfrozen_layers, lr=result.lr, best_epoch=result.best_epoch,
+        epochs=result.epochs, val=result.val, test=result.test, seconds=result.seconds,
+        trials=tuple(trials.recorded(uri)) if result.kind == "search" else (),
+    )  # fmt: skip

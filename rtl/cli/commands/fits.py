@@ -1,0 +1,197 @@
+"""`rtl train`, `rtl search`, `rtl lr-find`, `rtl report` and `rtl runs`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rtl.cli.arguments import flag, option, positional
+from rtl.cli.commands.base import DATA_HELP, Configured, OnData
+
+if TYPE_CHECKING:
+    from rtl.api.fits import Fit
+    from rtl.config.tree import Config
+
+RESUME_HELP = "go on with a run of this name"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run(Configured):
+    """A command that makes a run."""
+
+    resumes = True
+
+    name: str | None = option("--name", help="name of the run and of the model")
+    data: str | None = option("--data", metavar="URI", help=DATA_HELP)
+
+    def given(self) -> Mapping[str, Any]:
+        """See `Configured`."""
+        return {**super().given(), "data.uri": self.data, "name": self.name}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(_Run):
+    """Fits one model."""
+
+    verb = "train"
+    about = "Fit one model."
+
+    resume: bool = flag("--resume", RESUME_HELP)
+
+    def execute(self) -> None:
+        """See `Command`."""
+        from rtl.api.fits import train
+
+        settings = self.settings()
+        print_fit(train(recipe=settings, resume=self.resume, progress=True), settings)
+
+    def standing(self) -> str:
+        """See `Command`."""
+        from rtl.runs import run
+
+        uri = run.locate(self.settings())
+        last = run.last_attempt(uri)
+        epochs = last.epochs or 0 if last else 0
+        return _kept(f"{epochs} committed {'epoch' if epochs == 1 else 'epochs'}", uri)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(_Run):
+    """Searches, and prints what it spent."""
+
+    verb = "search"
+    about = "Find the depth and learning rate; register the winner."
+
+    budget: str | None = option(
+        "--budget", metavar="TIME", help="end in this time, such as 30m, 90s or 2h"
+    )
+    resume: bool = flag("--resume", RESUME_HELP)
+
+    def given(self) -> Mapping[str, Any]:
+        """See `Configured`."""
+        from rtl.config import loading
+
+        minutes = loading.minutes(self.budget) if self.budget else None
+        return {**super().given(), "search.budget_minutes": minutes}
+
+    def execute(self) -> None:
+        """See `Command`."""
+        from rtl import storage
+        from rtl.api.fits import search
+        from rtl.cli import tables
+        from rtl.display.console import print_line
+        from rtl.runs.records import SEARCH_FILE, SearchSummary
+
+        settings = self.settings()
+        found = search(recipe=settings, resume=self.resume, progress=True)
+        content = storage.read_json(storage.join(found.uri, SEARCH_FILE))
+        print_line(tables.spent_line(SearchSummary.from_dict(content)))
+        print_fit(found, settings)
+
+    def standing(self) -> str:
+        """See `Command`."""
+        from rtl.runs import run, trials
+
+        uri = run.locate(self.settings())
+        ended = [t for t in trials.recorded(uri) if t.state in ("finished", "stopped")]
+        return _kept(f"{len(ended)} {'trial' if len(ended) == 1 else 'trials'} that ended", uri)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LrFind(OnData):
+    """Tests learning rates, depth by depth."""
+
+    verb = "lr-find"
+    about = "Find the range of learning rates to search, for each depth."
+
+    def execute(self) -> None:
+        """See `Command`."""
+        from rtl.api.ray_session import connect
+        from rtl.cli import tables
+        from rtl.display import progress_views
+        from rtl.display.console import print_line, print_table
+        from rtl.tuning import lr_find
+
+        settings = self.settings()
+        connect(progress=True)
+        with progress_views.Bars() as bars:
+            tests = lr_find.find(
+                settings, progress=lambda done, total: bars(done, total, "features")
+            )
+        print_table(tables.rates_table(tests))
+        low, high = min(t.around[0] for t in tests), max(t.around[1] for t in tests)
+        print_line(f"Next: rtl search --set 'search.lr={{min: {low:g}, max: {high:g}, log: true}}'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteReport(Configured):
+    """Writes a run as HTML."""
+
+    verb = "report"
+    about = "Write a finished run as one HTML file."
+
+    run: str = positional("a run's name, or its path or URI")
+    out: str | None = option("--out", metavar="FILE", help="file to write (default: NAME.html)")
+
+    def execute(self) -> None:
+        """See `Command`."""
+        from rtl.api.fits import report
+        from rtl.display.console import print_line
+
+        made = report(self.run, out=self.out, storage=self.settings().storage)
+        print_line(f"Report at {made.uri}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs(Configured):
+    """Lists all runs of a storage root."""
+
+    verb = "runs"
+    about = "List all runs with their state and scores."
+
+    as_json: bool = flag("--json", "for scripts: everything as JSON")
+
+    def execute(self) -> None:
+        """See `Command`."""
+        from rtl.cli import tables
+        from rtl.display.console import print_line, print_table, write
+        from rtl.runs import listing
+
+        root = self.settings().storage
+        rows = listing.listing(root)
+        if self.as_json:
+            write(json.dumps([row.to_dict() for row in rows], indent=1) + "\n")
+            return
+        if not rows:
+            print_line(f"No runs under {root}; name another place with --storage.")
+            return
+        print_table(tables.runs_table(rows))
+        for row in rows:
+            if row.reason:
+                print_line(f"{row.name} {row.state}: {row.reason}")
+
+
+def print_fit(fit: Fit, settings: Config) -> None:
+    """Prints a run's best epoch, its scores, and the commands that come next."""
+    from rtl.cli import tables
+    from rtl.display.console import print_line
+
+    print_line(
+        f"Best: {fit.unfrozen_layers} unfrozen layers, lr {fit.lr:.2g}, epoch "
+        f"{fit.best_epoch + 1} of {fit.epochs}, {fit.seconds:.0f} s in all"
+    )
+    for line in tables.scores_lines("val", fit.val):
+        print_line(line)
+    for line in tables.scores_lines("test", fit.test) if fit.test else []:
+        print_line(line)
+    print_line(f"Bundle {fit.bundle}, registered as {fit.model}")
+    print_line(
+        f"Next: rtl promote {fit.name} {fit.version} --storage {settings.storage}; "
+        f"rtl serve {fit.name} --storage {settings.storage}"
+    )
+
+
+def _kept(what: str, uri: str) -> str:
+    return f"{what} and all features computed so far are kept ({uri})."
