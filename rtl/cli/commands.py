@@ -162,8 +162,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     uri = registry.resolve(settings.storage, arguments.bundle)
     with progress_views.Bars() as bars:
         scores = evaluate.evaluate(
-            uri, settings.data.uri, arguments.split, bool(settings.train.gpus_per_worker),
-            lambda done, total: bars(done, total, "rows"),
+            uri, settings.data.uri, split=arguments.split,
+            use_gpu=bool(settings.train.gpus_per_worker),
+            progress=lambda done, total: bars(done, total, "rows"),
         )  # fmt: skip
     if arguments.json:
         console.write(json.dumps(scores.to_dict()) + "\n")
@@ -184,8 +185,8 @@ def quantize(arguments: argparse.Namespace) -> None:
     uri = registry.resolve(settings.storage, arguments.bundle)
     with progress_views.Bars() as bars:
         done = quantize.quantize(
-            settings.storage, uri, settings.data.uri, arguments.at_most,
-            lambda done, total: bars(done, total, "rows"),
+            settings.storage, uri, settings.data.uri, at_most=arguments.at_most,
+            progress=lambda done, total: bars(done, total, "rows"),
         )  # fmt: skip
     proof = done.proof
     console.say(
@@ -208,8 +209,8 @@ def predict(arguments: argparse.Namespace) -> None:
     uri = registry.resolve(settings.storage, arguments.bundle)
     with progress_views.Bars() as bars:
         summary = predict.predict(
-            uri, arguments.source, arguments.dest, bool(settings.train.gpus_per_worker),
-            lambda done, total: bars(done, total, "images"),
+            uri, arguments.source, arguments.dest, use_gpu=bool(settings.train.gpus_per_worker),
+            progress=lambda done, total: bars(done, total, "images"),
         )  # fmt: skip
     console.say(
         f"{summary.rows} images, {summary.uncertain} uncertain, {summary.errors} unreadable (see "
@@ -340,7 +341,7 @@ def export(arguments: argparse.Namespace) -> None:
 
     uri = registry.resolve(load(arguments).storage, arguments.bundle)
     samples = export.images_in(arguments.check) if arguments.check else []
-    done = export.export(uri, arguments.out, arguments.format, samples)
+    done = export.export(uri, arguments.out, target=arguments.format, samples=samples)
     console.say(
         f"Asked {done.images} images, it answered as the bundle: probabilities differ by "
         f"{done.difference:.1g} at most."

@@ -68,9 +68,9 @@ def _run(arguments: argparse.Namespace, load: Callable[[], Config]) -> str:
 
 def _predict(arguments: argparse.Namespace, load: Callable[[], Config]) -> str:  # noqa: ARG001
     from rtl import storage
-    from rtl.batch_inference import predict
+    from rtl.batch_inference import chunks
 
-    files = storage.list_files(storage.join(arguments.dest, predict.ANSWERS))
+    files = storage.list_files(storage.join(arguments.dest, chunks.ANSWERS))
     whole = [entry for entry in files if entry.path.endswith(".parquet")]
     return f"{len(whole)} files of answers are kept at {arguments.dest}."
 

@@ -24,7 +24,7 @@ from rtl.runs import run
 from rtl.runs.records import Epoch
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.loop import Hooks, Learner
-from rtl.training.split_evaluator import Answering, Answers
+from rtl.training.split_evaluator import SplitEvaluator, SplitPredictions
 
 
 def judge(
@@ -42,9 +42,9 @@ def judge(
     """
     learner.tail.load_state_dict(checkpoints.read(state.best).judged)
     manifest = plan.manifest
-    answering = Answering(config, learner, plan)
+    evaluator = SplitEvaluator(config, learner, plan)
     answers = {
-        split: hooks.gather(answering(split)) for split in ("val", "test") if manifest.rows(split)
+        split: hooks.gather(evaluator(split)) for split in ("val", "test") if manifest.rows(split)
     }
     if plan.rank == 0:
         _write_outcome(uri, config, plan, learner, state, answers)
@@ -56,7 +56,7 @@ def _write_outcome(
     plan: Plan,
     learner: Learner,
     state: Checkpoint,
-    answers: dict[str, list[Answers]],
+    answers: dict[str, list[SplitPredictions]],
 ) -> None:
     """The bundle of the weights that the learner holds, its predictions, the outcome."""
     manifest = plan.manifest

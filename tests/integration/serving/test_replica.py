@@ -96,7 +96,9 @@ def test_what_may_pass_is_tried_again_and_a_broken_bundle_is_not(
     async def test(endpoint: replica.Endpoint) -> None:
         engine, second = endpoint._engine, registry.place(root, "colours", 2)
         monkeypatch.setattr(bundle, "load", away)
-        registry._point(root, "colours", registry.Pointer(1, None, Canary(2, 0.5, shadow=True)))
+        registry.write_pointer(
+            root, "colours", registry.Pointer(1, None, Canary(2, 0.5, shadow=True))
+        )
         await endpoint._follow()
         assert str(fault) in endpoint.rejected[second]
         assert engine.on_trial is None
@@ -106,7 +108,7 @@ def test_what_may_pass_is_tried_again_and_a_broken_bundle_is_not(
             return
         assert engine.on_trial is not None
         assert endpoint.rejected == {}
-        registry._point(root, "colours", registry.Pointer(2, 1))
+        registry.write_pointer(root, "colours", registry.Pointer(2, 1))
         await endpoint._follow()
         assert engine.served.version == 2
         assert engine.on_trial is None
@@ -116,7 +118,9 @@ def test_what_may_pass_is_tried_again_and_a_broken_bundle_is_not(
 
 def test_a_trial_ends_with_the_name_that_is_followed(root: str) -> None:
     async def test(endpoint: replica.Endpoint) -> None:
-        registry._point(root, "colours", registry.Pointer(1, None, Canary(2, 0.5, shadow=True)))
+        registry.write_pointer(
+            root, "colours", registry.Pointer(1, None, Canary(2, 0.5, shadow=True))
+        )
         await endpoint._follow()
         assert endpoint._engine.on_trial is not None
         await endpoint.reconfigure({"bundle": registry.place(root, "colours", 3)})
@@ -129,7 +133,7 @@ def test_a_trial_ends_with_the_name_that_is_followed(root: str) -> None:
 
 def test_a_canary_that_is_gone_keeps_no_replica_from_starting(root: str) -> None:
     registry.promote(root, "colours", 1)
-    registry._point(root, "colours", registry.Pointer(1, None, Canary(9, 0.5, shadow=True)))
+    registry.write_pointer(root, "colours", registry.Pointer(1, None, Canary(9, 0.5, shadow=True)))
 
     async def main() -> None:
         endpoint = replica.Endpoint(CONFIG, None, None)
@@ -171,15 +175,15 @@ def test_a_promotion_while_a_canary_is_proved_stays(
     root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.promote(root, "colours", 1)
-    prove = registry._prove
+    prove = registry.check_version
 
     def meanwhile(promoted: int) -> None:
         def proved(storage_root: str, name: str, version: int) -> None:
             prove(storage_root, name, version)
-            monkeypatch.setattr(registry, "_prove", prove)
+            monkeypatch.setattr(registry, "check_version", prove)
             registry.promote(storage_root, name, promoted)
 
-        monkeypatch.setattr(registry, "_prove", proved)
+        monkeypatch.setattr(registry, "check_version", proved)
 
     meanwhile(2)
     registry.set_canary(root, "colours", Canary(3, 0.5, shadow=True))
