@@ -139,11 +139,11 @@ def bare_tail(rows: int, val_rows: int, own: bool) -> float:
     from measuring import reference
     from torch.nn import functional
 
-    from rtl.model import device, inception, pretrained
+    from rtl.model import device, inception, kernels
 
-    network = inception.build(2, 0.2) if own else reference.network(2, 0.2)
+    network = reference.network(2, 0.2)
     if own:
-        inception.load_part(network, pretrained.load("packaged", ".").state)
+        network = kernels.optimize_for_training(network)
     _, tail = inception.split(network, 3)
     tail = tail.to(memory_format=torch.channels_last)
     inception.set_train_mode(tail, "train")

@@ -31,7 +31,7 @@ def bare(seconds: float, own: bool) -> float:
     import torch
     from measuring import reference, runner
 
-    from rtl.model import device, inception, pretrained
+    from rtl.model import device, inception, kernels, pretrained
 
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
@@ -41,7 +41,9 @@ def bare(seconds: float, own: bool) -> float:
         weights = pretrained.load("packaged", ".")
         inception.load_part(network, weights.state)
         trunk, _ = inception.split(network, 0)
-        frozen: torch.nn.Module = inception.Frozen(trunk, weights.mean, weights.std, cpu, dtype)
+        frozen: torch.nn.Module = kernels.optimize_for_inference(
+            trunk, device=cpu, dtype=dtype, mean=weights.mean, std=weights.std
+        )
     else:
         frozen = reference.Frozen(inception.split(reference.network(), 0)[0], dtype)
     images = torch.randint(0, 256, (8, 3, 299, 299), dtype=torch.uint8)

@@ -31,8 +31,7 @@ def make(variant: str, photos: Any) -> Any:
     import torch
     from measuring import reference
 
-    from rtl.model import inception, pretrained
-    from rtl.model.kernels import blocks, int8
+    from rtl.model import inception, kernels, pretrained
 
     network = inception.build(1)
     weights = pretrained.load("packaged", ".")
@@ -40,15 +39,14 @@ def make(variant: str, photos: Any) -> Any:
     trunk, _ = inception.split(network, DEPTH)
     cpu = torch.device("cpu")
     if variant == "int8":
-        folded = inception.fold(trunk)
-        first = folded[0]
-        assert isinstance(first, blocks.Folded)
-        first.take_pixels(weights.mean, weights.std)
-        int8.attach(trunk, int8.observe(folded, iter(photos[:128].split(8))))
+        some = photos[:128].split(8)
+        trunk = kernels.quantize_network(trunk, some, mean=weights.mean, std=weights.std)
     if variant == "plain":
         return reference.Frozen(inception.split(reference.network(), DEPTH)[0], torch.bfloat16)
     dtype = torch.float32 if variant == "fp32" else torch.bfloat16
-    frozen = inception.Frozen(trunk, weights.mean, weights.std, cpu, dtype)
+    frozen = kernels.optimize_for_inference(
+        trunk, device=cpu, dtype=dtype, mean=weights.mean, std=weights.std
+    )
     if variant != "compiled":
         return frozen
     from torch._inductor import config

@@ -7,21 +7,15 @@ import copy
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import Inception3
 from torchvision.models.inception import BasicConv2d
 
 from rtl.model import inception, pretrained
 
 
 def network(num_classes: int = 1, dropout: float = 0.0) -> nn.Sequential:
-    """As `inception.build` with the packaged weights, its blocks torchvision's."""
+    """The plain network with the packaged weights."""
     whole = inception.build(num_classes, dropout)
     inception.load_part(whole, pretrained.load("packaged", ".").state)
-    source = Inception3(aux_logits=False, transform_input=False, init_weights=False)
-    for name in inception.BLOCKS:
-        block = source.get_submodule(name)
-        block.load_state_dict(whole.get_submodule(name).state_dict())
-        setattr(whole, name, block)
     return whole
 
 

@@ -37,7 +37,7 @@ def make_registry(root: str, photos: Sequence[str]) -> None:
     from rtl.batch_inference import quantize
     from rtl.evaluation import baseline
     from rtl.evaluation.predictions import Predictions
-    from rtl.model import bundle, inception, pretrained, registry
+    from rtl.model import bundle, inception, kernels, pretrained, registry
     from rtl.model.inference import Output
 
     weights = pretrained.load("packaged", ".")
@@ -61,7 +61,8 @@ def make_registry(root: str, photos: Sequence[str]) -> None:
         watched = replace(info, baseline=baseline.measure(said.probabilities, said.pooled))
         bundle.save(f"{root}/made", watched, network)
         registry.register(root, NAME, f"{root}/made")
-    smaller = quantize.in_8_bits(info, network, iter(torch.split(some, BATCH)))
+    images = torch.split(some, BATCH)
+    smaller = kernels.quantize_network(network, images, mean=info.mean, std=info.std)
     both = [said.probabilities.numpy(), outputs(smaller).probabilities.numpy()]
     before, after = (Predictions([""] * len(some), both[0].argmax(1), p) for p in both)
     bundle.save(

@@ -208,6 +208,7 @@ def predict(
     """
     session.silence()
     from rtl import storage as objects
+    from rtl.batch_inference import chunks
     from rtl.batch_inference import predict as prediction
     from rtl.display import progress_views
     from rtl.model import registry
@@ -221,7 +222,7 @@ def predict(
             use_gpu=bool(config.train.gpus_per_worker),
             progress=lambda done, total: on_progress(done, total, "images"),
         )  # fmt: skip
-    place = objects.join(objects.normalize(text_of(dest)), prediction.ANSWERS)
+    place = objects.join(objects.normalize(text_of(dest)), chunks.ANSWERS)
     return Answers(place, summary.rows, summary.uncertain, summary.errors, summary.left_out)
 
 

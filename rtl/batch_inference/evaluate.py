@@ -24,14 +24,15 @@ from rtl.runtime.capacity import ResourceRequest
 def evaluate(
     bundle_uri: str,
     data_uri: str,
+    *,
     split: str = "test",
     use_gpu: bool = False,
     progress: session.Progress = session.no_progress,
 ) -> Scores:
     """Scores over all rows of a split, by actors of Ray Data; connects to Ray once all is checked.
 
-    Raises BundleError, DataError where the split is empty or the classes are others, and
-    ResourceError for a GPU that is not there.
+    `progress` gets the rows done and their total. Raises BundleError, DataError where the split is
+    empty or the classes are others, and ResourceError for a GPU that is not there.
     """
     info = bundle.verify(bundle_uri)
     manifest = load_manifest(data_uri)
@@ -47,7 +48,8 @@ def evaluate(
     capacity.require(ResourceRequest("The evaluation", 1, int(not use_gpu), int(use_gpu)))
     dataset = ray.data.from_items(reads, override_num_blocks=len(reads)).map_batches(
         task_errors.OnFirstCall,
-        fn_constructor_args=(_Judge, bundle_uri, manifest, info.image_size, use_gpu),
+        fn_constructor_args=(_ShardPredictor, bundle_uri, manifest, info.image_size),
+        fn_constructor_kwargs={"use_gpu": use_gpu},
         **capacity.actor_options(len(reads), total, use_gpu),
     )
     parts: list[Predictions] = []
@@ -60,8 +62,8 @@ def evaluate(
                 Predictions(list(row["ids"]), np.asarray(row["labels"], np.int64), probabilities)
             )
             progress(sum(len(part.ids) for part in parts), total)
-    whole = gather(parts, total)
-    return metrics.evaluate(whole.probabilities, whole.labels, manifest.classes)
+    predictions = gather(parts, total)
+    return metrics.evaluate(predictions.probabilities, predictions.labels, manifest.classes)
 
 
 def check_classes(manifest: Manifest, info: BundleInfo) -> None:
@@ -73,10 +75,12 @@ def check_classes(manifest: Manifest, info: BundleInfo) -> None:
         )
 
 
-class _Judge:
-    """An actor that answers for whole shards."""
+class _ShardPredictor:
+    """An actor that predicts for whole shards."""
 
-    def __init__(self, bundle_uri: str, manifest: Any, image_size: int, use_gpu: bool) -> None:
+    def __init__(
+        self, bundle_uri: str, manifest: Manifest, image_size: int, *, use_gpu: bool
+    ) -> None:
         torch.set_num_threads(1)
         self._classifier = bundle.Classifier.load(bundle_uri, device.pick(use_gpu))
         data = DataConfig(image_size=image_size, augment=AugmentConfig())
@@ -88,8 +92,8 @@ class _Judge:
         probabilities: list[float] = []
         for read in batch["item"]:
             for rows in self._reader(read):
-                for part in torch.split(rows.inputs, 8):
-                    probabilities += self._classifier.predict(part).flatten().tolist()
+                output = self._classifier.predict_batches(rows.inputs)
+                probabilities += output.probabilities.flatten().tolist()
                 ids += rows.ids
                 labels += rows.labels.tolist()
         return {"ids": [ids], "labels": [labels], "probabilities": [probabilities]}

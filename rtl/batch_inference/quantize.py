@@ -1,12 +1,11 @@
-"""`rtl quantize`: a registered model as one in 8 bits, a version of its own, if it proves itself.
+"""`rtl quantize`: registers a model in 8 bits as a new version, if it is nearly as accurate.
 
-The ranges of its activations come from training rows, the proof and all that tells how far to trust
-it from `val`, its scores from `test`. Runs in this process, on its CPUs, without Ray.
+The ranges of its activations come from training rows, the proof of its accuracy and its calibration
+from `val`, its scores from `test`. Runs in this process, on its CPUs, without Ray.
 """
 
 from __future__ import annotations
 
-import copy
 import itertools
 import tempfile
 from collections.abc import Iterator
@@ -20,21 +19,19 @@ from torch import nn
 from rtl.batch_inference.evaluate import check_classes
 from rtl.config.schema import AugmentConfig, DataConfig
 from rtl.data.batches import EpochSampler, ImageReader, InMemorySource
-from rtl.data.shards import load_manifest
+from rtl.data.shards import Manifest, load_manifest
 from rtl.errors import BundleError, DataError
 from rtl.evaluation import baseline, calibration, metrics, paired
 from rtl.evaluation.metrics import Scores
 from rtl.evaluation.paired import Comparison
 from rtl.evaluation.predictions import Predictions, gather
-from rtl.model import bundle, inception, registry
+from rtl.model import bundle, kernels, registry
 from rtl.model.bundle import BundleInfo, Classifier, Quantized
 from rtl.model.inference import calibrate
-from rtl.model.kernels import int8
-from rtl.model.kernels.blocks import Folded
 from rtl.runtime import session
 
 CALIBRATION_ROWS = 128
-"""Training rows on which the ranges are observed."""
+"""Training rows on which the ranges of the activations are observed."""
 
 _BATCH = 16
 
@@ -55,64 +52,35 @@ def quantize(
     storage_root: str,
     bundle_uri: str,
     data_uri: str,
+    *,
     at_most: float = 0.3,
     progress: session.Progress = session.no_progress,
 ) -> Result:
     """Registers the model of a bundle in 8 bits, under its name.
 
-    `at_most` is how many points of accuracy it may lose on `val`. Raises BundleError, and nothing
-    is registered, where it loses more beyond chance or is one in 8 bits already; DataError for a
-    data set of other classes or without `val`; StorageError.
+    `at_most` is how many points of accuracy it may lose on `val`; `progress` gets the rows done and
+    their total. Raises BundleError, and nothing is registered, where it loses more beyond chance or
+    is one in 8 bits already; DataError for a data set of other classes or without `val`;
+    StorageError.
     """
     info, network = bundle.load(bundle_uri)
-    if info.quantized:
-        raise BundleError(
-            f"The model of {bundle_uri} computes in 8 bits already; serve it as it is."
-        )
     manifest = load_manifest(data_uri)
-    check_classes(manifest, info)
-    if not manifest.rows("val"):
-        raise DataError(f"{manifest.uri} has no rows of 'val', on which it would prove itself.")
-    plan = EpochSampler(manifest, info.config.get("train", {}).get("seed", 0), _BATCH, 1)
-    data = DataConfig(image_size=info.image_size, augment=AugmentConfig())
-    rows = InMemorySource(plan, ImageReader(manifest, data))
-    batches = (batch.inputs for batch in rows.train_batches(0))
-    smaller = in_8_bits(info, network, itertools.islice(batches, CALIBRATION_ROWS // _BATCH))
-
-    total = 2 * manifest.rows("val") + manifest.rows("test")
-    done = 0
-
-    def answers(model: nn.Sequential, split: str) -> tuple[Predictions, torch.Tensor]:
-        nonlocal done
-        classifier = Classifier(replace(info, temperature=1.0), model, torch.device("cpu"))
-        parts: list[Predictions] = []
-        pooled: list[torch.Tensor] = []
-        for batch in rows.rows_of(split, None):
-            said = [classifier.output(part) for part in torch.split(batch.inputs, _BATCH)]
-            probabilities = torch.cat([one.probabilities for one in said])
-            parts.append(Predictions(batch.ids, batch.labels.numpy(), probabilities.numpy()))
-            pooled += [one.pooled for one in said]
-            done += len(batch)
-            progress(done, total)
-        return gather(parts, manifest.rows(split)), torch.cat(pooled)
-
-    before, _ = answers(network, "val")
-    after, pooled = answers(smaller, "val")
+    _check(info, bundle_uri, manifest)
+    rows = _Rows(info, manifest, progress)
+    batches = itertools.islice(rows.training_images(), CALIBRATION_ROWS // _BATCH)
+    quantized = kernels.quantize_network(network, batches, mean=info.mean, std=info.std)
+    before, _ = rows.predict(network, "val")
+    after, pooled = rows.predict(quantized, "val")
     proof = compare(before, after)
     check_loss(paired.compare(before, after), proof, at_most)
     temperature = calibration.fit_temperature(after)
-    certain = info.config.get("train", {}).get("certain_accuracy", 0.95)
-
-    def calibrated(found: Predictions) -> Predictions:
-        heated = calibrate(torch.from_numpy(found.probabilities), temperature).numpy()
-        return replace(found, probabilities=heated)
-
-    final = calibrated(after)
+    final = _calibrated(after, temperature)
     val = metrics.evaluate(final.probabilities, final.labels, manifest.classes)
     test: Scores | None = None
     if manifest.rows("test"):
-        found = calibrated(answers(smaller, "test")[0])
+        found = _calibrated(rows.predict(quantized, "test")[0], temperature)
         test = metrics.evaluate(found.probabilities, found.labels, manifest.classes)
+    certain = info.config.get("train", {}).get("certain_accuracy", 0.95)
     made = replace(
         info,
         quantized=proof,
@@ -126,15 +94,62 @@ def quantize(
     entry = registry.entry_of(bundle_uri)
     name = entry[0] if entry else info.name
     with tempfile.TemporaryDirectory() as folder:
-        bundle.save(f"{folder}/bundle", made, smaller)
+        bundle.save(f"{folder}/bundle", made, quantized)
         version = registry.register(storage_root, name, f"{folder}/bundle")
     return Result(name, version, proof, val, test)
 
 
-def check_loss(before: Comparison, proof: Quantized, at_most: float) -> None:
-    """Raises BundleError where the loss is above `at_most` points, and chance alone is not enough.
+def _check(info: BundleInfo, bundle_uri: str, manifest: Manifest) -> None:
+    if info.quantized:
+        raise BundleError(
+            f"The model of {bundle_uri} computes in 8 bits already; serve it as it is."
+        )
+    check_classes(manifest, info)
+    if not manifest.rows("val"):
+        raise DataError(f"{manifest.uri} has no rows of 'val', on which it would prove itself.")
 
-    `before` compares the model as it was with the one in 8 bits: the lower end of the 95 % interval
+
+class _Rows:
+    """Rows of a data set, and the predictions of networks for them."""
+
+    def __init__(self, info: BundleInfo, manifest: Manifest, progress: session.Progress) -> None:
+        plan = EpochSampler(manifest, info.config.get("train", {}).get("seed", 0), _BATCH, 1)
+        data = DataConfig(image_size=info.image_size, augment=AugmentConfig())
+        self._source = InMemorySource(plan, ImageReader(manifest, data))
+        self._info, self._manifest, self._progress = info, manifest, progress
+        self._total = 2 * manifest.rows("val") + manifest.rows("test")
+        self._done = 0
+
+    def training_images(self) -> Iterator[torch.Tensor]:
+        """Batches of training images, uint8 (N, 3, S, S)."""
+        return (batch.inputs for batch in self._source.train_batches(0))
+
+    def predict(self, network: nn.Sequential, split: str) -> tuple[Predictions, torch.Tensor]:
+        """Uncalibrated predictions of a split, and pooled features, float32 (N, 2048)."""
+        classifier = Classifier(
+            replace(self._info, temperature=1.0), network, torch.device("cpu"),
+            threads=torch.get_num_threads(),
+        )  # fmt: skip
+        parts: list[Predictions] = []
+        pooled: list[torch.Tensor] = []
+        for batch in self._source.rows_of(split, None):
+            output = classifier.predict_batches(batch.inputs)
+            parts.append(Predictions(batch.ids, batch.labels.numpy(), output.probabilities.numpy()))
+            pooled.append(output.pooled)
+            self._done += len(batch)
+            self._progress(self._done, self._total)
+        return gather(parts, self._manifest.rows(split)), torch.cat(pooled)
+
+
+def _calibrated(predictions: Predictions, temperature: float) -> Predictions:
+    probabilities = calibrate(torch.from_numpy(predictions.probabilities), temperature).numpy()
+    return replace(predictions, probabilities=probabilities)
+
+
+def check_loss(before: Comparison, proof: Quantized, at_most: float) -> None:
+    """Raises BundleError where the loss is above `at_most` points beyond chance.
+
+    `before` compares the original model with the one in 8 bits: the lower end of the 95 % interval
     of the paired difference counts, so that one row of few does not.
     """
     lost = 100 * before.difference
@@ -149,23 +164,8 @@ def check_loss(before: Comparison, proof: Quantized, at_most: float) -> None:
     )
 
 
-def in_8_bits(
-    info: BundleInfo, network: nn.Sequential, pixels: Iterator[torch.Tensor]
-) -> nn.Sequential:
-    """A copy of a network with the peaks that uint8 (N, 3, S, S) of its images give."""
-    names = [name for name, _ in network.named_children()]
-    part = inception.fold(network[: names.index("avgpool")])
-    first = part[0]
-    assert isinstance(first, Folded)  # noqa: S101 -- `fold` made it
-    first.take_pixels(info.mean, info.std)
-    peaks = int8.observe(part, pixels)
-    made = copy.deepcopy(network)
-    int8.attach(made, peaks)
-    return made
-
-
 def compare(before: Predictions, after: Predictions) -> Quantized:
-    """The answers in 8 bits beside those before, of the same rows in the same order."""
+    """Compares predictions in 8 bits with those before, for the same rows in the same order."""
     first, second = before.probabilities.argmax(1), after.probabilities.argmax(1)
     return Quantized(
         rows=len(after.ids),

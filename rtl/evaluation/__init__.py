@@ -1,8 +1,8 @@
-"""How good a model is, and how sure that is.
+"""Evaluation: scores with intervals, calibration, comparison and drift.
 
 metrics.py      scores of a split, with intervals
-predictions.py  a split's probabilities, gathered from all workers and kept
-calibration.py  probabilities that can be trusted, and when to say "uncertain"
+predictions.py  a split's probabilities, gathered from all workers, and their file
+calibration.py  temperature scaling, reliability, and the limit of "uncertain"
 paired.py       two models on the same rows
-baseline.py     a model's answers on its own data, and how far live ones have moved
+baseline.py     drift of live predictions from those on `val`
 """

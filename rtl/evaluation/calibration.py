@@ -1,4 +1,4 @@
-"""Whether probabilities keep their word: of the rows called with 0.8, are 80 % right?
+"""Calibration: of the rows predicted with probability 0.8, are 80 % right?
 
 Source: C. Guo et al. 2017, On Calibration of Modern Neural Networks (ICML), section 2.
 """
@@ -27,7 +27,7 @@ class Bin:
 
 
 def reliability(predictions: Predictions, bins: int = BINS) -> list[Bin]:
-    """Bins of equal width from 0 to 1 that hold a row, by rising confidence."""
+    """Bins of equal width from 0 to 1 that hold any row, by rising confidence."""
     confidence = predictions.probabilities.max(axis=1).astype(np.float64)
     hits = predictions.probabilities.argmax(axis=1) == predictions.labels
     number = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -43,15 +43,15 @@ def reliability(predictions: Predictions, bins: int = BINS) -> list[Bin]:
 
 
 def calibration_error(bins: list[Bin]) -> float:
-    """Expected calibration error: mean distance of confidence and accuracy over the rows."""
+    """Expected calibration error: mean difference of confidence and accuracy over the rows."""
     rows = sum(b.rows for b in bins)
     return sum(b.rows * abs(b.confidence - b.accuracy.value) for b in bins) / rows if rows else 0.0
 
 
 def fit_temperature(predictions: Predictions) -> float:
-    """The temperature under which the probabilities are most likely, from 1/4 to 4.
+    """Fits the temperature with the lowest log loss, from 1/4 to 4 (Guo et al., section 4.2).
 
-    Of probabilities at temperature 1, on rows that were not trained on (Guo et al., section 4.2).
+    The probabilities are at temperature 1, on rows that were not trained on.
     """
     from scipy import optimize, special  # 0.4 s, which only a run's end needs
 
@@ -68,9 +68,9 @@ def fit_temperature(predictions: Predictions) -> float:
 
 
 def uncertain_below(predictions: Predictions, accuracy: float) -> float:
-    """The lowest confidence from which on the share of right answers is at least `accuracy`.
+    """Lowest confidence from which on the share of right predictions is at least `accuracy`.
 
-    0 where all answers together are as good; 1 where not even the surest are.
+    0 where all predictions together reach it; 1 where not even the most confident do.
     """
     confidence = predictions.probabilities.max(axis=1).astype(np.float64)
     hits = predictions.probabilities.argmax(axis=1) == predictions.labels

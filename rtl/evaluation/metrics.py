@@ -1,4 +1,4 @@
-"""How good a classifier is, and how sure that is: scores with 95 % intervals, and sums that merge.
+"""Scores of a classifier with 95 % intervals, and means that merge over workers.
 
 Everything here is computed once, from all rows of a split: `gather` puts the workers' predictions
 together and refuses a row that is missing or counted twice; `Mean` carries (sum, count) so that no
@@ -44,12 +44,12 @@ class Mean:
     """Rows."""
 
     def add(self, total: float, count: int) -> None:
-        """Takes in a batch by its sum (not its mean) and its number of rows."""
+        """Adds a batch by its sum (not its mean) and its number of rows."""
         self.total += total
         self.count += count
 
     def merge(self, other: Mean) -> Mean:
-        """The mean over the rows of both."""
+        """Mean over the rows of both."""
         return Mean(self.total + other.total, self.count + other.count)
 
     @property
@@ -80,22 +80,22 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One class's line of the report."""
+    """Scores of one class."""
 
     name: str
     support: int
     """Rows of this class."""
     recall: Estimate | None
-    """Share of its rows that were found, with Wilson's interval; None without rows."""
+    """Share of its rows that are predicted so, with Wilson's interval; None without rows."""
     precision: Estimate | None
-    """Share of the rows called so that are, with Wilson's interval; None where none was."""
+    """Share of the rows predicted so that are right, with Wilson's interval; None without any."""
     f1: float | None
-    """2 TP / (2 TP + FP + FN); None where the class is neither there nor predicted."""
+    """2 TP / (2 TP + FP + FN); None where the class is neither true nor predicted anywhere."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How good a model is on the rows of one split; made by `evaluate`."""
+    """Scores of a model on the rows of one split; made by `evaluate`."""
 
     classes: tuple[str, ...]
     """Names in the order of the labels."""
@@ -115,7 +115,7 @@ class Scores:
     """Rows by (true class, most probable class), C x C."""
 
     def score(self, name: str) -> float:
-        """The value of one of `SCORES`.
+        """Value of one of `SCORES`.
 
         Raises ConfigError for another name, DataError where the score is undefined.
         """
@@ -174,7 +174,7 @@ def evaluate(
     labels: NDArray[np.integer[Any]],
     classes: Sequence[str],
 ) -> Scores:
-    """All scores of a model on some rows, whatever their order.
+    """Computes all scores of a model on some rows, in any order.
 
     `probabilities` is float (N, C), its rows summing to 1; `labels` is int (N,), each from 0 to
     C - 1. Raises DataError where that does not hold, TrainingError for a NaN or infinite

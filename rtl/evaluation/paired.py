@@ -1,4 +1,4 @@
-"""Two models on the same rows: which is right more often, and by how much."""
+"""Comparison of two models on the same rows: which is right more often, and by how much."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _Z = scipy.stats.norm.ppf(0.975)
 
 @dataclass(frozen=True)
 class Comparison:
-    """The answers of one model beside those of another."""
+    """Result of comparing the predictions of one model with those of another."""
 
     wins: int
-    """Rows on which the one alone is right."""
+    """Rows on which only the first is right."""
     losses: int
-    """Rows on which the other alone is right."""
+    """Rows on which only the second is right."""
     difference: float
-    """Accuracy of the one less that of the other."""
+    """Accuracy of the first minus that of the second."""
     low: float
     """Lower end of the difference's 95 % interval."""
     high: float
     """Upper end of the difference's 95 % interval."""
     p: float
-    """Probability of so large a difference between equal models."""
+    """p-value: probability of so large a difference between equally good models."""
 
 
 def compare(mine: Predictions, others: Predictions) -> Comparison:

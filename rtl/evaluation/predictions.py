@@ -1,4 +1,4 @@
-"""What a model says of rows: gathered from all workers, each row once, and kept as Parquet."""
+"""Predictions for the rows of a split: gathered from all workers, each row once; as Parquet."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model says of some rows. Raises DataError where the lengths do not agree."""
+    """A model's probabilities for some rows. Raises DataError where the lengths do not agree."""
 
     ids: list[str]
-    """The rows' ids, N of them."""
+    """Ids of the rows, N of them."""
     labels: NDArray[np.int64]
     """True classes, int64, (N,)."""
     probabilities: NDArray[np.float32]
@@ -45,7 +45,7 @@ class Predictions:
 
 
 def gather(parts: Sequence[Predictions], rows: int | None = None) -> Predictions:
-    """The workers' predictions as one, sorted by id.
+    """Joins the workers' predictions, sorted by id.
 
     `rows` is how many the split has, from its manifest. Raises DataError where an id occurs twice,
     where the count is another one, or where the parts have different classes.
@@ -77,7 +77,7 @@ def gather(parts: Sequence[Predictions], rows: int | None = None) -> Predictions
 
 
 def encode(predictions: Predictions) -> bytes:
-    """As a Parquet file of `SCHEMA`; `decode` is the inverse."""
+    """Writes a Parquet file of `SCHEMA`; `decode` is the inverse."""
     probabilities = pa.array(list(predictions.probabilities), SCHEMA.field("probabilities").type)
     table = pa.table([predictions.ids, predictions.labels, probabilities], schema=SCHEMA)
     sink = io.BytesIO()
@@ -86,7 +86,7 @@ def encode(predictions: Predictions) -> bytes:
 
 
 def decode(data: bytes) -> Predictions:
-    """The inverse of `encode`."""
+    """Reads what `encode` wrote."""
     table = pq.read_table(io.BytesIO(data))
     rows = table["probabilities"].to_pylist()
     return Predictions(

@@ -1,4 +1,4 @@
-"""A model for others.
+"""A model for use outside rtl.
 
 export.py  as one file for a runtime without rtl: ONNX or torch.export
 card.py    its model card

@@ -1,7 +1,7 @@
-"""A model card: what a bundle says of itself, as Markdown for who is to use or judge the model.
+"""A model card: a bundle's properties as Markdown, for readers who use or assess the model.
 
 The headings are those of M. Mitchell et al. 2019 (Model Cards for Model Reporting), as far as a
-bundle can answer them; what it cannot know, such as how the photos were chosen, the card asks for.
+bundle can fill them; what it cannot know, such as how the photos were chosen, the card asks for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rtl.model.bundle import BundleInfo
 from rtl.model.inception import BLOCKS
 
 CLASS_ROWS = 20
-"""Classes that have a line of their own in the scores, the least found first."""
+"""Most classes that have a line of their own in the scores, those of lowest recall first."""
 
 _SCORES = {
     "accuracy": "Accuracy", "top5": "Top-5 accuracy", "macro_f1": "Macro F1", "auc": "ROC AUC",
@@ -46,7 +46,7 @@ _FLIPS = {
 
 
 def card(info: BundleInfo) -> str:
-    """The Markdown text; what the bundle does not know is left out or said to be unknown."""
+    """Writes the Markdown text; what the bundle does not know is left out or called unknown."""
     parts = [
         f"# {_plain(info.name)}",
         f"An image classifier for {len(info.classes)} classes: Inception V3 of which "
@@ -70,7 +70,7 @@ def card(info: BundleInfo) -> str:
 
 
 def preprocessing(info: BundleInfo) -> str:
-    """How an image file becomes the pixels that the network takes, in words."""
+    """Describes in words how an image file becomes the pixels that the network takes."""
     size = info.image_size
     return (
         "Decode to RGB, 8 bits a channel, with EXIF rotation applied and transparency laid on "
@@ -120,31 +120,31 @@ def _training(info: BundleInfo) -> list[str]:
 
 def _scores(info: BundleInfo) -> list[str]:
     found = {split: info.metrics.get(split) for split in ("val", "test")}
-    judged = {split: scores for split, scores in found.items() if scores}
+    scored = {split: scores for split, scores in found.items() if scores}
     lines = [
-        (label, *(_interval(scores.get(key)) for scores in judged.values()))
+        (label, *(_interval(scores.get(key)) for scores in scored.values()))
         for key, label in _SCORES.items()
-        if any(scores.get(key) for scores in judged.values())
+        if any(scores.get(key) for scores in scored.values())
     ]
-    if any("log_loss" in scores for scores in judged.values()):
-        losses = (scores.get("log_loss") for scores in judged.values())
+    if any("log_loss" in scores for scores in scored.values()):
+        losses = (scores.get("log_loss") for scores in scored.values())
         lines.append(("Log loss (nats)", *("-" if v is None else f"{v:.4f}" for v in losses)))
     heads = [
         f"`{split}`, {scores['rows']} rows" if "rows" in scores else f"`{split}`"
-        for split, scores in judged.items()
+        for split, scores in scored.items()
     ]
-    scored = "the fit: temperature 1, no test-time flips"
+    conditions = "the fit: temperature 1, no test-time flips"
     opened = "once, for the finished model"
     if info.quantized:
-        scored = "the model in 8 bits, as it is served"
+        conditions = "the model in 8 bits, as it is served"
         opened = "once for the model that this one was made from, and once for this one"
     parts = ["## Scores"]
-    if judged:
+    if scored:
         parts += ["With 95 % intervals.", _table(("", *heads), lines)]
     if found["val"]:
         parts.append(
             "`val` chose the epoch, and after a search the depth and the learning rate too, so "
-            f"that its scores are optimistic. They are of {scored}."
+            f"that its scores are optimistic. They are of {conditions}."
         )
     if found["test"]:
         parts.append(f"`test` was opened {opened}, as it is served.")
@@ -177,7 +177,7 @@ def _by_class(split: str, content: dict[str, Any]) -> list[str]:
     ]
     return [
         f"Always answering {_plain(largest.name)} would have an accuracy of "
-        f"{largest.support / scores.rows:.3f} on `{split}`. Class by class, the least found first"
+        f"{largest.support / scores.rows:.3f} on `{split}`. By class, lowest recall first"
         + (f" ({CLASS_ROWS} of {len(lines)}):" if len(lines) > CLASS_ROWS else ":"),
         _table(("Class", "Rows", "Recall", "Precision"), rows),
     ]
@@ -185,10 +185,10 @@ def _by_class(split: str, content: dict[str, Any]) -> list[str]:
 
 def _calibration(info: BundleInfo) -> list[str]:
     if info.temperature == 1.0:
-        heat = "The temperature is 1: probabilities are as the network gives them."
+        scaling = "The temperature is 1: probabilities are as the network gives them."
     else:
         side = "less" if info.temperature > 1 else "more"
-        heat = (
+        scaling = (
             f"The logits are divided by a temperature of {info.temperature:g}, found on `val`: "
             f"the probabilities are {side} sure than the network alone."
         )
@@ -207,7 +207,7 @@ def _calibration(info: BundleInfo) -> list[str]:
             f"(`uncertain_below`) is called uncertain. On `val` at least {share} of the others "
             "were right."
         )
-    return ["## Calibration", f"{heat} {means}"]
+    return ["## Calibration", f"{scaling} {means}"]
 
 
 def _quantized(info: BundleInfo) -> list[str]:
@@ -259,5 +259,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """A name as it is: nothing in it is Markdown, HTML or the border of a table's cell."""
+    """Escapes a name: nothing in it is Markdown, HTML or the border of a table's cell."""
     return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", " ".join(text.split()))

@@ -1,13 +1,13 @@
 """A bundle as one file that runs without rtl: ONNX or torch.export, pixels in, probabilities out.
 
 Scaling, network, test-time flips and temperature are inside, in fp32, each BatchNorm folded into
-its convolution. Decoding and resizing stay with the caller; `card.preprocessing` tells how. The
-network is put together from torchvision's own blocks: those of `rtl.blocks` call what only
-PyTorch on a CPU has. An export answers beside its bundle before it takes its name.
+its convolution. Decoding and resizing stay with the caller; `card.preprocessing` says how. An
+export is compared with its bundle before it is kept.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import tempfile
@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import Inception3
 from torchvision.models.inception import BasicConv2d
 
 from rtl import storage
@@ -35,13 +34,13 @@ from rtl.storage import destinations
 Format = Literal["onnx", "torch"]
 
 FILES: dict[Format, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
-"""What an export is called in its folder; FILE.json has its metadata."""
+"""File names of an export by format; FILE.json has its metadata."""
 CARD = "MODEL_CARD.md"
 EXTRA = "rtl.json"
-"""The metadata's name among the extra files of a `torch.export` archive."""
+"""Name of the metadata among the extra files of a `torch.export` archive."""
 
 TOLERANCE = 1e-3
-"""Of a probability, against the bundle's own fp32."""
+"""Largest allowed difference of a probability from the bundle's in fp32."""
 
 _BATCH = 8
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -52,21 +51,21 @@ class Exported:
     """An export that passed its check."""
 
     uri: str
-    """Of the model's file."""
+    """URI of the model's file."""
     images: int
-    """That it was asked."""
+    """Images on which it was compared with the bundle."""
     difference: float
-    """Largest one of a probability from the bundle's."""
+    """Largest difference of a probability from the bundle's."""
 
 
-def export(uri: str, out: str, target: Format, samples: Sequence[bytes] = ()) -> Exported:
+def export(uri: str, out: str, *, target: Format, samples: Sequence[bytes] = ()) -> Exported:
     """Writes a bundle's model, its metadata and its model card into the folder or prefix `out`.
 
     The file takes `images`, uint8 (N, 3, S, S), N free, and gives `probabilities`, float32 (N, C).
-    It was asked `images.golden`, variants of it and the encoded `samples` before. Raises
-    ConfigError where a package is missing, BundleError for a bad bundle or an export that answers
-    otherwise, ImageError for a bad sample, and StorageError where the model cannot be written; then
-    `out` is as it was.
+    Before it is kept, it is compared with the bundle on `decoding.golden`, variants of it and the
+    encoded `samples`. Raises ConfigError where a package is missing, BundleError for a bad bundle
+    or an export with other probabilities, ImageError for a bad sample, and StorageError where the
+    model cannot be written; then `out` is as it was.
     """
     if target == "onnx":
         _require(_PACKAGES)
@@ -78,24 +77,23 @@ def export(uri: str, out: str, target: Format, samples: Sequence[bytes] = ()) ->
             "it was made from."
         )
     commit = storage.read_bytes(storage.join(uri, storage.COMMIT))
-    about = metadata(info, storage.describe(commit)["sha256"])
-    classifier = Classifier(info, network, torch.device("cpu"), "fp32")
+    properties = metadata(info, storage.describe(commit)["sha256"])
+    classifier = Classifier(info, network, torch.device("cpu"), precision="fp32")
     classifier.check()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / FILES[target]
-        write = _write_onnx if target == "onnx" else _write_torch
-        write(Portable(info, network), about, path)
-        asked, difference = check(path, classifier, samples)
+        WRITERS[target](Portable(info, network), properties, path)
+        images, difference = check(path, classifier, samples)
         data = path.read_bytes()
     place = storage.join(out, FILES[target])
     storage.write_bytes(place, data)  # first: a full disk ends here
-    storage.write_json(f"{place}.json", about)
+    storage.write_json(f"{place}.json", properties)
     storage.write_bytes(storage.join(out, CARD), card(info).encode())
-    return Exported(place, asked, difference)
+    return Exported(place, images, difference)
 
 
 def images_in(folder: str, at_most: int = 100) -> list[bytes]:
-    """Readable images below a folder or prefix, evenly spread over its files by name.
+    """Reads images below a folder or prefix, evenly spread over its files by name.
 
     Raises DataError where there is none, StorageError.
     """
@@ -117,7 +115,7 @@ def images_in(folder: str, at_most: int = 100) -> list[bytes]:
 
 
 def metadata(info: BundleInfo, sha256: str) -> dict[str, Any]:
-    """What a user of the exported file needs to know; plain JSON values.
+    """Metadata for the user of an exported file: classes, input, output, preprocessing; plain JSON.
 
     `sha256` is that of the bundle's `COMMIT`, which holds those of its files.
     """
@@ -139,41 +137,37 @@ def metadata(info: BundleInfo, sha256: str) -> dict[str, Any]:
 
 
 class Portable(nn.Module):
-    """A bundle's whole answer as one module of operations that every runtime has."""
+    """Pixels to a bundle's probabilities, as one module of operations that every runtime has."""
 
     def __init__(self, info: BundleInfo, network: nn.Sequential) -> None:
         super().__init__()
         self.normalize = Normalize(info.mean, info.std, torch.float32)
-        self.network = Inception3(
-            num_classes=len(info.classes), aux_logits=False, transform_input=False,
-            init_weights=False,
-        )  # fmt: skip
-        self.network.load_state_dict(network.state_dict())
+        self.network = copy.deepcopy(network)
         self.eval().requires_grad_(False)
         _fold(self.network)
         self._flips, self._temperature = FLIPS[info.test_flips], info.temperature
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, 3, S, S) to float32 (N, C); the flips of a batch go through together."""
-        turned = torch.cat([images.flip(dims) for dims in self._flips])
-        said = torch.softmax(self.network(self.normalize(turned)), dim=1)
-        mean = said.view(len(self._flips), -1, said.shape[1]).mean(0)
+        """Maps uint8 (N, 3, S, S) to float32 (N, C); the flips of a batch go through together."""
+        flipped = torch.cat([images.flip(dims) for dims in self._flips])
+        probabilities = torch.softmax(self.network(self.normalize(flipped)), dim=1)
+        mean = probabilities.view(len(self._flips), -1, probabilities.shape[1]).mean(0)
         return calibrate(mean, self._temperature)
 
 
 def check(path: Path, classifier: Classifier, samples: Sequence[bytes]) -> tuple[int, float]:
-    """Asks an exported file and a classifier the same images, alone and in batches.
+    """Compares an exported file with a classifier on the same images, alone and in batches.
 
     Returns how many, and the largest difference of a probability. Raises BundleError where one is
     above `TOLERANCE` or another class comes first, ImageError for a bad sample.
     """
-    answer = _open_onnx(path) if path.name == FILES["onnx"] else _open_torch(path)
+    predict = _open_onnx(path) if path.name == FILES["onnx"] else _open_torch(path)
     golden = classifier.preprocess(decoding.golden(classifier.info.image_size))
     synthetic = [golden, golden.flip(2), 255 - golden]
     pixels = torch.stack([*synthetic, *(classifier.preprocess(data) for data in samples)])
     furthest = 0.0
     for batch in (pixels[:1], *torch.split(pixels, _BATCH)):
-        expected, found = classifier.predict(batch), answer(batch)
+        expected, found = classifier.predict(batch), predict(batch)
         same = found.shape == expected.shape and bool((found.argmax(1) == expected.argmax(1)).all())
         difference = float((found - expected).abs().max()) if same else float("inf")
         if not difference <= TOLERANCE:  # NaN is not
@@ -204,21 +198,21 @@ def _fold(module: nn.Module) -> None:
             _fold(child)
 
 
-def _program(model: Portable, about: dict[str, Any]) -> torch.export.ExportedProgram:
-    size = about["image_size"]
+def _program(model: Portable, properties: dict[str, Any]) -> torch.export.ExportedProgram:
+    size = properties["image_size"]
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)  # of 1 the batch would be a constant
     batch = torch.export.Dim("batch")
     return torch.export.export(model, (example,), dynamic_shapes={"images": {0: batch}})
 
 
-def _write_onnx(model: Portable, about: dict[str, Any], path: Path) -> None:
+def _write_onnx(model: Portable, properties: dict[str, Any], path: Path) -> None:
     onnx = torch.onnx.export(
-        _program(model, about), input_names=["images"], output_names=["probabilities"],
+        _program(model, properties), input_names=["images"], output_names=["probabilities"],
         dynamo=True, verbose=False,
     )  # fmt: skip
     assert onnx is not None  # noqa: S101 -- what `dynamo` gives without a path
     onnx.model.metadata_props.update(
-        {key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()}
+        {key: v if isinstance(v, str) else json.dumps(v) for key, v in properties.items()}
     )
     onnx.save(path, external_data=False)
 
@@ -232,8 +226,15 @@ def _open_onnx(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
     )
 
 
-def _write_torch(model: Portable, about: dict[str, Any], path: Path) -> None:
-    torch.export.save(_program(model, about), path, extra_files={EXTRA: json.dumps(about)})
+def _write_torch(model: Portable, properties: dict[str, Any], path: Path) -> None:
+    program = _program(model, properties)
+    torch.export.save(program, path, extra_files={EXTRA: json.dumps(properties)})
+
+
+WRITERS: dict[Format, Callable[[Portable, dict[str, Any], Path], None]] = {
+    "onnx": _write_onnx, "torch": _write_torch,
+}  # fmt: skip
+"""Functions that write a model and its metadata to a file, by format."""
 
 
 def _open_torch(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -34,7 +34,7 @@ from rtl.data.shards import Manifest, Shard
 from rtl.errors import ResourceError
 from rtl.feature_extraction import cache
 from rtl.feature_extraction.cache import ABOUT, BUILDER, ROWS_PER_FILE, SCHEMA, Features, path_of
-from rtl.model import device, inception, pretrained
+from rtl.model import device, inception, kernels, pretrained
 from rtl.runtime import capacity, session, task_errors
 from rtl.runtime.session import Progress
 from rtl.storage.lease import Lease
@@ -263,10 +263,12 @@ class _Trunk:
         dtype = cache.dtype_of(config)
         for k, part in inception.taps(network, sorted(uris, reverse=True)).items():
             if self._stages:
-                self._stages.append((k, inception.frozen_part(part, self._device, dtype)))
+                stage = kernels.optimize_for_inference(part, device=self._device, dtype=dtype)
             else:
-                deepest = inception.Frozen(part, weights.mean, weights.std, self._device, dtype)
-                self._stages.append((k, deepest))
+                stage = kernels.optimize_for_inference(
+                    part, device=self._device, dtype=dtype, mean=weights.mean, std=weights.std
+                )
+            self._stages.append((k, stage))
         self._reader = ImageReader(manifest, config.data)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

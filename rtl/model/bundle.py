@@ -1,4 +1,4 @@
-"""A bundle: the folder that holds one finished model, and the one way to use it.
+"""A bundle: the folder that holds one finished model, and `Classifier`, which uses it.
 
 `model.safetensors` is the whole network in fp32, `bundle.json` everything else that a user of the
 model needs: classes, preprocessing, scores, where it came from. `COMMIT` is written last with the
@@ -28,14 +28,14 @@ from rtl.errors import BundleError, DataError, NotFoundError, reason
 from rtl.evaluation.baseline import Baseline
 from rtl.model import device as devices
 from rtl.model import inception
-from rtl.model.inference import Output, Predictor
+from rtl.model.inference import Output, Prediction, Predictor
 from rtl.model.kernels import int8
 
 MODEL = "model.safetensors"
 INFO = "bundle.json"
 
 GOLDEN_TOLERANCE = 0.05
-"""Of a golden probability: bf16 moves one by up to a hundredth."""
+"""Largest allowed difference of a golden probability: bf16 changes one by up to a hundredth."""
 
 _FORMAT = 1
 _UNSAVED = "num_batches_tracked"  # counts training steps, which inference never reads
@@ -46,7 +46,7 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def software_versions() -> dict[str, str]:
-    """What runs here: rtl, torch, torchvision, ray and python."""
+    """Versions of rtl, torch, torchvision, ray and python in this process."""
     packages = ("rtl", "torch", "torchvision", "ray")
     return {**{p: metadata.version(p) for p in packages}, "python": platform.python_version()}
 
@@ -57,12 +57,13 @@ def _now() -> str:
 
 @dataclass(frozen=True)
 class Quantized:
-    """How a model in 8 bits did on `val` beside the one that it was made from."""
+    """Accuracy on `val` of a model in 8 bits and of the one that it was made from."""
 
     rows: Annotated[int, Field(ge=1)]
     accuracy: Annotated[float, Field(ge=0, le=1)]
-    """Of the one in 8 bits."""
+    """Accuracy in 8 bits, from 0 to 1."""
     accuracy_before: Annotated[float, Field(ge=0, le=1)]
+    """Accuracy before, from 0 to 1."""
     agreement: Annotated[float, Field(ge=0, le=1)]
     """Share of the rows for which both name the same class."""
 
@@ -72,42 +73,43 @@ class BundleInfo:
     """Everything about a finished model but its weights; plain JSON values throughout."""
 
     name: Annotated[str, Field(min_length=1)]
-    """Of the run that made it."""
+    """Name of the run that made it."""
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
-    """In the order of the network's outputs."""
+    """Class names in the order of the network's outputs."""
     unfrozen_layers: Annotated[int, Field(ge=0, le=16)]
     """k: the head and the last k blocks were trained."""
     image_size: Annotated[int, Field(ge=75, le=1024)]
     """Side in pixels of the square that the network sees."""
     mean: _Channels
-    """Of the RGB scaled to 0..1, that the network expects."""
+    """Mean of the RGB scaled to 0..1 that the network expects, by channel."""
     std: tuple[_Positive, _Positive, _Positive]
+    """Standard deviation of the same."""
     weights: dict[str, str]
-    """The pretrained ones it started from: `source` and `sha256`."""
+    """Pretrained weights it started from: `source` and `sha256`."""
     metrics: dict[str, dict[str, Any] | None]
-    """`val` and `test`: `metrics.Scores.to_dict()`, None where the split was not opened."""
+    """Scores on `val` and `test`: `Scores.to_dict()`, None where the split was not opened."""
     manifest_digest: str
-    """Of the data set that it was trained on."""
+    """Digest of the data set that it was trained on."""
     config: dict[str, Any]
     """`Config.to_dict()` of the run."""
     temperature: _Positive = 1.0
-    """The logits are divided by it, so that probabilities are calibrated."""
+    """Divisor of the logits that calibrates the probabilities."""
     test_flips: Flips = "none"
     """Flips of an image that its probabilities are the mean over."""
     uncertain_below: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Answers whose most probable class has less than this are called uncertain."""
+    """Predictions whose most probable class has less than this are called uncertain."""
     quantized: Quantized | None = None
-    """Set for a network that computes in 8 bits: see `rtl.int8`."""
+    """Set for a network that computes in 8 bits: see `rtl.model.kernels.int8`."""
     baseline: Baseline | None = None
-    """What its answers look like on `val`."""
+    """Statistics of its predictions on `val`, for measuring drift."""
     golden: tuple[float, ...] | None = None
-    """Its probabilities of `images.golden`, in fp32 or 8 bits; set by `save`, asked before use."""
+    """Probabilities of `decoding.golden`, in fp32 or 8 bits; set by `save`, checked before use."""
     cost: dict[str, Any] = field(default_factory=dict)
-    """What making it took."""
+    """Cost of making it: `train_seconds`."""
     versions: dict[str, str] = field(default_factory=software_versions)
-    """What it was made with."""
+    """Versions of the packages it was made with."""
     created: str = field(default_factory=_now)
-    """ISO 8601, UTC."""
+    """Time of its making, ISO 8601, UTC."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` is the inverse."""
@@ -143,9 +145,9 @@ def _adapter() -> pydantic.TypeAdapter[BundleInfo]:
 def save(uri: str, info: BundleInfo, network: nn.Sequential) -> None:
     """Writes a bundle so that it exists whole or not at all; an older one there is replaced.
 
-    `network` is what `inception.build(len(info.classes))` gives, with peaks where it is one in 8
-    bits. Raises BundleError for an info or
-    a network that no bundle may have (weights that are not finite), StorageError.
+    `network` has the parameters of `inception.build(len(info.classes))`, with peaks where it
+    computes in 8 bits. Raises BundleError for an info or a network that no bundle may have (weights
+    that are not finite), StorageError.
     """
     BundleInfo.from_dict(info.to_dict())
     state = {
@@ -154,7 +156,7 @@ def save(uri: str, info: BundleInfo, network: nn.Sequential) -> None:
         if not name.endswith(_UNSAVED)
     }
     _check_state(state, info, uri)
-    exact = Classifier(info, network, torch.device("cpu"), "fp32")
+    exact = Classifier(info, network, torch.device("cpu"), precision="fp32")
     info = replace(info, golden=tuple(exact.golden()))
     model = save_safetensors(state)
     document = {"format": _FORMAT, "files": {MODEL: storage.describe(model)}, **info.to_dict()}
@@ -164,7 +166,7 @@ def save(uri: str, info: BundleInfo, network: nn.Sequential) -> None:
 
 
 def load(uri: str) -> tuple[BundleInfo, nn.Sequential]:
-    """The model of a bundle, fp32 on the CPU in eval mode, after all of `verify`'s checks.
+    """Loads a bundle's info and network, fp32 on the CPU in eval mode, after `verify`'s checks.
 
     Raises BundleError for a missing, incomplete or altered bundle.
     """
@@ -183,7 +185,7 @@ def verify(uri: str) -> BundleInfo:
 
 
 def read_files(uri: str) -> dict[str, bytes]:
-    """The bytes of a bundle's files, for a copy, after all of `verify`'s checks.
+    """Reads the bytes of a bundle's files, for a copy, after all of `verify`'s checks.
 
     Raises BundleError.
     """
@@ -244,7 +246,7 @@ def _check(uri: str, files: dict[str, bytes]) -> tuple[BundleInfo, dict[str, tor
 def _build(info: BundleInfo) -> nn.Sequential:
     network = inception.build(len(info.classes))
     if info.quantized:
-        int8.attach(network)
+        int8.attach_peaks(network)
     return network
 
 
@@ -271,7 +273,7 @@ def _check_state(state: dict[str, torch.Tensor], info: BundleInfo, uri: str) -> 
 
 
 class Classifier:
-    """A model ready to answer: the one inference of the endpoint, evaluation and batch prediction.
+    """A model ready for inference: what the endpoint, evaluation and batch prediction use.
 
     See `Predictor` for its arithmetic.
     """
@@ -281,54 +283,78 @@ class Classifier:
         info: BundleInfo,
         network: nn.Sequential,
         device: torch.device,
+        *,
         precision: devices.Precision = "auto",
+        threads: int = 1,
     ) -> None:
+        """`threads` is how many cores `predict_batches` uses, each for images of its own."""
         self.info = info
         self.device = device
-        dtype = devices.resolve_precision(precision, device)
         self._predictor = Predictor(
-            network, info.mean, info.std, device, dtype, info.test_flips, info.temperature
-        )
+            network, mean=info.mean, std=info.std, device=device,
+            dtype=devices.resolve_precision(precision, device),
+            flips=info.test_flips, temperature=info.temperature, threads=threads,
+        )  # fmt: skip
 
     @classmethod
     def load(
         cls,
         uri: str,
         device: torch.device = torch.device("cpu"),  # noqa: B008 -- an immutable value
+        *,
         precision: devices.Precision = "auto",
     ) -> Classifier:
-        """The classifier of a bundle, verified. Raises BundleError."""
-        return cls(*load(uri), device, precision)
+        """Loads and verifies the classifier of a bundle. Raises BundleError."""
+        return cls(*load(uri), device, precision=precision)
 
     def preprocess(self, data: bytes, max_pixels: int = 100_000_000) -> torch.Tensor:
-        """Encoded bytes to what `predict` takes of an image, uint8 (3, S, S).
+        """Decodes and resizes an encoded image to uint8 (3, S, S).
 
         Raises CorruptImageError, UnsupportedImageError or ImageTooLargeError.
         """
         return decoding.resize(decoding.decode(data, max_pixels), self.info.image_size)
 
     def predict(self, batch: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, 3, S, S) on the CPU to probabilities, float32 (N, C) on the CPU."""
+        """Maps uint8 (N, 3, S, S) to probabilities, float32 (N, C), in one pass, on the CPU."""
         return self.output(batch).probabilities.cpu()
 
     def output(self, batch: torch.Tensor) -> Output:
-        """uint8 (N, 3, S, S) on the CPU to all that the network says, on its device."""
+        """Maps uint8 (N, 3, S, S) on the CPU to the network's output on its device, in one pass."""
         return self._predictor(devices.to_device(batch, self.device))
 
+    def predict_batches(self, images: torch.Tensor) -> Output:
+        """Maps any number of images, uint8 (N, 3, S, S), to their output; all on the CPU.
+
+        See `Predictor.predict_batches`.
+        """
+        output = self._predictor.predict_batches(devices.to_device(images, self.device))
+        return Output(output.probabilities.cpu(), output.pooled.cpu(), output.maps)
+
+    def prediction(self, probabilities: torch.Tensor) -> Prediction:
+        """The prediction for one image with these probabilities, float32 (C,)."""
+        best = int(probabilities.argmax())
+        probability = float(probabilities[best])
+        return Prediction(
+            label=self.info.classes[best],
+            probability=probability,
+            uncertain=probability < self.info.uncertain_below,
+            probabilities=tuple(probabilities.tolist()),
+        )
+
     def heatmap(self, maps: torch.Tensor, number: int) -> torch.Tensor:
-        """Of one image's `Output.maps`: see `Predictor.heatmap`; on the CPU."""
+        """Heatmap of one image's `Output.maps` on the CPU: see `Predictor.heatmap`."""
         return self._predictor.heatmap(maps, number).cpu()
 
     def golden(self) -> list[float]:
-        """The probabilities of the golden image, with six digits."""
+        """Probabilities of the golden image, with six digits."""
         pixels = self.preprocess(decoding.golden(self.info.image_size))
         return [float(f"{p:.6g}") for p in self.predict(pixels[None])[0].tolist()]
 
     def check(self) -> None:
-        """Asks for the golden image's probabilities again.
+        """Computes the golden image's probabilities again.
 
-        Raises BundleError where they are others than when the bundle was made: decoding,
-        preprocessing or the arithmetic here is not the one that it was evaluated with.
+        Raises BundleError where they differ from those in the bundle: decoding, preprocessing or
+        arithmetic here is not the one that the model was evaluated with.
         """
         if self.info.golden is None:
             return

@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import itertools
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from rtl.config.schema import Flips
-from rtl.model.inception import FLIPS, Frozen, fold, frozen_part, split
+from rtl.model import device as devices
+from rtl.model import kernels
+from rtl.model.inception import FLIPS, split
+
+_Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What the network says of N images."""
+    """The network's output for N images."""
 
     probabilities: torch.Tensor
     """float32 (N, C), calibrated, the mean over the flips."""
     pooled: torch.Tensor
-    """float32 (N, 2048): the last block's output averaged over its pixels, images unturned."""
+    """float32 (N, 2048): the last block's output averaged over its pixels, images not flipped."""
     maps: torch.Tensor
-    """(N, 2048, H, W), the same before it is averaged, in the arithmetic of the convolutions."""
+    """(N, 2048, H, W), the same before it is averaged, in the dtype of the convolutions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """A model's prediction for one image."""
+
+    label: str
+    """Most probable class, the first of equals."""
+    probability: float
+    """Its probability, from 0 to 1."""
+    uncertain: bool
+    """Whether that is below the bundle's `uncertain_below`."""
+    probabilities: tuple[float, ...]
+    """Probability of every class, in the order of the bundle's classes."""
 
 
 class Predictor:
-    """BatchNorm folded away; the convolutions compute in `dtype`, the rest in fp32.
+    """A network for inference: the convolutions compute in `dtype`, the head in fp32.
 
     (Probabilities rounded to bf16's 8 bits would tie.) With `unfrozen_layers` it takes features of
-    that cut as well: of images as they are, whose pixels no flip can turn any more.
+    that cut as well: those of unflipped images, because features cannot be flipped afterwards.
     """
 
     def __init__(
         self,
         network: nn.Sequential,
+        *,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         device: torch.device,
@@ -41,43 +63,69 @@ class Predictor:
         flips: Flips = "none",
         temperature: float = 1.0,
         unfrozen_layers: int | None = None,
+        threads: int = 1,
     ) -> None:
-        children = dict(network.named_children())
-        pool = list(children).index("avgpool")
-        self._blocks = Frozen(network[:pool], mean, std, device, dtype)
-        self._tail: Callable[[torch.Tensor], torch.Tensor]
+        """`threads` is how many cores `predict_batches` uses, each for images of its own."""
+        pool = list(dict(network.named_children())).index("avgpool")
+        self._blocks = kernels.optimize_for_inference(
+            network[:pool], device=device, dtype=dtype, mean=mean, std=std
+        )
+        self._tail: _Network
         if unfrozen_layers == 0:
             self._tail = nn.Unflatten(1, (2048, 1, 1))  # pooled already
         elif unfrozen_layers is not None:
             cut = len(split(network, unfrozen_layers)[0])
-            self._tail = frozen_part(network[cut:pool], device, dtype)
+            self._tail = kernels.optimize_for_inference(
+                network[cut:pool], device=device, dtype=dtype
+            )
         _, head = split(network, 0)
-        self._head = fold(head).to(device, torch.float32)
+        self._head = copy.deepcopy(head).eval().requires_grad_(False).to(device, torch.float32)
         self._flips, self._temperature = FLIPS[flips], temperature
+        self._rows = devices.rows_per_pass(device)
+        self._threads = threads
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor | None, features: torch.Tensor | None = None) -> Output:
-        """Of uint8 (N, 3, S, S) on the predictor's device.
+        """Computes uint8 images (N, 3, S, S) on the predictor's device in one pass.
 
-        `Learner.features` of the same, where they are given, stand for the images as they are;
-        without flips no others are needed then.
+        Where `features` (`Learner.features` of the same images) are given, they stand for the
+        unflipped images; without flips no images are needed then.
         """
         maps = self._blocks(images) if features is None else self._tail(features)
         pooled = maps.float().mean((2, 3))
-        said = [torch.softmax(self._head(pooled), dim=1)]
+        probabilities = [torch.softmax(self._head(pooled), dim=1)]
         for dims in self._flips[1:]:
             assert images is not None  # noqa: S101 -- only without flips can they lack
-            turned = self._blocks(images.flip(dims)).float().mean((2, 3))
-            said.append(torch.softmax(self._head(turned), dim=1))
-        return Output(calibrate(torch.stack(said).mean(0), self._temperature), pooled, maps)
+            flipped = self._blocks(images.flip(dims)).float().mean((2, 3))
+            probabilities.append(torch.softmax(self._head(flipped), dim=1))
+        mean = torch.stack(probabilities).mean(0)
+        return Output(calibrate(mean, self._temperature), pooled, maps)
+
+    def predict_batches(
+        self, images: torch.Tensor | None, features: torch.Tensor | None = None
+    ) -> Output:
+        """Computes any number of images, as many in a pass as suit the device.
+
+        With several threads each core computes images of its own, so that none waits for another at
+        the end of each layer: 1.3 times the rate of two cores that share images. The output is that
+        of one thread, bit for bit.
+        """
+        parts = (self._parts(images), self._parts(features))
+        if self._threads == 1:
+            return _concatenated(list(map(self, *parts)))
+        with ThreadPoolExecutor(self._threads, "predict", devices.compute_with, (1,)) as cores:
+            return _concatenated(list(cores.map(self, *parts)))
+
+    def _parts(self, inputs: torch.Tensor | None) -> Iterable[torch.Tensor | None]:
+        return itertools.repeat(None) if inputs is None else torch.split(inputs, self._rows)
 
     @torch.inference_mode()
     def heatmap(self, maps: torch.Tensor, number: int) -> torch.Tensor:
-        """Where an image (2048, H, W) speaks for class `number`: float32 (H, W) from 0 to 1.
+        """Evidence for class `number` in one image's maps (2048, H, W): float32 (H, W), 0 to 1.
 
-        Grad-CAM (Selvaraju et al. 2017) of the class's logit less the mean logit: a softmax sees
-        differences alone. Behind an average and one linear layer the gradients are that layer's
-        weights (their section 3.1), so that none are computed.
+        Grad-CAM (Selvaraju et al. 2017) of the class's logit minus the mean logit: a softmax
+        depends on differences only. Behind an average and one linear layer the gradients are that
+        layer's weights (their section 3.1), so that none are computed.
         """
         classifier = self._head.get_submodule("fc")
         assert isinstance(classifier, nn.Linear)  # noqa: S101 -- `inception.build` made it
@@ -87,10 +135,17 @@ class Predictor:
 
 
 def calibrate(probabilities: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Probabilities whose logarithms were divided by a temperature (Guo et al. 2017, section 4.2).
+    """Divides the logarithms of probabilities by a temperature (Guo et al. 2017, section 4.2).
 
-    float32 (N, C) to the same. Of a softmax this divides the logits.
+    float32 (N, C) to the same. For a softmax this divides the logits.
     """
     if temperature == 1.0:
         return probabilities
     return torch.softmax(probabilities.clamp(min=1e-12).log() / temperature, dim=1)
+
+
+def _concatenated(outputs: list[Output]) -> Output:
+    if len(outputs) == 1:
+        return outputs[0]
+    columns = ((o.probabilities, o.pooled, o.maps) for o in outputs)
+    return Output(*(torch.cat(column) for column in zip(*columns, strict=True)))

@@ -26,19 +26,20 @@ class Pretrained:
     state: dict[str, torch.Tensor]
     """fp32, torchvision's names; the classifier may be missing."""
     mean: tuple[float, float, float]
-    """Of the RGB scaled to 0..1, channel by channel."""
+    """Mean of the RGB scaled to 0..1, by channel."""
     std: tuple[float, float, float]
+    """Standard deviation of the same."""
     sha256: str
-    """Of the file that they came from."""
+    """sha256 of the file that they came from."""
     source: str
     """`packaged`, `imagenet` or the URI."""
 
 
 def load(weights: str, storage_root: str) -> Pretrained:
-    """The weights of a source: `packaged`, `imagenet`, or a path or URI.
+    """Loads the weights of a source: `packaged`, `imagenet`, or a path or URI.
 
     ImageNet's are downloaded once and kept under `storage_root`. Raises WeightsError for weights
-    that cannot be had or are broken, with the other choices.
+    that cannot be downloaded or are broken; it names the other choices.
     """
     if weights == "packaged":
         return _packaged()
@@ -90,7 +91,7 @@ def _imagenet(storage_root: str) -> Pretrained:
 
 
 def _from_bytes(data: bytes, source: str) -> Pretrained:
-    """A state_dict from safetensors or a torch file, never running code from it.
+    """Reads a state_dict from safetensors or a torch file, never running code from it.
 
     torchvision's normalisation and `transform_input` together scale RGB to -1..1.
     """

@@ -1,7 +1,7 @@
 """The registry: the bundles of a name, numbered 1, 2, 3, ..., and the pointer to the current one.
 
-    <storage>/registry/<name>/<version>/     a bundle, and the claim of who took the number
-    <storage>/registry/<name>/current.json   what is served: see `Pointer`
+    <storage>/registry/<name>/<version>/     a bundle, and the claim that reserved its number
+    <storage>/registry/<name>/current.json   the version that is served: see `Pointer`
 
 Two registrations at once get two numbers; one that died before its `COMMIT` leaves a number that is
 never listed and never used again.
@@ -31,7 +31,7 @@ _PLACE = re.compile(rf"/registry/(?P<name>{_NAME.pattern})/(?P<version>[1-9][0-9
 
 
 def register(storage_root: str, name: str, bundle_uri: str) -> int:
-    """Copies a bundle into the registry, verified, and gives its version.
+    """Copies a verified bundle into the registry and returns its version.
 
     It becomes current only by `promote`. Raises BundleError for a name that cannot be one and for a
     bundle that fails its checks, StorageError.
@@ -39,40 +39,40 @@ def register(storage_root: str, name: str, bundle_uri: str) -> int:
     _check_name(name)
     files = bundle.read_files(bundle_uri)
     version = _claim(storage_root, name)
-    storage.commit(_at(storage_root, name, version), files)
+    storage.commit(place(storage_root, name, version), files)
     return version
 
 
 def names(storage_root: str) -> list[str]:
-    """The names that have at least one whole version, sorted."""
+    """Names that have at least one complete version, sorted."""
     found = storage.list_names(storage.join(storage_root, "registry"))
     return [name for name in found if versions(storage_root, name)]
 
 
 def versions(storage_root: str, name: str) -> list[int]:
-    """The whole versions of a name, ascending; none for an unknown one."""
+    """Complete versions of a name, ascending; none for an unknown one."""
     numbers = _numbers(storage_root, name)
-    return [n for n in numbers if storage.is_committed(_at(storage_root, name, n))]
+    return [n for n in numbers if storage.is_committed(place(storage_root, name, n))]
 
 
 @dataclass(frozen=True)
 class Canary:
-    """A version on trial beside the current one."""
+    """A version that predicts a share of the images beside the current one."""
 
     version: int
     share: float
-    """Of the images, from 0 to 1, that both models answer."""
+    """Share of the images, from 0 to 1, that both models predict."""
     shadow: bool
-    """Whether the current one's answer is given for them too."""
+    """Whether clients get the current version's prediction for these images too."""
 
 
 @dataclass(frozen=True)
 class Pointer:
-    """What of a name is served."""
+    """The version of a name that is served."""
 
     version: int
     previous: int | None = None
-    """Served before: where `rollback` goes to."""
+    """Version served before, to which `rollback` returns."""
     canary: Canary | None = None
 
 
@@ -82,7 +82,7 @@ def promote(storage_root: str, name: str, version: int) -> None:
     A damaged pointer is replaced; what was served before it is not known then. Raises BundleError,
     and the pointer stays, where the version is not there or fails its checks.
     """
-    _prove(storage_root, name, version)
+    check_version(storage_root, name, version)
     try:
         before = pointer(storage_root, name)
     except BundleError:  # damaged: what it said is lost, and this mends it
@@ -90,11 +90,11 @@ def promote(storage_root: str, name: str, version: int) -> None:
     previous = None
     if before is not None:
         previous = before.previous if before.version == version else before.version
-    _point(storage_root, name, Pointer(version, previous))
+    write_pointer(storage_root, name, Pointer(version, previous))
 
 
 def rollback(storage_root: str, name: str) -> int:
-    """Makes the version before the current one current again, and gives its number.
+    """Makes the version before the current one current again, and returns its number.
 
     Raises BundleError, and the pointer stays, where there is none or it fails its checks.
     """
@@ -109,25 +109,25 @@ def rollback(storage_root: str, name: str) -> int:
 
 
 def set_canary(storage_root: str, name: str, canary: Canary | None) -> None:
-    """Puts a version on trial beside the current one, or ends the trial.
+    """Starts a canary beside the current version, or ends it.
 
     Raises BundleError where there is no current version or the canary fails its checks.
     """
     if canary is not None and not 0 < canary.share <= 1:
         raise BundleError(f"The canary's share is {canary.share:g}; give one above 0, up to 1.")
-    before = _comparable(storage_root, name, canary)
+    before = _canary_base(storage_root, name, canary)
     if canary is not None:
-        _prove(storage_root, name, canary.version)
-        before = _comparable(storage_root, name, canary)  # others promote while it is loaded
-    _point(storage_root, name, replace(before, canary=canary))
+        check_version(storage_root, name, canary.version)
+        before = _canary_base(storage_root, name, canary)  # others promote while it is loaded
+    write_pointer(storage_root, name, replace(before, canary=canary))
 
 
 def pointer(storage_root: str, name: str) -> Pointer | None:
-    """What of a name is served, None before the first promotion.
+    """Pointer to the version of a name that is served, None before the first promotion.
 
     Raises BundleError for a pointer that was damaged.
     """
-    uri = _pointer(storage_root, name)
+    uri = _pointer_uri(storage_root, name)
     try:
         return _ADAPTER.validate_json(json.dumps(storage.read_json(uri)), strict=True)
     except NotFoundError:
@@ -140,7 +140,7 @@ def pointer(storage_root: str, name: str) -> Pointer | None:
 
 
 def current(storage_root: str, name: str) -> int | None:
-    """The promoted version, None before the first promotion.
+    """Promoted version, None before the first promotion.
 
     Raises BundleError for a pointer that was damaged.
     """
@@ -149,15 +149,15 @@ def current(storage_root: str, name: str) -> int | None:
 
 
 def place(storage_root: str, name: str, version: int) -> str:
-    """The URI that a version's bundle has, whether it is there or not."""
-    return _at(storage_root, name, version)
+    """URI of a version's bundle, whether it exists or not."""
+    return storage.join(storage_root, "registry", name, str(version))
 
 
 def resolve(storage_root: str, name_or_uri: str) -> str:
-    """The URI of the bundle that is meant.
+    """Finds the URI of a bundle.
 
-    A path or URI that holds a bundle, else a registry name: its current version, or `name@3`.
-    Raises BundleError that lists what there is.
+    `name_or_uri` is a path or URI that holds a bundle, else a registry name: its current version,
+    or `name@3`. Raises BundleError that lists the versions or names there are.
     """
     if name_or_uri and storage.is_committed(name_or_uri):
         return storage.normalize(name_or_uri)
@@ -186,7 +186,7 @@ def resolve(storage_root: str, name_or_uri: str) -> str:
 
 
 def follows(name_or_uri: str) -> bool:
-    """Whether it is a name whose meaning `promote` changes: no bundle's place, no version."""
+    """Whether it is a name whose bundle `promote` changes: no path or URI, no version."""
     if storage.is_committed(name_or_uri):
         return False
     entry = _ENTRY.fullmatch(name_or_uri)
@@ -194,7 +194,7 @@ def follows(name_or_uri: str) -> bool:
 
 
 def entry_of(bundle_uri: str) -> tuple[str, int] | None:
-    """The (name, version) that a bundle's URI stands for; None outside a registry."""
+    """The (name, version) of a bundle's URI; None outside a registry."""
     match = _PLACE.search(bundle_uri)
     return (match["name"], int(match["version"])) if match else None
 
@@ -202,13 +202,13 @@ def entry_of(bundle_uri: str) -> tuple[str, int] | None:
 _ADAPTER = pydantic.TypeAdapter(Pointer)
 
 
-def _prove(storage_root: str, name: str, version: int) -> None:
-    """Loads a version and asks for its golden image. Raises BundleError."""
+def check_version(storage_root: str, name: str, version: int) -> None:
+    """Loads a version and checks it on the golden image. Raises BundleError."""
     Classifier.load(_find(storage_root, name, version)).check()
 
 
-def _comparable(storage_root: str, name: str, canary: Canary | None) -> Pointer:
-    """The pointer that a canary is to be added to."""
+def _canary_base(storage_root: str, name: str, canary: Canary | None) -> Pointer:
+    """Pointer that a canary is to be added to."""
     found = pointer(storage_root, name)
     if found is None:
         raise BundleError(f"{name} has no current version to compare with; promote one first.")
@@ -217,25 +217,26 @@ def _comparable(storage_root: str, name: str, canary: Canary | None) -> Pointer:
     return found
 
 
-def _point(storage_root: str, name: str, target: Pointer) -> None:
-    storage.write_json(_pointer(storage_root, name), asdict(target))
+def write_pointer(storage_root: str, name: str, target: Pointer) -> None:
+    """Replaces the pointer of a name, without any check. Raises StorageError."""
+    storage.write_json(_pointer_uri(storage_root, name), asdict(target))
 
 
 def _claim(storage_root: str, name: str) -> int:
-    """A number that nobody else has or gets.
+    """Takes a number that no other registration has or gets.
 
-    Each writes its own claim, then looks who else did, and takes the number only when alone: of two
-    the later one sees the earlier one's. (`storage.create` would be shorter, but S3 servers that
-    ignore `If-None-Match`, rclone's among them, let two callers win.)
+    Each process writes its own claim, then lists the claims, and takes the number only when alone:
+    of two processes the later one sees the earlier one's claim. (`storage.create` would be shorter,
+    but S3 servers that ignore `If-None-Match`, rclone's among them, let two callers win.)
     """
     mine = _CLAIM + secrets.token_hex(16)
     while True:
         version = max(_numbers(storage_root, name), default=0) + 1
-        place = _at(storage_root, name, version)
-        storage.write_bytes(storage.join(place, mine), mine.encode())
-        if storage.list_names(place) == [mine]:
+        uri = place(storage_root, name, version)
+        storage.write_bytes(storage.join(uri, mine), mine.encode())
+        if storage.list_names(uri) == [mine]:
             return version
-        storage.delete(storage.join(place, mine))
+        storage.delete(storage.join(uri, mine))
         time.sleep(random.uniform(0, 0.2))  # noqa: S311 -- jitter, not a secret
 
 
@@ -247,11 +248,7 @@ def _check_name(name: str) -> None:
         )
 
 
-def _at(storage_root: str, name: str, version: int) -> str:
-    return storage.join(storage_root, "registry", name, str(version))
-
-
-def _pointer(storage_root: str, name: str) -> str:
+def _pointer_uri(storage_root: str, name: str) -> str:
     _check_name(name)
     return storage.join(storage_root, "registry", name, _CURRENT)
 
@@ -264,7 +261,7 @@ def _numbers(storage_root: str, name: str) -> list[int]:
 
 def _find(storage_root: str, name: str, version: int) -> str:
     _check_name(name)
-    uri = _at(storage_root, name, version)
+    uri = place(storage_root, name, version)
     if not storage.is_committed(uri):
         raise BundleError(
             f"{name} has no version {version} in the registry of {storage_root}; it has: "

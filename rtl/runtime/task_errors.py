@@ -60,8 +60,10 @@ class OnFirstCall:
     raises it keeps the error itself.
     """
 
-    def __init__(self, worker: Callable[..., Callable[[Any], Any]], *arguments: Any) -> None:
-        self._make: Callable[[], Any] = functools.partial(worker, *arguments)
+    def __init__(
+        self, worker: Callable[..., Callable[[Any], Any]], *arguments: Any, **keywords: Any
+    ) -> None:
+        self._make: Callable[[], Any] = functools.partial(worker, *arguments, **keywords)
         self._worker: Any = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ loop.py             epochs and steps
 optimizer.py        parameter groups and the learning rate's schedule
 regularization.py   mixup, label smoothing, drop path
 checkpoint.py       what is committed after an epoch
-split_evaluator.py  the network's answers for a split
+split_evaluator.py  the network's predictions for a split
 finalize.py         the best epoch's scores, calibration and bundle
 faults.py           which errors may pass, and are tried again
 """

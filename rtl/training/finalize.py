@@ -23,7 +23,7 @@ from rtl.runs import run
 from rtl.runs.records import OUTCOME_FILE, Kind, Outcome
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.loop import Hooks, Learner
-from rtl.training.split_evaluator import Answering, Answers
+from rtl.training.split_evaluator import SplitEvaluator, SplitPredictions
 
 
 def judge(
@@ -41,9 +41,9 @@ def judge(
     """
     learner.tail.load_state_dict(checkpoints.read(state.best).judged)
     manifest = plan.manifest
-    answering = Answering(config, learner, plan)
+    evaluator = SplitEvaluator(config, learner, plan)
     answers = {
-        split: hooks.gather(answering(split)) for split in ("val", "test") if manifest.rows(split)
+        split: hooks.gather(evaluator(split)) for split in ("val", "test") if manifest.rows(split)
     }
     if plan.rank == 0:
         _write_outcome(uri, config, plan, learner, state, answers)
@@ -55,7 +55,7 @@ def _write_outcome(
     plan: EpochSampler,
     learner: Learner,
     state: Checkpoint,
-    answers: dict[str, list[Answers]],
+    answers: dict[str, list[SplitPredictions]],
 ) -> None:
     """The bundle of the weights that the learner holds, its predictions, the outcome."""
     manifest = plan.manifest

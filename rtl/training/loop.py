@@ -25,7 +25,7 @@ from rtl.evaluation import metrics
 from rtl.evaluation.metrics import Mean
 from rtl.evaluation.predictions import Predictions, gather
 from rtl.model import device as devices
-from rtl.model import inception
+from rtl.model import inception, kernels
 from rtl.model.inference import Predictor
 from rtl.model.pretrained import Pretrained
 from rtl.runs.records import Epoch
@@ -82,7 +82,8 @@ class Learner:
     def __init__(
         self, config: Config, num_classes: int, pretrained: Pretrained, device: torch.device
     ) -> None:
-        self.network = inception.build(num_classes, config.model.dropout)
+        plain = inception.build(num_classes, config.model.dropout)
+        self.network = kernels.optimize_for_training(plain)
         inception.load_part(self.network, pretrained.state)
         inception.init_head(self.network, config.train.seed)
         self._trunk, tail = inception.split(self.network, config.model.unfrozen_layers)
@@ -93,10 +94,12 @@ class Learner:
         self.num_classes = num_classes
 
     @cached_property
-    def frozen(self) -> inception.Frozen:
+    def frozen(self) -> kernels.InferenceNetwork:
         """The trunk for inference; a fit on cached features never makes it."""
         mean, std = self._pretrained.mean, self._pretrained.std
-        return inception.Frozen(self._trunk, mean, std, self.device, self.dtype)
+        return kernels.optimize_for_inference(
+            self._trunk, device=self.device, dtype=self.dtype, mean=mean, std=std
+        )
 
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
         """What the tail sees, in `dtype`: of uint8 images the trunk's output, else the features."""
@@ -117,15 +120,17 @@ class Learner:
             output: torch.Tensor = (tail or self.tail)(features)
         return output.float()
 
-    def predictor(self, flips: Flips, unfrozen_layers: int | None = None) -> Predictor:
+    def predictor(
+        self, flips: Flips, *, unfrozen_layers: int | None = None, threads: int = 1
+    ) -> Predictor:
         """The network with the tail as it is now, as it will be served, uncalibrated.
 
         Of images, or of this learner's features at its own cut.
         """
         mean, std = self._pretrained.mean, self._pretrained.std
         return Predictor(
-            self.network, mean, std, self.device, self.dtype, flips,
-            unfrozen_layers=unfrozen_layers,
+            self.network, mean=mean, std=std, device=self.device, dtype=self.dtype, flips=flips,
+            unfrozen_layers=unfrozen_layers, threads=threads,
         )  # fmt: skip
 
     def predict(self, batches: Iterator[Batch], tail: nn.Module | None = None) -> Predictions:

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from rtl.config.schema import OptimizerConfig, TrainConfig
 from rtl.model import inception
+from rtl.model.kernels import torch_private
 
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
@@ -100,8 +101,8 @@ def make_average(tail: nn.Module, decay: float) -> AveragedModel:
         steps = int(updates)
         share = 1 - min(decay, (1 + steps) / (10 + steps))
         if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, share)
+            torch_private.lerp_all(averaged, current, share)
         else:
-            torch._foreach_copy_(averaged, current)
+            torch_private.copy_all(averaged, current)
 
     return AveragedModel(tail, multi_avg_fn=mean, use_buffers=True)

@@ -134,6 +134,12 @@ def test_a_package_of_the_core_imports_no_ray(package: str) -> None:
     assert with_ray == []
 
 
+def test_the_plain_network_knows_nothing_of_its_kernels() -> None:
+    plain = IMPORTS["rtl.model.inception"]
+    assert plain
+    assert not {name for name in plain if name.startswith("rtl.model.kernels")}
+
+
 def test_serving_imports_no_training() -> None:
     serving = {m: imports for m, imports in IMPORTS.items() if _short(m) == "serving"}
     assert serving

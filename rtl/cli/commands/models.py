@@ -116,9 +116,9 @@ class Predict(Configured):
     def standing(self) -> str:
         """See `Command`."""
         from rtl import storage
-        from rtl.batch_inference import predict
+        from rtl.batch_inference import chunks
 
-        files = storage.list_files(storage.join(self.dest, predict.ANSWERS))
+        files = storage.list_files(storage.join(self.dest, chunks.ANSWERS))
         whole = [entry for entry in files if entry.path.endswith(".parquet")]
         return f"{len(whole)} files of answers are kept at {self.dest}."
 

@@ -7,15 +7,15 @@ ReLU, maximum and concatenation commute with such scales, a convolution takes th
 of its output into its weights (M. Nagel et al. 2019, Data-Free Quantization Through Weight
 Equalization, section 4.1), and nothing is scaled in between. Pixels are codes already.
 
-A network is one in 8 bits once `attach` gave each unit its `peak`: the largest output of each
-channel on some images. Where the processor has no instructions for it, the same codes are computed
-in fp32, slowly.
+A network computes in 8 bits once `attach_peaks` gave each unit its `peak`: the largest output of
+each channel on some images. Where the processor has no instructions for it, the same codes are
+computed in fp32, slowly.
 """
 
 from __future__ import annotations
 
 import timeit
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -23,25 +23,24 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models.inception import BasicConv2d
 
-from rtl.model import device
-from rtl.model.kernels import blocks
-from rtl.model.kernels.blocks import Folded
-from rtl.model.kernels.convolution import Packing, operator
+from rtl.model.kernels import blocks, convolution, torch_private
+from rtl.model.kernels.blocks import FusedConv
+from rtl.model.kernels.convolution import PackedWeights
 
 PEAK = "peak"
 
-_EVENNESS = 0.3
-"""From 0, one scale for all channels of a unit, to 1, each channel's own.
+_EQUALIZATION = 0.3
+"""From 0, one scale for all channels of a unit, to 1, a scale for each channel.
 
-Its own makes its codes finer and the next unit's weights coarser."""
-_LEAST = 0.05
-"""Of a unit's largest peak, that a channel's counts at least."""
+A scale of its own makes a channel's codes finer and the next unit's weights coarser."""
+_MIN_PEAK_SHARE = 0.05
+"""Smallest share of a unit's largest peak that a channel's peak counts as."""
 
-_SLOW = 3
-"""Times as long as in two steps, from which on codes are not computed in one."""
+_MAX_SLOWDOWN = 3
+"""Ratio of the time in one step to that in two from which on two are taken."""
 
 
-class Convolution(Packing):
+class Int8Conv(PackedWeights):
     """A convolution of codes: uint8 (N, C_in, H, W) to uint8 (N, C_out, H', W') after a ReLU.
 
     Without a ReLU it gives fp32, in the scale of its codes.
@@ -51,11 +50,12 @@ class Convolution(Packing):
         self,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
+        *,
         stride: tuple[int, ...] = (1, 1),
         padding: tuple[int, ...] = (0, 0),
         relu: bool = True,
     ) -> None:
-        """`weight`, fp32 (C_out, C_in, H, W), takes codes to codes."""
+        """`weight`, fp32 (C_out, C_in, H, W), maps codes to codes."""
         super().__init__()
         scale = (weight.abs().amax((1, 2, 3)) / 127).clamp(min=1e-12)
         self.weight, self.scale, self.zero, self.bias = (
@@ -68,92 +68,81 @@ class Convolution(Packing):
             )
         )
         self.stride, self.padding, self.relu = stride, padding, relu
-        self._in_one: bool | None = None
-        """Whether the convolution itself gives codes; None until its first call."""
+        self._one_step: bool | None = None
+        """Whether the convolution itself rounds to codes; None until its first call."""
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        if codes.device.type == "cpu" and device.fuses(torch.uint8):
+        if codes.device.type == "cpu" and convolution.has_fused_convolution(torch.uint8):
             packed = self.packed(codes)
             if not self.relu:
-                return self._compute(codes, packed, False)
-            if self._in_one is None:
-                self._in_one = self._is_faster_in_one(codes, packed)
-            return self._codes(codes, packed, self._in_one)
+                return self._compute(codes, packed, relu=False)
+            if self._one_step is None:
+                self._one_step = one_step_is_faster(
+                    lambda: self.in_one_step(codes, packed),
+                    lambda: self.in_two_steps(codes, packed),
+                )
+            compute = self.in_one_step if self._one_step else self.in_two_steps
+            return compute(codes, packed)
         weight = cast(torch.Tensor, self.weight).float() * cast(torch.Tensor, self.scale).view(
             -1, 1, 1, 1
         )
         y = functional.conv2d(codes.float(), weight, self.bias, self.stride, self.padding)
         return to_codes(y) if self.relu else y
 
-    def _pack(self, codes: torch.Tensor) -> torch.Tensor:
-        packed: torch.Tensor = torch.ops.onednn.qconv_prepack(
-            self.weight, self.scale, 1.0, 0, self.stride, self.padding, (1, 1), 1,
-            list(codes.shape),
-        )  # fmt: skip
-        return packed
+    def in_one_step(self, codes: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
+        """Codes after a ReLU, by a convolution that rounds; packed weights as of `packed`."""
+        return self._compute(codes, packed, relu=True)
 
-    def _compute(self, codes: torch.Tensor, packed: torch.Tensor, relu: bool) -> torch.Tensor:
-        return operator(_convolve)(
-            codes, packed, self.scale, self.zero, self.bias, self.stride, self.padding, relu
+    def in_two_steps(self, codes: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
+        """Equal codes, rounded after the convolution."""
+        return to_codes(self._compute(codes, packed, relu=False))
+
+    def _pack(self, codes: torch.Tensor) -> torch.Tensor:
+        weight, scale = cast(torch.Tensor, self.weight), cast(torch.Tensor, self.scale)
+        return torch_private.pack_int8_weight(
+            weight, scale, input_shape=codes.shape, stride=self.stride, padding=self.padding
         )
 
-    def _codes(self, codes: torch.Tensor, packed: torch.Tensor, in_one: bool) -> torch.Tensor:
-        """Equal bits, in one step or in two."""
-        if in_one:
-            return self._compute(codes, packed, True)
-        return to_codes(self._compute(codes, packed, False))
-
-    def _is_faster_in_one(self, codes: torch.Tensor, packed: torch.Tensor) -> bool:
-        """Measured: oneDNN is not told, when it orders weights, that the result will be codes.
-
-        On some processors it wants another order then, for some shapes, and sorts them slowly at
-        every call: 36 ms in place of 0.6 (docs/decisions/0008).
-        """
-
-        def seconds(in_one: bool) -> float:
-            return min(timeit.repeat(lambda: self._codes(codes, packed, in_one), number=1))
-
-        return seconds(True) < _SLOW * seconds(False)
+    def _compute(self, codes: torch.Tensor, packed: torch.Tensor, *, relu: bool) -> torch.Tensor:
+        return torch_private.int8_convolution_pointwise(
+            codes, packed, self.bias,
+            scale=cast(torch.Tensor, self.scale), zero=cast(torch.Tensor, self.zero),
+            stride=self.stride, padding=self.padding, relu=relu,
+        )  # fmt: skip
 
 
-def _convolve(
-    codes: torch.Tensor,
-    weight: torch.Tensor,
-    scale: torch.Tensor,
-    zero: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    relu: bool,
-) -> torch.Tensor:
-    y: torch.Tensor = torch.ops.onednn.qconv_pointwise(
-        codes, 1.0, 0, weight, scale, zero, bias, stride, padding, [1, 1], 1, 1.0, 0,
-        torch.uint8 if relu else torch.float32, "relu" if relu else "none", [], "",
-    )  # fmt: skip
-    return y
+def one_step_is_faster(one_step: Callable[[], object], two_steps: Callable[[], object]) -> bool:
+    """Measures whether a convolution that rounds to codes is not much slower than one in two steps.
+
+    When oneDNN packs weights it does not know that the result will be codes. On some processors it
+    wants another layout then, for some shapes, and reorders them slowly at every call: 36 ms
+    instead of 0.6 (docs/decisions/0008-blocks.md).
+    """
+    one, two = (min(timeit.repeat(compute, number=1)) for compute in (one_step, two_steps))
+    return one < _MAX_SLOWDOWN * two
 
 
-class Entry(nn.Module):
-    """What `blocks.Entry` is, on codes."""
+class Int8Entry(nn.Module):
+    """`blocks.FusedEntry` for codes."""
 
-    def __init__(self, units: Sequence[_Scaled]) -> None:
+    def __init__(self, units: Sequence[_ScaledUnit]) -> None:
         super().__init__()
         *direct, last = units
         self.sizes = [len(unit.bias) for unit in direct]
-        self.joined = Convolution(
+        self.joined = Int8Conv(
             torch.cat([unit.weight for unit in direct]), torch.cat([unit.bias for unit in direct])
         )
-        self.last = Convolution(last.weight, None, relu=False)
+        self.last = Int8Conv(last.weight, None, relu=False)
         self.bias = nn.Parameter(last.bias, requires_grad=False)
 
     def forward(self, codes: torch.Tensor) -> list[torch.Tensor]:
-        """What each branch's first unit gives of uint8 (N, C, H, W)."""
-        pooled = blocks.pool(self.last(codes)) + self.bias.view(1, -1, 1, 1)
-        return [*blocks.split(self.joined(codes), self.sizes), to_codes(pooled)]
+        """Outputs of each branch's first unit for uint8 (N, C, H, W)."""
+        pooled = blocks.average_pool(self.last(codes)) + self.bias.view(1, -1, 1, 1)
+        return [*blocks.split_channels(self.joined(codes), self.sizes), to_codes(pooled)]
 
 
-class Decode(nn.Module):
+class Dequantize(nn.Module):
     """Codes to the values that they stand for."""
 
     def __init__(self, scale: torch.Tensor) -> None:
@@ -161,19 +150,20 @@ class Decode(nn.Module):
         self.scale = nn.Parameter(scale, requires_grad=False)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, C, H, W) to fp32."""
+        """Maps uint8 (N, C, H, W) to fp32."""
         return codes * self.scale.view(1, -1, 1, 1)
 
 
 def to_codes(values: torch.Tensor) -> torch.Tensor:
-    """fp32, in the scale of codes, to the nearest ones after a ReLU; halves to even ones."""
+    """Rounds fp32 in the scale of codes to the nearest ones after a ReLU; halves to even ones."""
     return values.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def observe(part: nn.Sequential, pixels: Iterator[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The largest output of each channel of each unit, by the unit's name: fp32 (C,).
+def observe_peaks(part: nn.Sequential, pixels: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Largest output of each channel of each unit, by the unit's name: fp32 (C,).
 
-    `part` is folded, not joined, and takes pixels; they come as uint8 (N, 3, S, S).
+    `part` has its BatchNorm folded, its entries not fused, and takes pixels from 0 to 255; they
+    come as uint8 (N, 3, S, S).
     """
     peaks: dict[str, torch.Tensor] = {}
 
@@ -181,70 +171,72 @@ def observe(part: nn.Sequential, pixels: Iterator[torch.Tensor]) -> dict[str, to
         found = output.amax((0, 2, 3))
         peaks[name] = torch.maximum(peaks[name], found) if name in peaks else found
 
-    hooks = [
+    handles = [
         unit.register_forward_hook(lambda _, __, output, name=name: note(name, output))
         for name, unit in part.named_modules()
-        if isinstance(unit, Folded)
+        if isinstance(unit, FusedConv)
     ]
     with torch.inference_mode():
         for batch in pixels:
             part(batch.float().contiguous(memory_format=torch.channels_last))
-    for hook in hooks:
-        hook.remove()
+    for handle in handles:
+        handle.remove()
     return {name: peak.clone() for name, peak in peaks.items()}
 
 
-def attach(network: nn.Module, peaks: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Gives each unit its peak, so that the network is frozen in 8 bits; zeros to load into."""
+def attach_peaks(network: nn.Module, peaks: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Gives each unit its peak, so that the network computes in 8 bits; zeros to load into."""
     for name, unit in network.named_modules():
         if isinstance(unit, BasicConv2d):
             value = torch.zeros(unit.conv.out_channels) if peaks is None else peaks[name]
             unit.register_buffer(PEAK, value)
 
 
-def attached(part: nn.Module) -> bool:
-    """Whether the units of a folded part have peaks."""
-    return any(unit.peak is not None for unit in part.modules() if isinstance(unit, Folded))
+def has_peaks(part: nn.Module) -> bool:
+    """Whether the units of a part with folded BatchNorm have peaks."""
+    return any(unit.peak is not None for unit in part.modules() if isinstance(unit, FusedConv))
 
 
 def quantize(part: nn.Sequential) -> nn.Sequential:
-    """A folded part that takes pixels, with peaks, as one in 8 bits; its modules are changed."""
+    """Makes a part in 8 bits of one with folded BatchNorm and peaks that takes pixels.
+
+    Its modules are changed.
+    """
     for parent in list(part.modules()):
         for name, unit in list(parent.named_children()):
-            if isinstance(unit, Folded):
-                setattr(parent, name, _Scaled(unit))
+            if isinstance(unit, FusedConv):
+                setattr(parent, name, _ScaledUnit(unit))
     with torch.inference_mode():
         scale = part(torch.ones(1, 3, 299, 299))[0, :, 4, 4].clone()
     for parent in list(part.modules()):
-        if isinstance(parent, blocks.Branched):
-            parent.add_module("entry", Entry(parent.take_entry_units()))
+        if isinstance(parent, blocks.BranchedBlock):
+            parent.add_module("entry", Int8Entry(parent.pop_entry_units()))
         for name, unit in list(parent.named_children()):
-            if isinstance(unit, _Scaled):
-                setattr(
-                    parent, name, Convolution(unit.weight, unit.bias, unit.stride, unit.padding)
-                )
-    return nn.Sequential(*part.children(), Decode(scale))
+            if isinstance(unit, _ScaledUnit):
+                conv = Int8Conv(unit.weight, unit.bias, stride=unit.stride, padding=unit.padding)
+                setattr(parent, name, conv)
+    return nn.Sequential(*part.children(), Dequantize(scale))
 
 
-class _Scaled(nn.Module):
-    """A unit while the scales go through the network, as images that are the same everywhere."""
+class _ScaledUnit(nn.Module):
+    """A unit while the scales pass through the network, as images whose pixels are all equal."""
 
     weight: torch.Tensor
     """fp32 (C_out, C_in, H, W), from codes to codes."""
     bias: torch.Tensor
     """fp32 (C_out,), in codes."""
 
-    def __init__(self, unit: Folded) -> None:
+    def __init__(self, unit: FusedConv) -> None:
         super().__init__()
         self._unit = [unit]  # in a list: no module of this one
         self.stride, self.padding = unit.stride, unit.padding
         peak = cast(torch.Tensor, unit.peak)
         top = peak.max().clamp(min=1e-6)
-        even = peak.maximum(_LEAST * top) ** _EVENNESS * top ** (1 - _EVENNESS)
-        self._scale = even / 255
+        share = peak.maximum(_MIN_PEAK_SHARE * top) ** _EQUALIZATION
+        self._scale = share * top ** (1 - _EQUALIZATION) / 255
 
     def forward(self, scales: torch.Tensor) -> torch.Tensor:
-        """(1, C_in, H, W) to (1, C_out, H', W'); the middle is what no border has changed."""
+        """Maps scales (1, C_in, H, W) to (1, C_out, H', W'); the middle is free of the border."""
         (unit,) = self._unit
         taken = scales[0, :, scales.shape[2] // 2, scales.shape[3] // 2]
         with torch.no_grad():

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from rtl import storage
-from rtl.batch_inference.predict import ANSWERS, PLAN, SCHEMA, SUMMARY, Summary, predict
+from rtl.batch_inference.chunk_files import SCHEMA
+from rtl.batch_inference.chunks import ANSWERS, PLAN
+from rtl.batch_inference.predict import SUMMARY, Summary, predict
 from rtl.data.shards import LeftOut, read_shard
 from rtl.data.sources.clutter import HIDDEN, SYSTEM
 from rtl.errors import BundleError, ConfigError, DataError, NotFoundError

@@ -62,13 +62,15 @@ def network() -> nn.Sequential:
 
 
 def classifier(info: BundleInfo, network: nn.Sequential) -> Classifier:
-    return Classifier(info, network, torch.device("cpu"), "fp32")
+    return Classifier(info, network, torch.device("cpu"), precision="fp32")
 
 
 def make(root: Path, info: BundleInfo, network: nn.Sequential, target: export.Format) -> Path:
     """A folder with a `bundle` and its export, `out`."""
     bundle.save(str(root / "bundle"), info, network)
-    done = export.export(str(root / "bundle"), str(root / "out"), target, SAMPLES[:1])
+    done = export.export(
+        str(root / "bundle"), str(root / "out"), target=target, samples=SAMPLES[:1]
+    )
     assert done.images == 4
     assert done.difference <= export.TOLERANCE
     assert Path(done.uri) == root / "out" / export.FILES[target]
@@ -144,9 +146,9 @@ def test_another_models_export_is_refused_and_nothing_is_left(
     plain: Path, turned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = turned / "out" / "model.onnx"
-    monkeypatch.setattr(export, "_write_onnx", lambda *given: shutil.copy(other, given[-1]))
+    monkeypatch.setitem(export.WRITERS, "onnx", lambda *given: shutil.copy(other, given[-1]))
     with pytest.raises(BundleError, match=r"colours answers .* than its bundle"):
-        export.export(str(plain / "bundle"), str(tmp_path / "out"), "onnx")
+        export.export(str(plain / "bundle"), str(tmp_path / "out"), target="onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,7 +168,7 @@ def test_a_missing_package_is_named_with_its_remedy(
         importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name)
     )
     with pytest.raises(ConfigError, match=r"needs onnxscript, .*`pip install onnx onnxruntime "):
-        export.export(str(tmp_path / "no-bundle"), str(tmp_path / "out"), "onnx")
+        export.export(str(tmp_path / "no-bundle"), str(tmp_path / "out"), target="onnx")
 
 
 def test_images_are_found_among_other_files(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 from sklearn import metrics as reference
 
 from rtl.errors import ConfigError, DataError, TrainingError
@@ -107,6 +108,15 @@ def test_wilsons_interval_is_the_published_one(
     estimate = metrics.wilson(hits, rows)
     assert estimate.value == hits / rows
     assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 39, 1000, 100_000])
+def test_wilsons_interval_is_scipys(rows: int) -> None:
+    for hits in {0, 1, rows // 3, rows // 2, rows - 1, rows}:
+        estimate = metrics.wilson(hits, rows)
+        expected = scipy.stats.binomtest(hits, rows).proportion_ci(method="wilson")
+        assert estimate.low == pytest.approx(expected.low, abs=1e-12)
+        assert estimate.high == pytest.approx(expected.high, abs=1e-12)
 
 
 def _delong_by_hand(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

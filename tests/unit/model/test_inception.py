@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional
 
 from rtl.errors import WeightsError
-from rtl.model import device as devices
-from rtl.model import inception, pretrained
+from rtl.model import inception, kernels, pretrained
 from rtl.model.kernels import gradient
-from rtl.model.kernels.convolution import Convolution
-from rtl.model.kernels.graph import Graph
+from rtl.model.kernels.convolution import PackedConv, has_fused_convolution
+from rtl.model.kernels.graph import TracedPart
 
+CPU = torch.device("cpu")
 IMAGES = torch.randint(
     0, 256, (2, 3, 80, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
 )
@@ -56,16 +56,21 @@ def test_the_blocks_in_this_order_are_torchvisions_network(network: torch.nn.Seq
 
 
 def test_folding_changes_nothing_but_rounding(network: torch.nn.Sequential) -> None:
-    frozen = inception.Frozen(network, (0.0,) * 3, (1.0,) * 3, torch.device("cpu"), torch.float32)
+    frozen = kernels.optimize_for_inference(
+        network, device=CPU, dtype=torch.float32, mean=(0.0,) * 3, std=(1.0,) * 3
+    )
     with torch.no_grad():
         torch.testing.assert_close(frozen(IMAGES), network(IMAGES / 255.0), atol=1e-4, rtol=1e-3)
 
 
 def test_bf16_stays_close(network: torch.nn.Sequential) -> None:
     trunk, _ = inception.split(network, 0)
-    cpu = torch.device("cpu")
-    exact = inception.Frozen(trunk, (0.0,) * 3, (1.0,) * 3, cpu, torch.float32)(IMAGES)
-    rounded = inception.Frozen(trunk, (0.0,) * 3, (1.0,) * 3, cpu, torch.bfloat16)(IMAGES)
+    exact, rounded = (
+        kernels.optimize_for_inference(
+            trunk, device=CPU, dtype=dtype, mean=(0.0,) * 3, std=(1.0,) * 3
+        )(IMAGES)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
     assert rounded.dtype == torch.bfloat16
     assert torch.nn.functional.cosine_similarity(exact, rounded.float()).min() > 0.99
 
@@ -74,11 +79,12 @@ def test_bf16_stays_close(network: torch.nn.Sequential) -> None:
 def test_the_graph_gives_the_bits_of_its_operators(
     network: torch.nn.Sequential, dtype: torch.dtype
 ) -> None:
-    cpu = torch.device("cpu")
-    if not devices.fuses(dtype):
+    if not has_fused_convolution(dtype):
         pytest.skip("this processor's convolutions are not oneDNN's")
     trunk, _ = inception.split(network, 2)
-    traced = inception.Frozen(trunk, (0.2,) * 3, (1.0,) * 3, cpu, dtype)
+    traced = kernels.optimize_for_inference(
+        trunk, device=CPU, dtype=dtype, mean=(0.2,) * 3, std=(1.0,) * 3
+    )
 
     @torch.inference_mode()
     def plain(images: torch.Tensor) -> torch.Tensor:
@@ -88,7 +94,7 @@ def test_the_graph_gives_the_bits_of_its_operators(
 
     sizes = [IMAGES[:1], IMAGES, IMAGES.repeat(1, 1, 2, 2), IMAGES[:1]]
     expected = [plain(images) for images in sizes]
-    assert any(isinstance(module, Graph) for module in traced.modules())
+    assert any(isinstance(module, TracedPart) for module in traced.modules())
     for _ in range(2):  # through the part, then through its graph
         with ThreadPoolExecutor(4) as pool:  # lanes may bring new shapes at the same time
             found = list(pool.map(traced, sizes))
@@ -105,7 +111,7 @@ def test_the_graph_gives_the_bits_of_its_operators(
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
 def test_what_moves_in_training(batch_norm: str) -> None:
-    net = inception.build(num_classes=3)
+    net = kernels.optimize_for_training(inception.build(num_classes=3))
     inception.load_part(net, pretrained.load("packaged", "unused").state)
     trunk, tail = inception.split(net, 2)
     trunk.eval().requires_grad_(False)
@@ -123,6 +129,32 @@ def test_what_moves_in_training(batch_norm: str) -> None:
     assert {name.split(".")[0] for name in moved} == {"Mixed_7b", "Mixed_7c", "fc"}
     statistics = {name for name in moved if "running_" in name}
     assert bool(statistics) == (batch_norm == "train")
+
+
+def test_the_plain_network_is_made_of_torchvisions_modules(network: torch.nn.Sequential) -> None:
+    own = {type(m).__module__ for m in network.modules()} - {inception.__name__}
+    assert all(module.startswith(("torch.", "torchvision.")) for module in own)
+
+
+def test_a_network_for_training_shares_the_plain_ones_parameters() -> None:
+    plain = inception.build(num_classes=3)
+    faster = kernels.optimize_for_training(plain)
+    assert list(faster.state_dict()) == list(plain.state_dict())
+    for own, shared in zip(plain.parameters(), faster.parameters(), strict=True):
+        assert own is shared
+    again = kernels.optimize_for_training(faster)  # nothing is left to replace
+    assert [type(m) for m in again.modules()] == [type(m) for m in faster.modules()]
+
+
+def test_inference_needs_no_network_for_training_first(network: torch.nn.Sequential) -> None:
+    faster = kernels.optimize_for_training(network)
+    outputs = [
+        kernels.optimize_for_inference(
+            given, device=CPU, dtype=torch.float32, mean=(0.0,) * 3, std=(1.0,) * 3
+        )(IMAGES)
+        for given in (network, faster)
+    ]
+    assert torch.equal(*outputs)
 
 
 def test_the_head_is_a_function_of_the_seed() -> None:
@@ -193,7 +225,7 @@ def test_imagenet_without_internet_names_the_other_choices(
 def test_the_blocks_train_as_torchvisions(network: torch.nn.Sequential, batch_norm: str) -> None:
     from torchvision.models import Inception3
 
-    own = inception.build(num_classes=3)
+    own = kernels.optimize_for_training(inception.build(num_classes=3))
     reference = Inception3(num_classes=3, aux_logits=False, init_weights=False)
     reference.dropout.p = 0.0
     reference.load_state_dict(network.state_dict())
@@ -213,7 +245,9 @@ def test_the_blocks_train_as_torchvisions(network: torch.nn.Sequential, batch_no
 def test_pixels_are_scaled_in_the_first_convolution(network: torch.nn.Sequential) -> None:
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.5, 0.25)
     trunk, _ = inception.split(network, 15)
-    frozen = inception.Frozen(trunk, mean, std, torch.device("cpu"), torch.float32)
+    frozen = kernels.optimize_for_inference(
+        trunk, device=CPU, dtype=torch.float32, mean=mean, std=std
+    )
     scaled = inception.Normalize(mean, std, torch.float32)(IMAGES)
     with torch.no_grad():
         torch.testing.assert_close(frozen(IMAGES), trunk(scaled), atol=1e-4, rtol=1e-3)
@@ -223,7 +257,7 @@ def test_a_convolution_that_is_fused_is_the_one_that_is_not() -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(2, 8, 9, 9, generator=generator), torch.randn(4, 8, 1, 7)
     bias = torch.randn(4, generator=generator)
-    own = Convolution(weight, bias, padding=(0, 3))
+    own = PackedConv(weight, bias, padding=(0, 3))
     expected = torch.nn.functional.conv2d(x, weight, bias, padding=(0, 3)).relu()
     for rows in (2, 1, 2):
         torch.testing.assert_close(own(x[:rows]), expected[:rows])
@@ -254,7 +288,7 @@ def test_the_gradient_of_weights_by_a_matrix_product(
     x = torch.randn(3, 16, side, side, generator=generator)
     x = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last).requires_grad_()
     weight = torch.randn(24, 16, *kernel, generator=generator).requires_grad_()
-    y = gradient.convolve(x, weight, (stride, stride), padding)
+    y = gradient.convolve(x, weight, stride=(stride, stride), padding=padding)
     # As behind a concatenation: the gradient is some of the channels of another.
     upper = torch.randn(3, 60, *y.shape[2:], generator=generator).to(torch.bfloat16)
     upper = upper.contiguous(memory_format=torch.channels_last)[:, 20:44]

@@ -5,6 +5,7 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from rtl.errors import BundleError, DataError
 from rtl.evaluation import paired
 from rtl.evaluation.predictions import Predictions
 from rtl.exporting import card, export
-from rtl.model import bundle, device, inception, pretrained
+from rtl.model import bundle, inception, kernels, pretrained
 from rtl.model.bundle import BundleInfo, Classifier, Quantized
-from rtl.model.kernels import blocks, int8
+from rtl.model.kernels import blocks, convolution, int8
+from rtl.model.kernels.convolution import has_fused_convolution
 from tests.conftest import COLOURS, make_dataset
 
 INFO = BundleInfo(
@@ -64,13 +66,14 @@ def network() -> torch.nn.Sequential:
 
 @pytest.fixture(scope="module")
 def smaller(network: torch.nn.Sequential) -> torch.nn.Sequential:
-    return quantize.in_8_bits(INFO, network, iter([some_images(1), some_images(2)]))
+    images = [some_images(1), some_images(2)]
+    return kernels.quantize_network(network, images, mean=INFO.mean, std=INFO.std)
 
 
 def test_8_bits_stay_close_to_floating_point(
     network: torch.nn.Sequential, smaller: torch.nn.Sequential
 ) -> None:
-    exact = Classifier(INFO, network, CPU, "fp32").output(IMAGES)
+    exact = Classifier(INFO, network, CPU, precision="fp32").output(IMAGES)
     said = Classifier(INFO, smaller, CPU).output(IMAGES)
     assert said.pooled.dtype == said.probabilities.dtype == torch.float32
     assert not torch.equal(said.pooled, exact.pooled)
@@ -84,10 +87,10 @@ def test_8_bits_stay_close_to_floating_point(
 def test_a_processor_without_the_instructions_gives_the_same(
     smaller: torch.nn.Sequential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not device.fuses(torch.uint8):
+    if not has_fused_convolution(torch.uint8):
         pytest.skip("this processor is one without the instructions")
     fast = Classifier(INFO, smaller, CPU).output(IMAGES)
-    monkeypatch.setattr(device, "fuses", lambda _: False)
+    monkeypatch.setattr(convolution, "has_fused_convolution", lambda _: False)
     slow = Classifier(INFO, smaller, CPU).output(IMAGES)
     assert (fast.pooled - slow.pooled).abs().max() < 0.05 * fast.pooled.abs().max()
     assert (fast.probabilities - slow.probabilities).abs().max() < 0.01
@@ -95,17 +98,18 @@ def test_a_processor_without_the_instructions_gives_the_same(
 
 @pytest.mark.parametrize(("size", "stride"), [(1, (1, 1)), (3, (1, 1)), (3, (2, 2))])
 def test_codes_in_one_step_or_two_are_the_same(size: int, stride: tuple[int, int]) -> None:
-    if not device.fuses(torch.uint8):
+    if not has_fused_convolution(torch.uint8):
         pytest.skip("there is one way without the instructions")
     generator = torch.Generator().manual_seed(size)
     weight = torch.randn(384, 288, size, size, generator=generator) / (17 * size)
-    convolution = int8.Convolution(weight, 100 * torch.randn(384, generator=generator), stride)
+    bias = 100 * torch.randn(384, generator=generator)
+    conv = int8.Int8Conv(weight, bias, stride=stride)
     codes = torch.randint(0, 256, (2, 288, 35, 35), dtype=torch.uint8, generator=generator)
     codes = codes.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        given = convolution(codes)
-        packed = convolution.packed(codes)
-        one, two = (convolution._codes(codes, packed, in_one) for in_one in (True, False))
+        given = conv(codes)
+        packed = conv.packed(codes)
+        one, two = conv.in_one_step(codes, packed), conv.in_two_steps(codes, packed)
     assert given.dtype == one.dtype == two.dtype == torch.uint8
     assert torch.equal(one, two)
     assert torch.equal(given, one)
@@ -114,25 +118,39 @@ def test_codes_in_one_step_or_two_are_the_same(size: int, stride: tuple[int, int
 
 
 @pytest.mark.parametrize("slow", [True, False])
-def test_the_slower_way_to_codes_is_left(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not device.fuses(torch.uint8):
+def test_the_slower_way_to_codes_is_left(slow: bool) -> None:
+    ways: list[bool] = []
+
+    def compute(one_step: bool) -> None:
+        ways.append(one_step)
+        time.sleep(0.05 if one_step == slow else 0)
+
+    assert int8.one_step_is_faster(lambda: compute(True), lambda: compute(False)) is not slow
+    assert set(ways) == {True, False}
+
+
+def test_the_way_to_codes_is_chosen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not has_fused_convolution(torch.uint8):
         pytest.skip("there is one way without the instructions")
-    compute, ways = int8.Convolution._codes, []
+    ways: list[str] = []
+    conv = int8.Int8Conv(torch.ones(16, 8, 3, 3), torch.zeros(16))
+    for name in ("in_one_step", "in_two_steps"):
+        compute = getattr(conv, name)
 
-    def sorting(self: int8.Convolution, codes: Tensor, packed: Tensor, in_one: bool) -> Tensor:
-        ways.append(in_one)
-        time.sleep(0.05 if in_one == slow else 0)
-        return compute(self, codes, packed, in_one)
+        def counted(codes: Tensor, packed: Tensor, name: str = name, go: Any = compute) -> Tensor:
+            ways.append(name)
+            found: Tensor = go(codes, packed)
+            return found
 
-    monkeypatch.setattr(int8.Convolution, "_codes", sorting)
-    convolution = int8.Convolution(torch.ones(16, 8, 3, 3), torch.zeros(16))
+        monkeypatch.setattr(conv, name, counted)
     codes = torch.ones(1, 8, 5, 5, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        convolution(codes)
-        assert set(ways) == {True, False}
+        conv(codes)
+        assert set(ways) == {"in_one_step", "in_two_steps"}
+        chosen = ways[-1]
         ways.clear()
-        convolution(codes)
-    assert ways == [not slow]
+        conv(codes)
+    assert ways == [chosen]
 
 
 @pytest.mark.parametrize(("high", "wide"), [(3, 3), (4, 7), (8, 5), (17, 18)])
@@ -140,11 +158,11 @@ def test_the_largest_code_is_that_of_the_values(high: int, wide: int) -> None:
     generator = torch.Generator().manual_seed(high)
     codes = torch.randint(0, 256, (2, 5, high, wide), dtype=torch.uint8, generator=generator)
     codes = codes.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(blocks.largest(codes).float(), blocks.largest(codes.float()))
+    assert torch.equal(blocks.max_pool(codes).float(), blocks.max_pool(codes.float()))
     with torch.inference_mode():
         values = torch.randn(codes.shape, generator=generator).relu().bfloat16()
         values = values.contiguous(memory_format=torch.channels_last)
-        assert torch.equal(blocks.MaxPool()(values).float(), blocks.largest(values.float()))
+        assert torch.equal(blocks.MaxPool()(values).float(), blocks.max_pool(values.float()))
 
 
 def test_a_bundle_keeps_it(
@@ -163,7 +181,7 @@ def test_a_bundle_keeps_it(
     assert "temperature 1" not in said  # its `val` scores are as it is served
     assert "computes in 8 bits" not in card.card(INFO)
     with pytest.raises(BundleError, match="8 bits"):
-        export.export(uri, str(tmp_path / "out"), "torch")
+        export.export(uri, str(tmp_path / "out"), target="torch")
     with pytest.raises(BundleError, match=r"lacks .*peak"):
         bundle.save(uri, info, network)
     with pytest.raises(BundleError, match=r"unknown entry .*peak"):
@@ -184,8 +202,9 @@ def test_a_version_in_8_bits_is_registered(cells: str, tmp_path: Path) -> None:
     manifest = make_dataset(str(tmp_path / "data"), train=8)
     seen: list[tuple[int, int]] = []
     done = quantize.quantize(
-        cells, f"{cells}/made", manifest.uri, 100, lambda n, of: seen.append((n, of))
-    )
+        cells, f"{cells}/made", manifest.uri, at_most=100,
+        progress=lambda n, of: seen.append((n, of)),
+    )  # fmt: skip
     assert (done.name, done.version, done.proof.rows) == ("colours", 1, 12)
     assert seen[-1] == (36, 36)  # val twice, test once
     uri = f"{cells}/registry/colours/1"
