@@ -106,19 +106,22 @@ def tails_in_turns(tree: dict[str, Any], rows: int, val_rows: int, barrier: Any)
     import torch
 
     from rtl.config.tree import from_dict
-    from rtl.training import loop
-    from rtl.tuning import trial_process
+    from rtl.data.shards import load_manifest
+    from rtl.feature_extraction import extraction
+    from rtl.training import loop, train
 
     torch.set_num_threads(1)
     config = from_dict(tree)
-    learner, source, plan = trial_process.parts(config)
+    manifest = load_manifest(str(config.data.uri))
+    features = extraction.build_plan(config, manifest, [config.model.unfrozen_layers], cached=[])
+    setup = train.build_fit(config, features, where=torch.device("cpu"))
     found: Tails = {"bare": [], "own_bare": [], "rtl": []}
     for _ in range(2):
         for own in (False, True):
             barrier.wait()
             found["own_bare" if own else "bare"].append(bare_tail(rows, val_rows, own))
         barrier.wait()
-        state = loop.fit(learner, source, plan, config, loop.Hooks())
+        state = loop.fit(setup, loop.FitCallbacks())
         found["rtl"] += [epoch.seconds for epoch in state.history]
     return found
 

@@ -45,7 +45,9 @@ def fit(kind: str, settings: Any, manifest: Any) -> dict[str, float]:
 
     plan = Plan.of(settings, manifest)
     weights = pretrained.load(settings.model.weights, settings.storage)
-    learner = loop.Learner(settings, len(manifest.classes), weights, torch.device("cpu"))
+    learner = loop.Learner(
+        settings, weights, num_classes=len(manifest.classes), device=torch.device("cpu")
+    )
     limits = ExecutionResources.for_limits(object_store_memory=AHEAD_BYTES)
     DataContext.get_current().execution_options.resource_limits = limits
     reader = ImageReader(manifest, settings.data)
@@ -56,7 +58,8 @@ def fit(kind: str, settings: Any, manifest: Any) -> dict[str, float]:
     try:
         if kind == "unrested":
             streaming._Calm = ExecutionCallback  # type: ignore[misc, assignment]
-        history = loop.fit(learner, source, plan, settings, loop.Hooks()).history
+        setup = loop.FitSetup(settings, learner, plan, source)
+        history = loop.fit(setup, loop.FitCallbacks()).history
     finally:
         streaming._Calm = resting  # type: ignore[misc]
     rows = plan.rows * len(history)

@@ -74,7 +74,7 @@ def main() -> None:
         marks: list[tuple[float, int]] = []
         started = time.monotonic()
         found = extraction.build(
-            settings, manifest, DEPTHS, lambda n, _: marks.append((time.monotonic(), n))
+            settings, manifest, DEPTHS, progress=lambda n, _: marks.append((time.monotonic(), n))
         )
         seconds = time.monotonic() - started
     after = bare_rates()

@@ -80,7 +80,7 @@ def train(arguments: argparse.Namespace) -> None:
     _connect()
     with progress_views.FitView(settings.train.epochs) as view:
         watcher = Watcher(features=view.features, step=view.step, epoch=view.epoch)
-        result = train.train(settings, arguments.resume, watcher)
+        result = train.train(settings, resume=arguments.resume, watcher=watcher)
     _show(result, settings)
 
 
@@ -96,7 +96,7 @@ def search(arguments: argparse.Namespace) -> None:
     with progress_views.SearchView(settings.train.metric) as view:
         result = search.search(
             settings, progress=view.features, watch=view.trials, on_round=view.round,
-            on_stage=view.stage, resume=arguments.resume, say=console.say,
+            on_stage=view.stage, resume=arguments.resume, print_line=console.say,
         )  # fmt: skip
     uri = storage.join(settings.storage, "runs", result.name, "search.json")
     console.say(console.spent_line(storage.read_json(uri)))
@@ -126,7 +126,7 @@ def features(arguments: argparse.Namespace) -> None:
     if arguments.all and not arguments.prune:
         raise ConfigError("--all says what --prune removes; give both.")
     if arguments.prune:
-        gone = prune.prune(root, arguments.all)
+        gone = prune.prune(root, everything=arguments.all)
         console.say(f"Removed {len(gone)} caches, {sum(c.bytes for c in gone) / 1e6:.1f} MB")
     console.show(console.caches_table(prune.listing(root)))
 

@@ -1,86 +1,129 @@
-"""What is known of a fit's best epoch: its scores, how far to trust its probabilities, its bundle.
+"""The end of a fit: the best epoch's scores, its calibration, its bundle, and the run's result.
 
-The network answers as it will when it is served, with its test-time flips. On `val` its
-temperature, the confidence below which it is uncertain and the baseline of its answers are found;
-`test` is opened once, here.
+The network predicts as it will be served, with its test-time flips. `val` gives its temperature,
+the confidence below which it is uncertain, and the baseline of its predictions; `test` is opened
+once, here.
 """
 
 from __future__ import annotations
 
 import datetime
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from rtl import storage
 from rtl.config.tree import Config
-from rtl.data.batches import Plan
 from rtl.evaluation import baseline, calibration, metrics
 from rtl.evaluation.metrics import Scores
 from rtl.evaluation.predictions import Predictions, encode, gather
+from rtl.feature_extraction.cache import Features
 from rtl.model import bundle, pretrained, registry
 from rtl.model.inference import calibrate
 from rtl.runs import run
-from rtl.runs.records import Epoch
+from rtl.runs.records import OUTCOME, FitOutcome
 from rtl.training.checkpoint import Checkpoint, Checkpoints
-from rtl.training.loop import Hooks, Learner
-from rtl.training.split_evaluator import Answering, Answers
+from rtl.training.loop import FitCallbacks, FitSetup
+from rtl.training.split_evaluator import SplitEvaluator, SplitPredictions
 
 
-def judge(
+def finalize(
     uri: str,
-    config: Config,
-    learner: Learner,
-    plan: Plan,
+    setup: FitSetup,
+    *,
     checkpoints: Checkpoints,
     state: Checkpoint,
-    hooks: Hooks,
+    callbacks: FitCallbacks,
+    found: Features | None,
 ) -> None:
-    """Has the best epoch answer for `val` and `test`; the first worker writes the run's outcome.
+    """Predicts `val` and `test` with the best epoch's weights; writes the bundle and the outcome.
 
-    `test` is left out where there are no rows. The learner holds the best weights afterwards.
+    Every worker predicts its rows, the first one writes below the run's `uri`. `test` is left out
+    where it has no rows. `found` are the features that the fit read. The learner holds the best
+    weights afterwards.
     """
-    learner.tail.load_state_dict(checkpoints.read(state.best).judged)
-    manifest = plan.manifest
-    answering = Answering(config, learner, plan)
-    answers = {
-        split: hooks.gather(answering(split)) for split in ("val", "test") if manifest.rows(split)
+    learner, plan = setup.learner, setup.plan
+    learner.tail.load_state_dict(checkpoints.read(state.best).best_weights)
+    evaluate = SplitEvaluator(setup.config, learner, plan, found=found)
+    parts = {
+        split: callbacks.gather(evaluate(split))
+        for split in ("val", "test")
+        if plan.manifest.rows(split)
     }
     if plan.rank == 0:
-        _write_outcome(uri, config, plan, learner, state, answers)
+        _write(uri, setup, state=state, parts=parts)
 
 
-def _write_outcome(
+@dataclass(frozen=True)
+class _Calibrated:
+    """Predictions of each split after temperature scaling, and the temperature."""
+
+    temperature: float
+    splits: dict[str, Predictions]
+
+
+def _write(
     uri: str,
-    config: Config,
-    plan: Plan,
-    learner: Learner,
+    setup: FitSetup,
+    *,
     state: Checkpoint,
-    answers: dict[str, list[Answers]],
+    parts: dict[str, list[SplitPredictions]],
 ) -> None:
-    """The bundle of the weights that the learner holds, its predictions, the outcome."""
-    manifest = plan.manifest
-    raw = {
-        split: gather([part.predictions for part in parts], manifest.rows(split))
-        for split, parts in answers.items()
-    }
-    temperature = calibration.fit_temperature(raw["val"])
-    final = {
-        split: Predictions(rows.ids, rows.labels, _calibrated(rows, temperature))
-        for split, rows in raw.items()
-    }
-    for split, rows in final.items():
+    """Writes the predictions, the bundle of the weights that the learner holds, and the outcome."""
+    manifest, config = setup.plan.manifest, setup.config
+    final = _calibrate(setup, parts)
+    for split, rows in final.splits.items():
         path = storage.join(uri, "predictions", f"{split}.parquet")
         storage.write_bytes(path, encode(rows))
-    test = None
-    if "test" in final:
-        found = final["test"]
+    test: Scores | None = None
+    if "test" in final.splits:
+        found = final.splits["test"]
         test = metrics.evaluate(found.probabilities, found.labels, manifest.classes)
-    best = state.history[state.best]
+    info = _describe_bundle(setup, state=state, final=final, val=parts["val"], test=test)
+    bundle.save(storage.join(uri, "bundle"), info, setup.learner.network)
+    outcome = FitOutcome(
+        history=state.history,
+        best=state.best,
+        unfrozen_layers=config.model.unfrozen_layers,
+        lr=config.optimizer.lr,
+        test=test,
+    )
+    storage.write_json(storage.join(uri, OUTCOME), outcome.to_dict())
+
+
+def _calibrate(setup: FitSetup, parts: dict[str, list[SplitPredictions]]) -> _Calibrated:
+    """Joins the workers' predictions and scales them by the temperature that fits `val`."""
+    raw = {
+        split: gather([part.predictions for part in found], setup.plan.manifest.rows(split))
+        for split, found in parts.items()
+    }
+    temperature = calibration.fit_temperature(raw["val"])
+    splits = {
+        split: Predictions(rows.ids, rows.labels, _scale(rows, temperature))
+        for split, rows in raw.items()
+    }
+    return _Calibrated(temperature, splits)
+
+
+def _scale(rows: Predictions, temperature: float) -> Any:
+    return calibrate(torch.from_numpy(rows.probabilities), temperature).numpy()
+
+
+def _describe_bundle(
+    setup: FitSetup,
+    *,
+    state: Checkpoint,
+    final: _Calibrated,
+    val: list[SplitPredictions],
+    test: Scores | None,
+) -> bundle.BundleInfo:
+    config, manifest = setup.config, setup.plan.manifest
     weights = pretrained.load(config.model.weights, config.storage)
-    first = torch.cat([part.probabilities for part in answers["val"]])
-    pooled = torch.cat([part.pooled for part in answers["val"]])
-    info = bundle.BundleInfo(
+    probabilities = torch.cat([part.probabilities for part in val])
+    pooled = torch.cat([part.pooled for part in val])
+    uncertain = calibration.uncertain_below(final.splits["val"], config.train.certain_accuracy)
+    return bundle.BundleInfo(
         name=str(config.name),
         classes=manifest.classes,
         unfrozen_layers=config.model.unfrozen_layers,
@@ -88,50 +131,54 @@ def _write_outcome(
         mean=weights.mean,
         std=weights.std,
         weights={"source": weights.source, "sha256": weights.sha256},
-        temperature=temperature,
-        uncertain_below=calibration.uncertain_below(final["val"], config.train.certain_accuracy),
-        baseline=baseline.measure(calibrate(first, temperature), pooled),
+        temperature=final.temperature,
+        uncertain_below=uncertain,
+        baseline=baseline.measure(calibrate(probabilities, final.temperature), pooled),
         test_flips=config.model.test_flips,
-        metrics={"val": best.val.to_dict(), "test": test.to_dict() if test else None},
+        metrics={
+            "val": state.history[state.best].val.to_dict(),
+            "test": test.to_dict() if test else None,
+        },
         manifest_digest=manifest.digest,
         config=config.to_dict(),
         versions=bundle.software_versions(),
         cost={"train_seconds": sum(epoch.seconds for epoch in state.history)},
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )  # fmt: skip
-    bundle.save(storage.join(uri, "bundle"), info, learner.network)
-    outcome = {
-        "history": [epoch.to_dict() for epoch in state.history],
-        "best": state.best,
-        "unfrozen_layers": config.model.unfrozen_layers,
-        "lr": config.optimizer.lr,
-        "test": test.to_dict() if test else None,
-    }
-    storage.write_json(storage.join(uri, "outcome.json"), outcome)
+    )
 
 
-def _calibrated(rows: Predictions, temperature: float) -> Any:
-    return calibrate(torch.from_numpy(rows.probabilities), temperature).numpy()
+def read_outcome(uri: str) -> FitOutcome:
+    """Reads the outcome that `finalize` wrote below a run's URI. Raises NotFoundError."""
+    return FitOutcome.from_dict(storage.read_json(storage.join(uri, OUTCOME)))
 
 
-def conclude(
-    config: Config, kind: run.Kind, uri: str, outcome: dict[str, Any], seconds: float
+def register_result(
+    config: Config,
+    outcome: FitOutcome,
+    *,
+    kind: run.Kind,
+    uri: str,
+    seconds: float,
+    epochs: int | None = None,
 ) -> run.Result:
-    """Registers the run's bundle and writes its result."""
+    """Registers the bundle below a run's `uri` and writes the run's result.
+
+    `seconds` is the duration of the run, `epochs` the number of epochs of its fit where the history
+    ends before.
+    """
     bundle_uri = storage.join(uri, "bundle")
     version = registry.register(config.storage, str(config.name), bundle_uri)
-    history = [Epoch.from_dict(epoch) for epoch in outcome["history"]]
     result = run.Result(
         name=str(config.name),
         kind=kind,
         bundle=bundle_uri,
         version=version,
-        unfrozen_layers=outcome["unfrozen_layers"],
-        lr=outcome["lr"],
-        best_epoch=outcome["best"],
-        epochs=outcome.get("epochs", len(history)),
-        val=history[outcome["best"]].val,
-        test=Scores.from_dict(outcome["test"]) if outcome["test"] else None,
+        unfrozen_layers=outcome.unfrozen_layers,
+        lr=outcome.lr,
+        best_epoch=outcome.best,
+        epochs=len(outcome.history) if epochs is None else epochs,
+        val=outcome.history[outcome.best].val,
+        test=outcome.test,
         seconds=seconds,
     )
     run.finish(uri, result)

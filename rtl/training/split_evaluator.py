@@ -18,8 +18,8 @@ import torch
 from rtl.config.tree import Config
 from rtl.data.batches import ROWS_PER_BLOCK, Batch, ImageReader, InMemory, Plan
 from rtl.evaluation.predictions import Predictions, gather
-from rtl.feature_extraction import cache, extraction
-from rtl.feature_extraction.cache import FeatureReader
+from rtl.feature_extraction.cache import Features
+from rtl.feature_extraction.trunk import open_reader
 from rtl.model import device
 from rtl.training.loop import Learner
 
@@ -31,7 +31,7 @@ _ROWS_PER_CORE = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class SplitPredictions:
     """What one worker's network says of its rows of a split."""
 
     predictions: Predictions
@@ -41,23 +41,25 @@ class Answers:
     """Of the first rows of `val`, float32 (N, 2048); of another split none."""
 
 
-class Answering:
+class SplitEvaluator:
     """The network with the weights that a learner holds, answering as it will when it is served.
 
     On CPUs each core computes images of its own, so that none waits for another at the end of each
     layer: 1.3 times the rate of two cores that share images, and the bits of one thread, as served.
     """
 
-    def __init__(self, config: Config, learner: Learner, plan: Plan) -> None:
+    def __init__(
+        self, config: Config, learner: Learner, plan: Plan, *, found: Features | None
+    ) -> None:
+        """`found` are the cached features of the fit; None has all rows computed from images."""
         self._learner = learner
         self._images: InMemory | None = InMemory(plan, ImageReader(plan.manifest, config.data))
         self._features: InMemory | None = None
         flips, k = config.model.test_flips, config.model.unfrozen_layers
-        found = cache.find(config, plan.manifest)
         # Features are in bf16: of what was computed in another arithmetic they are roundings.
         if found is not None and learner.dtype is torch.bfloat16:
-            repair = extraction.Repair(config, plan.manifest, found)
-            self._features = InMemory(plan, FeatureReader(found, False, repair))
+            reader = open_reader(config, plan.manifest, found, keep=False)
+            self._features = InMemory(plan, reader)
             if flips == "none":
                 self._images = None
         self._predictor = learner.predictor(flips, k if self._features else None)
@@ -65,7 +67,7 @@ class Answering:
         self._cores = torch.get_num_threads() if on_cpu else 1
         self._rows = _ROWS_PER_CORE if on_cpu else ROWS_PER_BLOCK
 
-    def __call__(self, split: str) -> Answers:
+    def __call__(self, split: str) -> SplitPredictions:
         """Of this worker's rows. Raises DataError for a shard that is not what was packed."""
         classes = self._learner.num_classes
         none = Predictions([], np.empty(0, np.int64), np.empty((0, classes), np.float32))
@@ -84,7 +86,7 @@ class Answering:
                     pooled = torch.cat([output.pooled for output in said]).cpu()
                     first.append((probabilities, pooled))
         probabilities, pooled = (torch.cat(column) for column in zip(*first, strict=True))
-        return Answers(gather(parts) if parts else none, probabilities, pooled)
+        return SplitPredictions(gather(parts) if parts else none, probabilities, pooled)
 
     def _cut(self, batch: Batch | None) -> Iterable[torch.Tensor | None]:
         """What each call takes of a batch; None for each where it takes nothing."""

@@ -44,15 +44,16 @@ from rtl.ports import free_port
 from rtl.runs import listing, mlflow_log, ray_metrics, run, tensorboard, trials
 from rtl.runs.progress import Watcher
 from rtl.runs.ray_metrics import Meter
-from rtl.runs.records import Epoch, TrialEpoch
+from rtl.runs.records import Epoch, FitOutcome, TrialEpoch
 from rtl.runs.trials import Trial
 from rtl.training import train
 from rtl.training.checkpoint import Checkpoint, Checkpoints
-from rtl.training.finalize import conclude
+from rtl.training.finalize import register_result
 from rtl.training.loop import Waited
 from rtl.tuning import search
+from rtl.tuning.sweep import Sweep
 from rtl.tuning.tracker import Round, TrialTracker
-from rtl.tuning.trial_process import _result
+from rtl.tuning.trial_process import TrialSetup, tune_metrics
 from tests.conftest import COLOURS, make_dataset
 
 Files = dict[str, bytes]
@@ -260,22 +261,23 @@ class Workers:
         self._model = model
         self._stop_after = stop_after
 
-    def __call__(self, _: Config, uri: str, watcher: Watcher) -> dict[str, Any]:
+    def __call__(self, task: train.FitTask) -> None:
+        uri, put = task.uri, task.events.put.remote
         checkpoints = Checkpoints(storage.join(uri, "checkpoints"))
         start = checkpoints.last()
         done = len(start.history) if start else 0
         for epoch in EPOCHS[done:]:
-            watcher.step(epoch.epoch, 12, 24)
-            watcher.step(epoch.epoch, 24, 24)
+            put(("step", (epoch.epoch, 12, 24)))
+            put(("step", (epoch.epoch, 24, 24)))
             history = tuple(EPOCHS[: epoch.epoch + 1])
             checkpoints.save(Checkpoint(history, 0, {"fc.bias": torch.zeros(3)}))
-            watcher.epoch(epoch)
+            put(("epoch", epoch.to_dict()))
             if epoch.epoch == self._stop_after:
                 raise KeyboardInterrupt
-        return write_outcome(uri, self._model)
+        write_outcome(uri, self._model)
 
 
-def write_outcome(uri: str, model: Files) -> dict[str, Any]:
+def write_outcome(uri: str, model: Files) -> FitOutcome:
     """What judging leaves behind; the best epoch is the last."""
     storage.commit(storage.join(uri, "bundle"), model)
     outcome = {
@@ -283,7 +285,7 @@ def write_outcome(uri: str, model: Files) -> dict[str, Any]:
         "lr": 0.5, "test": EPOCHS[-1].val.to_dict(),
     }  # fmt: skip
     storage.write_json(storage.join(uri, "outcome.json"), outcome)
-    return outcome
+    return FitOutcome.from_dict(outcome)
 
 
 @pytest.fixture(scope="module")
@@ -298,12 +300,12 @@ def fitted(s3_server: str, ray_cluster: None, model: Files) -> list[Any]:
     seen: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         for stop_after in (0, 1):
-            patch.setattr(train, "_run", Workers(model, stop_after))
+            patch.setattr(train, "run_workers", Workers(model, stop_after))
             with pytest.raises(KeyboardInterrupt):
                 train.train(settings, resume=stop_after > 0, watcher=watcher)
             seen.append(curves(folder))
             assert listing.read(run.locate(settings)).state == "stopped"
-        patch.setattr(train, "_run", Workers(model))
+        patch.setattr(train, "run_workers", Workers(model))
         train.train(settings, resume=True, watcher=watcher)
     assert told == [0, 1, 2]
     return [*seen, curves(folder), settings]
@@ -336,25 +338,26 @@ def searched(
     manifest = make_dataset(f"{place}/data")
     settings = search_config(place, "searched")
 
-    def build(*arguments: Any) -> None:
+    def build(*_: Any, progress: Any) -> dict[int, Any]:
         for done in (8, 40, IMAGES):  # 8 of them were there
-            arguments[-1](done, IMAGES)
+            progress(done, IMAGES)
+        return {}
 
-    def tune(config: Config, tracker: TrialTracker, *, jobs: Any, **_: Any) -> None:
-        tracker.begin(Round(len(jobs), len(EPOCHS), 1, cpus=2))
-        for job in jobs:
-            tracker.start(vars(job))
+    def tune(_: TrialSetup, tracker: TrialTracker, *, sweep: Sweep) -> None:
+        tracker.begin(Round(len(sweep.jobs), len(EPOCHS), 1, cpus=2))
+        for job in sweep.jobs:
+            tracker.start(job)
             for epoch in EPOCHS:
-                tracker.report(vars(job), _result(epoch, "accuracy", 0.0))
-            tracker.end(vars(job), failed=False)
+                tracker.report(job, tune_metrics(epoch, "accuracy", best=0.0))
+            tracker.end(job, failed=False)
 
-    def ask(config: Config, uri: str, winner: Trial) -> dict[str, Any]:
-        return write_outcome(uri, model)
+    def ask(setup: TrialSetup, winner: Trial) -> FitOutcome:
+        return write_outcome(setup.uri, model)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search.trunk_pass, "build", build)
+        patch.setattr(search.extraction, "build", build)
         patch.setattr(search.sweep, "run", tune)
-        patch.setattr(search, "_ask_winner", ask)
+        patch.setattr(search, "finalize_trial", ask)
         search.search(settings)
     # A second one finds the features and two trials: the first has counted these.
     earlier = trials.recorded(run.locate(settings))
@@ -443,7 +446,7 @@ def test_a_finished_run_is_logged_to_mlflow_once_and_without_a_secret(
     manifest = make_dataset(f"{s3}/data")
     settings = make_config(s3, track={"mlflow": mlflow_place, "experiment": "colours"})
     uri = run.locate(settings)
-    monkeypatch.setattr(train, "_run", Workers(model))
+    monkeypatch.setattr(train, "run_workers", Workers(model))
     # MLflow goes away while the run goes on: the run stands.
     with monkeypatch.context() as patch:
 
@@ -603,7 +606,9 @@ def ended(model: Files, tmp_path_factory: pytest.TempPathFactory) -> Ended:
     manifest = make_dataset(f"{place}/data")
     settings = make_config(place)
     uri = run.claim(settings, "train", manifest.digest, resume=False)
-    return settings, uri, conclude(settings, "train", uri, write_outcome(uri, model), 1.0)
+    outcome = write_outcome(uri, model)
+    result = register_result(settings, outcome, kind="train", uri=uri, seconds=1.0)
+    return settings, uri, result
 
 
 @NEEDS_MLFLOW
