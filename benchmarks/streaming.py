@@ -39,11 +39,11 @@ def fit(kind: str, settings: Any, manifest: Any) -> dict[str, float]:
     from ray.data._internal.execution.interfaces import ExecutionResources
 
     from rtl.data import streaming
-    from rtl.data.batches import ImageReader, InMemory, Plan
+    from rtl.data.batches import EpochSampler, ImageReader, InMemorySource
     from rtl.model import pretrained
     from rtl.training import loop
 
-    plan = Plan.of(settings, manifest)
+    plan = EpochSampler.from_config(settings, manifest)
     weights = pretrained.load(settings.model.weights, settings.storage)
     learner = loop.Learner(
         settings, weights, num_classes=len(manifest.classes), device=torch.device("cpu")
@@ -52,9 +52,9 @@ def fit(kind: str, settings: Any, manifest: Any) -> dict[str, float]:
     DataContext.get_current().execution_options.resource_limits = limits
     reader = ImageReader(manifest, settings.data)
     resting = streaming._Calm
-    source: Any = InMemory(plan, reader)
+    source: Any = InMemorySource(plan, reader)
     if kind != "in_loop":
-        source = streaming.Stream(plan, reader, 0, settings.train.epochs)
+        source = streaming.RayDataSource(plan, reader, first_epoch=0, epochs=settings.train.epochs)
     try:
         if kind == "unrested":
             streaming._Calm = ExecutionCallback  # type: ignore[misc, assignment]

@@ -20,7 +20,7 @@ import torch
 from rtl import storage
 from rtl.config.tree import Config
 from rtl.data import shards
-from rtl.data.batches import ROWS_PER_BLOCK, Batch, Read, targets_of
+from rtl.data.batches import ROWS_PER_BLOCK, Batch, ShardRead, targets_of
 from rtl.data.shards import Manifest, Shard
 from rtl.errors import DataError, NotFoundError
 from rtl.model import device
@@ -153,7 +153,7 @@ class FeatureReader:
         self._repair = repair
         self._tables: dict[tuple[str, int], pa.Table] = {}
 
-    def __call__(self, read: Read) -> Iterator[Batch]:
+    def __call__(self, read: ShardRead) -> Iterator[Batch]:
         """Yields the rows; computes and writes a missing or damaged file anew."""
         table = self._table(read.shard, read.view)
         for start in range(0, len(read.rows), ROWS_PER_BLOCK):

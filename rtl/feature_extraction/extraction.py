@@ -27,7 +27,7 @@ import ray.data
 from rtl import storage
 from rtl.config.tree import Config
 from rtl.data import shards
-from rtl.data.batches import Read
+from rtl.data.batches import ShardRead
 from rtl.data.shards import Manifest
 from rtl.errors import ResourceError
 from rtl.feature_extraction import cache, cost
@@ -41,7 +41,7 @@ from rtl.feature_extraction.cache import (
 )
 from rtl.feature_extraction.trunk import Trunk, run_task
 from rtl.model import inception, pretrained
-from rtl.runtime import capacity, session
+from rtl.runtime import capacity, session, task_errors
 from rtl.runtime.session import Progress
 from rtl.storage.lease import Lease
 
@@ -190,14 +190,14 @@ def _run_pass(
     parts = ray.data.from_items(items, override_num_blocks=len(items))
     arguments = (config, manifest, uris)
     if use_gpu:  # an actor releases the device's memory as it ends
-        options = capacity.actors(len(items), total - done, use_gpu)
+        options = capacity.actor_options(len(items), total - done, use_gpu)
         dataset = parts.map_batches(Trunk, fn_constructor_args=arguments, **options)
     else:
-        options = capacity.tasks(len(items), total - done)
+        options = capacity.task_options(len(items), total - done)
         name = secrets.token_hex(8)
         task: Callable[..., dict[str, Any]] = run_task
         dataset = parts.map_batches(task, fn_args=(name, arguments), **options)
-    with session.own_errors():
+    with task_errors.raise_own_errors():
         for row in dataset.iter_rows():
             files[row["depth"]][row["path"]] = {"sha256": row["sha256"], "bytes": row["bytes"]}
             if row["depth"] == min(uris):
@@ -206,13 +206,13 @@ def _run_pass(
     return files
 
 
-def split_reads(manifest: Manifest, views: int) -> list[Read]:
+def split_reads(manifest: Manifest, views: int) -> list[ShardRead]:
     """Splits a data set into the reads of one pass, a file of features each.
 
     The views of the same rows follow one another.
     """
     return [
-        Read(0, split, shard, np.arange(start, min(start + ROWS_PER_FILE, shard.rows)), view)
+        ShardRead(0, split, shard, np.arange(start, min(start + ROWS_PER_FILE, shard.rows)), view)
         for split in shards.SPLITS
         for shard in manifest.split(split)
         for start in range(0, shard.rows, ROWS_PER_FILE)
@@ -220,7 +220,7 @@ def split_reads(manifest: Manifest, views: int) -> list[Read]:
     ]
 
 
-def group_reads(reads: Sequence[Read]) -> list[list[Read]]:
+def group_reads(reads: Sequence[ShardRead]) -> list[list[ShardRead]]:
     """Groups the reads of the same rows into items for one process, the largest items first.
 
     Small items at the end keep the processes from waiting for one that has a large one.
@@ -231,13 +231,13 @@ def group_reads(reads: Sequence[Read]) -> list[list[Read]]:
 
 
 def _find_complete_files(
-    uris: dict[int, str], reads: Sequence[Read]
-) -> tuple[dict[int, _Files], list[Read]]:
+    uris: dict[int, str], reads: Sequence[ShardRead]
+) -> tuple[dict[int, _Files], list[ShardRead]]:
     """Returns each cut's whole files that an earlier pass left, and the reads that remain."""
     names = {k: {entry.path for entry in storage.list_files(uri)} for k, uri in uris.items()}
     files: dict[int, _Files] = {k: {} for k in uris}
 
-    def verify(read: Read) -> dict[int, tuple[str, dict[str, Any]]] | None:
+    def verify(read: ShardRead) -> dict[int, tuple[str, dict[str, Any]]] | None:
         path = path_of(read.shard, read.view, int(read.rows[0]))
         found = {}
         for k, uri in uris.items():

@@ -13,7 +13,7 @@ import torch
 
 from rtl import storage
 from rtl.config.tree import Config
-from rtl.data.batches import Batch, ImageReader, Read
+from rtl.data.batches import Batch, ImageReader, ShardRead
 from rtl.data.shards import Manifest, Shard
 from rtl.feature_extraction import cache
 from rtl.feature_extraction.cache import ROWS_PER_FILE, SCHEMA, FeatureReader, Features, path_of
@@ -50,7 +50,7 @@ class Trunk:
             rows += self._read(reads)
         return {key: [row[key] for row in rows] for key in rows[0]}
 
-    def _read(self, reads: Sequence[Read]) -> list[dict[str, Any]]:
+    def _read(self, reads: Sequence[ShardRead]) -> list[dict[str, Any]]:
         """Computes some rows in several views, each a `Read`; one decoding serves all."""
         parts = {read.view: {k: _Columns() for k, _ in self._stages} for read in reads}
         step = 64 if self._device.type == "cuda" else 8
@@ -74,7 +74,7 @@ class Trunk:
             for k, columns in parts[read.view].items()
         ]
 
-    def _write(self, read: Read, k: int, columns: _Columns) -> dict[str, Any]:
+    def _write(self, read: ShardRead, k: int, columns: _Columns) -> dict[str, Any]:
         """Writes one file; returns its sha256 and size in bytes."""
         views = [read.view] * len(columns.ids)
         table = pa.table(
@@ -148,7 +148,7 @@ class Repair:
         rows = np.arange(start, min(start + ROWS_PER_FILE, shard.rows))
         path = path_of(shard, view, start)
         Trunk(self._config, self._manifest, {k: uri})(
-            {"item": [[Read(0, shard.split, shard, rows, view)]]}
+            {"item": [[ShardRead(0, shard.split, shard, rows, view)]]}
         )
         data = storage.read_bytes(storage.join(uri, path))
         commit = storage.join(uri, storage.COMMIT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rtl.config.tree import Config
-from rtl.data.batches import Plan, needs_two_rows
+from rtl.data.batches import EpochSampler, needs_two_rows
 from rtl.data.shards import Manifest
 from rtl.errors import ConfigError, DataError
 from rtl.training.loop import class_weights
@@ -42,7 +42,7 @@ def _check_metric(config: Config, manifest: Manifest) -> None:
 
 def _check_batches(config: Config, manifest: Manifest) -> None:
     size, workers = config.train.batch_size, config.train.workers
-    rows = Plan.of(config, manifest, 0, workers).rows
+    rows = EpochSampler.from_config(config, manifest, rank=0, num_ranks=workers).rows
     if workers > 1 and rows < size:
         raise ConfigError(
             f"train.batch_size is {size}, an epoch has {rows} training rows; with several workers "

@@ -20,7 +20,7 @@ from torch import nn
 
 from rtl.config.schema import Flips, TrainConfig
 from rtl.config.tree import Config
-from rtl.data.batches import Batch, Plan, Source
+from rtl.data.batches import Batch, BatchSource, EpochSampler
 from rtl.errors import DataError, TrainingError
 from rtl.evaluation import metrics
 from rtl.evaluation.metrics import Mean
@@ -151,8 +151,8 @@ class FitSetup:
 
     config: Config
     learner: Learner
-    plan: Plan
-    source: Source
+    plan: EpochSampler
+    source: BatchSource
 
 
 class Waited:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rtl.config.schema import Flips, TrainConfig
-from rtl.data.batches import Plan
+from rtl.data.batches import EpochSampler
 from rtl.model import device
 from rtl.model.inception import FLIPS
 
@@ -35,12 +35,14 @@ def dropout_mask(rows: int, p: float, *, seed: int, step: int) -> torch.Tensor:
     return (torch.rand(rows, 2048, generator=generator) >= p).float() / (1 - p)
 
 
-def own_dropout_mask(plan: Plan, rows: int, *, p: float, seed: int, step: int) -> torch.Tensor:
+def own_dropout_mask(
+    plan: EpochSampler, rows: int, *, p: float, seed: int, step: int
+) -> torch.Tensor:
     """Factors (rows, 2048) for one worker's rows of a batch, see `dropout_mask`."""
     return dropout_mask(plan.batch_size, p, seed=seed, step=step)[_own_rows(plan, rows)]
 
 
-def _own_rows(plan: Plan, rows: int) -> slice:
+def _own_rows(plan: EpochSampler, rows: int) -> slice:
     """Returns the place of a worker's `rows` in what is drawn for a whole batch."""
     first = plan.rank * (plan.batch_size // plan.num_ranks)
     return slice(first, first + rows)
@@ -51,7 +53,7 @@ def augment(
     targets: torch.Tensor,
     settings: TrainConfig,
     *,
-    plan: Plan,
+    plan: EpochSampler,
     step: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Flips and mixes one worker's rows, features (n, ...) and targets (n, C), as configured.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from rtl.config.tree import Config
-from rtl.data.batches import ROWS_PER_BLOCK, Batch, ImageReader, InMemory, Plan
+from rtl.data.batches import ROWS_PER_BLOCK, Batch, EpochSampler, ImageReader, InMemorySource
 from rtl.evaluation.predictions import Predictions, gather
 from rtl.feature_extraction.cache import Features
 from rtl.feature_extraction.trunk import open_reader
@@ -49,17 +49,19 @@ class SplitEvaluator:
     """
 
     def __init__(
-        self, config: Config, learner: Learner, plan: Plan, *, found: Features | None
+        self, config: Config, learner: Learner, plan: EpochSampler, *, found: Features | None
     ) -> None:
         """`found` are the cached features of the fit; None has all rows computed from images."""
         self._learner = learner
-        self._images: InMemory | None = InMemory(plan, ImageReader(plan.manifest, config.data))
-        self._features: InMemory | None = None
+        self._images: InMemorySource | None = InMemorySource(
+            plan, ImageReader(plan.manifest, config.data)
+        )
+        self._features: InMemorySource | None = None
         flips, k = config.model.test_flips, config.model.unfrozen_layers
         # Features are in bf16: of what was computed in another arithmetic they are roundings.
         if found is not None and learner.dtype is torch.bfloat16:
             reader = open_reader(config, plan.manifest, found, keep=False)
-            self._features = InMemory(plan, reader)
+            self._features = InMemorySource(plan, reader)
             if flips == "none":
                 self._images = None
         self._predictor = learner.predictor(flips, k if self._features else None)

@@ -17,9 +17,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rtl import storage
 from rtl.config.tree import Config
-from rtl.data.batches import ImageReader, InMemory, Plan, Source
+from rtl.data.batches import BatchSource, EpochSampler, ImageReader, InMemorySource
 from rtl.data.shards import Manifest, load_manifest
-from rtl.data.streaming import Stream
+from rtl.data.streaming import RayDataSource
 from rtl.errors import ConfigError, ResourceError, TrainingError
 from rtl.evaluation.predictions import Predictions
 from rtl.feature_extraction import cost, extraction
@@ -27,11 +27,11 @@ from rtl.feature_extraction.cache import FeaturePlan
 from rtl.feature_extraction.trunk import open_reader
 from rtl.model import device, pretrained
 from rtl.runs import mlflow_log, ray_metrics, run
-from rtl.runs.progress import Watcher, mailbox
+from rtl.runs.progress import RunCallbacks, open_channel
 from rtl.runs.records import Epoch
-from rtl.runs.tensorboard import Board
-from rtl.runtime import capacity, session
-from rtl.runtime.capacity import Need
+from rtl.runs.tensorboard import TensorBoardLogger
+from rtl.runtime import capacity, session, task_errors
+from rtl.runtime.capacity import ResourceRequest
 from rtl.storage import destinations
 from rtl.training import checks, faults
 from rtl.training.checkpoint import Checkpoint, Checkpoints
@@ -55,7 +55,9 @@ class FitTask:
     """Actor that takes the workers' events, see `rtl.runs.progress`."""
 
 
-def train(config: Config, *, resume: bool = False, watcher: Watcher | None = None) -> run.Result:
+def train(
+    config: Config, *, resume: bool = False, callbacks: RunCallbacks | None = None
+) -> run.Result:
     """Runs one fit to its end and registers its bundle. Ray is connected already.
 
     `resume` goes on with a run of that name. Raises ConfigError, DataError, RunExistsError,
@@ -68,22 +70,22 @@ def train(config: Config, *, resume: bool = False, watcher: Watcher | None = Non
     depths = [config.model.unfrozen_layers]
     cached = cost.depths_to_cache(config, manifest, depths)
     config = share_cpus(config, data_cpus=0 if cached else 1)
-    uri = run.claim(config, "train", manifest.digest, resume)
+    uri = run.create_or_resume(config, "train", manifest_digest=manifest.digest, resume=resume)
     done = run.result(uri)
     if done is None:
-        with run.attempt(uri) as beat, ray_metrics.Meter(config, manifest) as meter:
+        with run.open_run(uri) as beat, ray_metrics.Meter(config, manifest) as meter:
             config = resolve_precision(config)  # the run's record keeps `auto`
-            board = Board(config, uri)
-            own = Watcher(
+            board = TensorBoardLogger(config, uri)
+            own = RunCallbacks(
                 epoch=ray_metrics.each(board.epoch, lambda epoch: _tell(beat, config, epoch))
             )
-            watcher = ray_metrics.together(watcher or Watcher(), meter.watcher(), own)
+            callbacks = ray_metrics.combine(callbacks or RunCallbacks(), meter.callbacks(), own)
             features = extraction.build_plan(
-                config, manifest, depths, cached=cached, progress=watcher.features
+                config, manifest, depths, cached=cached, progress=callbacks.features
             )
             if cached:
                 meter.built(config)
-            with mailbox(watcher) as events:
+            with open_channel(callbacks) as events:
                 run_workers(FitTask(config, uri, features, events))
             outcome = read_outcome(uri)
             board.outcome(outcome.to_dict())
@@ -93,7 +95,7 @@ def train(config: Config, *, resume: bool = False, watcher: Watcher | None = Non
     return done
 
 
-def _tell(beat: run.Beat, config: Config, epoch: Epoch) -> None:
+def _tell(beat: run.Heartbeat, config: Config, epoch: Epoch) -> None:
     beat(epochs=epoch.epoch + 1, score=epoch.val.score(config.train.metric))
 
 
@@ -143,7 +145,9 @@ def share_cpus(config: Config, *, data_cpus: int) -> Config:
     """
     settings = config.train
     workers, gpus = settings.workers, settings.gpus_per_worker
-    capacity.check(Need("Training", workers, settings.cpus_per_worker or 1, gpus, data_cpus))
+    capacity.require(
+        ResourceRequest("Training", workers, settings.cpus_per_worker or 1, gpus, data_cpus)
+    )
     cpus = settings.cpus_per_worker or capacity.most_cpus(gpus, workers, data_cpus)
     return config.replace(train={"cpus_per_worker": cpus})
 
@@ -157,7 +161,7 @@ def resolve_precision(config: Config) -> Config:
     if config.model.precision != "auto":
         return config
     gpus = config.train.gpus_per_worker
-    nodes = capacity.holders(config.train.cpus_per_worker or 1, gpus)
+    nodes = capacity.nodes_with(config.train.cpus_per_worker or 1, gpus)
     if not gpus and nodes == [ray.get_runtime_context().get_node_id()]:
         found = [local_precision(use_gpu=False)]  # a task would cost seconds
     else:
@@ -178,10 +182,10 @@ def _ask_nodes(nodes: list[str], gpus: float) -> list[str]:
             ray.cancel(one)
         raise ResourceError(
             f"{len(late)} of {len(asked)} nodes did not report within {limit:g} s the precision "
-            f"they compute in. {capacity.room()} End what holds the rest, or set "
+            f"they compute in. {capacity.describe_free()} End what holds the rest, or set "
             "model.precision to bf16 or fp32."
         )
-    with session.own_errors():
+    with task_errors.raise_own_errors():
         found: list[str] = ray.get(answered)
     return found
 
@@ -206,7 +210,7 @@ def build_fit(
     The fit begins with `first_epoch`. Raises DataError where planned features are gone.
     """
     manifest = load_manifest(str(config.data.uri))
-    plan = Plan.of(config, manifest, rank, ranks)
+    plan = EpochSampler.from_config(config, manifest, rank=rank, num_ranks=ranks)
     weights = pretrained.load(config.model.weights, config.storage)
     learner = Learner(config, weights, num_classes=len(manifest.classes), device=where)
     source = make_source(config, plan, features=features, first_epoch=first_epoch)
@@ -214,8 +218,8 @@ def build_fit(
 
 
 def make_source(
-    config: Config, plan: Plan, *, features: FeaturePlan, first_epoch: int = 0
-) -> Source:
+    config: Config, plan: EpochSampler, *, features: FeaturePlan, first_epoch: int = 0
+) -> BatchSource:
     """Opens a fit's rows: cached features, from memory where they fit, or images.
 
     Raises DataError where planned features are gone.
@@ -223,11 +227,13 @@ def make_source(
     found = features.load(config.model.unfrozen_layers)
     if found is None:
         reader = ImageReader(plan.manifest, config.data)
-        return Stream(plan, reader, first_epoch, config.train.epochs)
+        return RayDataSource(plan, reader, first_epoch=first_epoch, epochs=config.train.epochs)
     keep = found.bytes <= config.features.memory_gb * 1e9
     cached = open_reader(config, plan.manifest, found, keep=keep)
     return (
-        InMemory(plan, cached) if keep else Stream(plan, cached, first_epoch, config.train.epochs)
+        InMemorySource(plan, cached)
+        if keep
+        else RayDataSource(plan, cached, first_epoch=first_epoch, epochs=config.train.epochs)
     )
 
 

@@ -90,7 +90,7 @@ def _explain_controller(error: Any, config: Config, *, attempts: int) -> Excepti
     return ResourceError(
         f"{settings.workers} workers x {settings.cpus_per_worker or 1} CPUs and "
         f"{settings.gpus_per_worker} GPUs could not "
-        f"be started; {attempts} attempts of up to {_ATTEMPT_S:g} s are made. {capacity.room()} "
+        f"be started; {attempts} attempts of up to {_ATTEMPT_S:g} s are made. {capacity.describe_free()} "
         "Add the node that is lost, or end what holds the rest; then go on with --resume. Or ask "
         "for fewer with train.workers or train.cpus_per_worker."
     )

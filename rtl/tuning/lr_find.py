@@ -17,15 +17,15 @@ import ray
 import torch
 
 from rtl.config.tree import Config
-from rtl.data.batches import Batch, ImageReader, InMemory, Plan, Reader
+from rtl.data.batches import Batch, EpochSampler, ImageReader, InMemorySource, Reader
 from rtl.data.shards import load_manifest
 from rtl.errors import TrainingError
 from rtl.feature_extraction import cost, extraction
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.feature_extraction.trunk import open_reader
 from rtl.model import device, inception, pretrained
-from rtl.runtime import capacity, session
-from rtl.runtime.capacity import Need
+from rtl.runtime import capacity, session, task_errors
+from rtl.runtime.capacity import ResourceRequest
 from rtl.storage import destinations
 from rtl.training import checks
 from rtl.training.loop import FitSetup, Learner, class_weights, training_step
@@ -81,7 +81,7 @@ def find(config: Config, progress: session.Progress = session.no_progress) -> li
     depths = config.search.unfrozen_layers
     fits = budget.count_points(config, depths)
     cached = cost.depths_to_cache(config, manifest, depths, fits=fits)
-    capacity.check(Need("The test", 1, 1, config.train.gpus_per_worker))
+    capacity.require(ResourceRequest("The test", 1, 1, config.train.gpus_per_worker))
     config = resolve_precision(config)
     with destinations.advise(_GO_ON):
         features = extraction.build_plan(config, manifest, depths, cached=cached, progress=progress)
@@ -90,7 +90,7 @@ def find(config: Config, progress: session.Progress = session.no_progress) -> li
         num_gpus=config.train.gpus_per_worker,
         runtime_env=session.runtime_env(1),
     )(_test)
-    with session.own_errors():
+    with task_errors.raise_own_errors():
         return ray.get([task.remote(config, features, k) for k in depths])
 
 
@@ -141,7 +141,7 @@ def _test(base: Config, features: FeaturePlan, unfrozen_layers: int) -> RangeTes
 def _build(config: Config, features: FeaturePlan) -> FitSetup:
     """Builds the network, and its rows without Ray Data, which would read too far ahead."""
     manifest = load_manifest(str(config.data.uri))
-    plan = Plan.of(config, manifest)
+    plan = EpochSampler.from_config(config, manifest)
     where = device.pick(bool(config.train.gpus_per_worker))
     weights = pretrained.load(config.model.weights, config.storage)
     learner = Learner(config, weights, num_classes=len(manifest.classes), device=where)
@@ -150,7 +150,7 @@ def _build(config: Config, features: FeaturePlan) -> FitSetup:
     if found is not None:
         keep = found.bytes <= config.features.memory_gb * 1e9
         reader = open_reader(config, manifest, found, keep=keep)
-    return FitSetup(config, learner, plan, InMemory(plan, reader))
+    return FitSetup(config, learner, plan, InMemorySource(plan, reader))
 
 
 def _batches(setup: FitSetup) -> Iterator[Batch]:

@@ -28,7 +28,7 @@ from rtl.runs.ray_metrics import Meter
 from rtl.runs.records import SEARCH, TRIALS, ExtractionPlan, FitOutcome, SearchRecord
 from rtl.runs.trials import Choice, Trial
 from rtl.runtime import capacity, session
-from rtl.runtime.capacity import Need
+from rtl.runtime.capacity import ResourceRequest
 from rtl.training import checks
 from rtl.training.checkpoint import Checkpoints
 from rtl.training.finalize import finalize, read_outcome, register_result
@@ -89,13 +89,13 @@ def search(
     fits = budget.count_points(config, depths)
     cached = cost.depths_to_cache(config, manifest, depths, fits=fits)
     concurrent = count_concurrent(config, data_cpus=0 if len(cached) == len(depths) else 1)
-    uri = run.claim(config, "search", manifest.digest, resume)
+    uri = run.create_or_resume(config, "search", manifest_digest=manifest.digest, resume=resume)
     done = run.result(uri)
     if done is None:
         earlier = trials.taken_up(trials.recorded(uri))
-        with run.attempt(uri) as beat, Meter(config, manifest, earlier) as meter:
+        with run.open_run(uri) as beat, Meter(config, manifest, earlier) as meter:
             config = resolve_precision(config)  # the run's record keeps `auto`
-            curves = tensorboard.Board(config, uri)
+            curves = tensorboard.TensorBoardLogger(config, uri)
             watch = ray_metrics.each(watch, meter.trials, curves.trials, lambda _: beat())
             callbacks = _Callbacks(progress, watch, on_round, on_stage, print_line)
             begun = _Begun(uri, started, concurrent, cached, earlier)
@@ -131,8 +131,8 @@ def count_concurrent(config: Config, *, data_cpus: int) -> int:
     """
     workers, wanted = config.train.workers, config.search.concurrent or 1
     each, share = sweep.resources(config)
-    one = Need("A trial", workers, each // workers, share / workers, data_cpus)
-    capacity.check(one, dataclasses.replace(one, processes=wanted * workers))
+    one = ResourceRequest("A trial", workers, each // workers, share / workers, data_cpus)
+    capacity.require(one, dataclasses.replace(one, processes=wanted * workers))
     most = (capacity.total("CPU") - data_cpus) // each
     if share:
         most = min(most, math.floor(capacity.total("GPU") / share))
@@ -324,7 +324,9 @@ def finalize_trial(
         trial_config(setup.config, winner.point, winner.seed), setup.uri, setup.features,
         trials.checkpoints(setup.uri, winner.number), cpus,
     )  # fmt: skip
-    capacity.run(Need("The winner's evaluation", 1, cpus, gpus), finalize_task or _finalize, task)
+    capacity.run(
+        ResourceRequest("The winner's evaluation", 1, cpus, gpus), finalize_task or _finalize, task
+    )
     return read_outcome(setup.uri)
 
 

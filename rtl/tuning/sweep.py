@@ -24,7 +24,7 @@ from rtl.config.schema import Range
 from rtl.config.tree import Config
 from rtl.runs import trials
 from rtl.runs.trials import Trial
-from rtl.runtime import session
+from rtl.runtime import session, task_errors
 from rtl.tuning.proposals import Proposals
 from rtl.tuning.tracker import Round, TrialTracker, TuneEvents
 from rtl.tuning.trial_process import Job, TrialSetup, group_of_workers, run_one_process
@@ -79,7 +79,7 @@ def run(setup: TrialSetup, tracker: TrialTracker, *, sweep: Sweep) -> None:
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(_KEYS)
     with tempfile.TemporaryDirectory(prefix="rtl-search-") as folder:
         tuner = make_tuner(setup, tracker, sweep=sweep, folder=folder)
-        with session.own_errors(tune.TuneError):  # the tracker's, where storage is away
+        with task_errors.raise_own_errors(tune.TuneError):  # the tracker's, where storage is away
             outcomes = tuner.fit()
         tracker.stop_running()  # Tune does not report those that the deadline ended
         for outcome in (outcomes[i] for i in range(len(outcomes))):

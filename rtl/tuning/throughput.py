@@ -20,7 +20,7 @@ from torch.nn import functional
 from rtl.config.tree import Config
 from rtl.model import device, inception, pretrained
 from rtl.runtime import capacity
-from rtl.runtime.capacity import Need
+from rtl.runtime.capacity import ResourceRequest
 from rtl.training.loop import Learner
 from rtl.training.optimizer import make_optimizer
 
@@ -75,7 +75,7 @@ class MeasureProcesses(Protocol):
 
 def measure_processes(config: Config, *, processes: int, cpus: int, gpus: float) -> list[Rates]:
     """Measures in tasks on the cluster, see `MeasureProcesses`."""
-    need = Need("Measuring the cluster", processes, cpus, gpus)
+    need = ResourceRequest("Measuring the cluster", processes, cpus, gpus)
     return capacity.run(need, _measure, config, cpus)
 
 

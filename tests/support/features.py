@@ -9,7 +9,7 @@ import torch
 
 from rtl.config import loading
 from rtl.config.tree import Config
-from rtl.data.batches import Plan
+from rtl.data.batches import EpochSampler
 from rtl.data.shards import Manifest
 from rtl.feature_extraction.cache import FeatureReader, Features, Repair
 
@@ -27,7 +27,7 @@ def make_config(root: str, **sections: Any) -> Config:
 def rows(found: Features, manifest: Manifest, repair: Repair) -> torch.Tensor:
     """All features of view 1 of `train`, as a fresh reader gives them."""
     reader = FeatureReader(found, False, repair)
-    reads = Plan(manifest, 0, 8, 2).train(1)
+    reads = EpochSampler(manifest, 0, 8, 2).train(1)
     return torch.cat([batch.inputs for read in reads for batch in reader(read)])
 
 

@@ -11,8 +11,8 @@ import torch
 from rtl import storage
 from rtl.config.tree import Config
 from rtl.data import streaming
-from rtl.data.batches import Batch, ImageReader, InMemory, Plan, Read
-from rtl.data.streaming import Stream
+from rtl.data.batches import Batch, EpochSampler, ImageReader, InMemorySource, ShardRead
+from rtl.data.streaming import RayDataSource
 from rtl.evaluation import baseline, predictions
 from rtl.evaluation.predictions import Predictions
 from rtl.feature_extraction.cache import FeatureReader, Features
@@ -48,10 +48,10 @@ def test_a_fit_is_evaluated_by_its_features_as_by_the_images(
         optimizer={"lr": 1e-2},
     )  # fmt: skip
     learner = make_learner(settings)
-    plan = Plan.of(settings, manifest)
+    plan = EpochSampler.from_config(settings, manifest)
     checkpoints = Checkpoints(str(tmp_path / "checkpoints"))
     callbacks = Committing(checkpoints)
-    source = InMemory(plan, FeatureReader(found[k], False, never))
+    source = InMemorySource(plan, FeatureReader(found[k], False, never))
     state = fit(FitSetup(settings, learner, plan, source), callbacks)
 
     def answers(name: str, config: Config, features: Features | None) -> dict[str, torch.Tensor]:
@@ -70,7 +70,7 @@ def test_a_fit_is_evaluated_by_its_features_as_by_the_images(
     read: list[int] = []
     real = FeatureReader.__call__
 
-    def counted(reader: FeatureReader, wanted: Read) -> Iterator[Batch]:
+    def counted(reader: FeatureReader, wanted: ShardRead) -> Iterator[Batch]:
         read.append(len(wanted.rows))
         return real(reader, wanted)
 
@@ -102,11 +102,11 @@ def test_the_baseline_of_a_fit_is_of_val(
     settings = settings.replace(
         name="watched", model={"unfrozen_layers": 1}, train={"epochs": 1, "batch_size": 8}
     )
-    learner, plan = make_learner(settings), Plan.of(settings, manifest)
+    learner, plan = make_learner(settings), EpochSampler.from_config(settings, manifest)
     checkpoints = Checkpoints(str(tmp_path / "checkpoints"))
     callbacks = Committing(checkpoints)
     monkeypatch.setattr(baseline, "MIN_ROWS", manifest.rows("val"))
-    source = InMemory(plan, ImageReader(manifest, settings.data))
+    source = InMemorySource(plan, ImageReader(manifest, settings.data))
     setup = FitSetup(settings, learner, plan, source)
     state = fit(setup, callbacks)
     finalize(
@@ -133,7 +133,7 @@ def test_a_fit_ends_with_its_minutes_in_part_of_an_epoch_and_its_rate_at_zero(
 ) -> None:
     settings, manifest, found = built
     settings = settings.replace(train={"batch_size": 2})
-    plan = Plan.of(settings, manifest)
+    plan = EpochSampler.from_config(settings, manifest)
     part = math.ceil(0.5 * plan.steps)
     assert 0 < part < plan.steps
     settings = settings.replace(
@@ -149,7 +149,11 @@ def test_a_fit_ends_with_its_minutes_in_part_of_an_epoch_and_its_rate_at_zero(
             told.append((rows, total))
 
     reader = FeatureReader(found[0], not streamed, never)
-    source = Stream(plan, reader, 0, 8) if streamed else InMemory(plan, reader)
+    source = (
+        RayDataSource(plan, reader, first_epoch=0, epochs=8)
+        if streamed
+        else InMemorySource(plan, reader)
+    )
     setup = FitSetup(settings, learner, plan, source)
     state = fit(setup, Ticking(), clock=lambda: clock[0])
     steps = [plan.steps] * 3 + [part]
@@ -169,7 +173,7 @@ def test_the_scheduler_rests_after_each_look_around(
     settings, manifest, found = built
     rests: list[float] = []
     monkeypatch.setattr(streaming, "time", SimpleNamespace(sleep=rests.append))
-    reads = Plan.of(settings, manifest).evaluation("val", 0)
+    reads = EpochSampler.from_config(settings, manifest).evaluation("val", 0)
     rows = streaming.stream(reads, FeatureReader(found[0], False, never))
     assert sum(len(batch) for _, batch in rows) == manifest.rows("val")
     assert rests

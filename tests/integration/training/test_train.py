@@ -12,7 +12,7 @@ import torch
 from rtl import storage
 from rtl.config import loading
 from rtl.config.tree import Config
-from rtl.data.batches import ImageReader, InMemory, Plan
+from rtl.data.batches import EpochSampler, ImageReader, InMemorySource
 from rtl.data.shards import Manifest
 from rtl.errors import (
     ConfigError,
@@ -30,7 +30,7 @@ from rtl.model import bundle
 from rtl.model.inference import calibrate
 from rtl.model.pretrained import load as load_weights
 from rtl.runs import run
-from rtl.runs.progress import Watcher, mailbox
+from rtl.runs.progress import RunCallbacks, open_channel
 from rtl.runs.records import Epoch
 from rtl.runtime import capacity, session
 from rtl.training import train
@@ -73,13 +73,15 @@ class Recorder(FitCallbacks):
 def fit_here(
     settings: Config, manifest: Manifest, callbacks: FitCallbacks, reader: Any = None
 ) -> Checkpoint:
-    plan = Plan.of(settings, manifest)
+    plan = EpochSampler.from_config(settings, manifest)
     reader = reader or ImageReader(manifest, settings.data)
     weights = load_weights("packaged", settings.storage)
     device, classes = torch.device("cpu"), len(manifest.classes)
     learner = Learner(settings, weights, num_classes=classes, device=device)
     start = callbacks.checkpoints.last() if isinstance(callbacks, Recorder) else None
-    return fit(FitSetup(settings, learner, plan, InMemory(plan, reader)), callbacks, start=start)
+    return fit(
+        FitSetup(settings, learner, plan, InMemorySource(plan, reader)), callbacks, start=start
+    )
 
 
 @pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
@@ -106,7 +108,9 @@ def test_val_is_asked_with_the_weights_that_are_kept(tmp_path: Path) -> None:
     device, classes = torch.device("cpu"), len(manifest.classes)
     learner = Learner(settings, weights, num_classes=classes, device=device)
     learner.tail.load_state_dict(state.best_weights)
-    source = InMemory(Plan.of(settings, manifest), ImageReader(manifest, settings.data))
+    source = InMemorySource(
+        EpochSampler.from_config(settings, manifest), ImageReader(manifest, settings.data)
+    )
     said = learner.predict(source.rows_of("val", 0))
     scores = metrics.evaluate(said.probabilities, said.labels, manifest.classes)
     assert scores.log_loss == pytest.approx(state.history[-1].val.log_loss)
@@ -149,8 +153,8 @@ def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
     )  # fmt: skip
     epochs: list[Epoch] = []
     steps: list[tuple[int, ...]] = []
-    watcher = Watcher(step=lambda *step: steps.append(step), epoch=epochs.append)
-    result = train.train(settings, watcher=watcher)
+    callbacks = RunCallbacks(step=lambda *step: steps.append(step), epoch=epochs.append)
+    result = train.train(settings, callbacks=callbacks)
     assert [epoch.epoch for epoch in epochs] == [0, 1, 2, 3]
     assert steps[-1] == (3, 48, 48)
     assert result.test is not None
@@ -159,10 +163,10 @@ def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
     # The bundle alone gives the same answers from the encoded images.
     classifier = bundle.Classifier.load(result.bundle)
     reader = ImageReader(manifest, settings.data)
-    plan = Plan(manifest, 0, 8, 1)
+    plan = EpochSampler(manifest, 0, 8, 1)
     said = {
         row: answer
-        for batch in InMemory(plan, reader).rows_of("test", 0)
+        for batch in InMemorySource(plan, reader).rows_of("test", 0)
         for row, answer in zip(batch.ids, classifier.predict(batch.inputs), strict=True)
     }
     kept = decode(storage.read_bytes(f"{run.locate(settings)}/predictions/test.parquet"))
@@ -185,7 +189,7 @@ def test_two_workers_give_the_losses_of_one_process(tmp_path: Path, ray_cluster:
         train={"workers": 2, "epochs": 2, "mixup": 0.2, "flip_features": "both", "ema": 0.5},
     )
     epochs: list[Epoch] = []
-    result = train.train(settings, watcher=Watcher(epoch=epochs.append))
+    result = train.train(settings, callbacks=RunCallbacks(epoch=epochs.append))
     # The bundle's weights, which `finalize` loaded, are those that `val` chose by.
     said = decode(storage.read_bytes(f"{run.locate(settings)}/predictions/val.parquet"))
     temperature = bundle.verify(result.bundle).temperature
@@ -270,7 +274,7 @@ def test_a_worker_whose_part_would_be_one_row_has_none(tmp_path: Path, ray_clust
         str(tmp_path), model={"batch_norm": "train"}, train={"epochs": 1, "workers": 2}
     )
     steps: list[tuple[int, ...]] = []
-    train.train(settings, watcher=Watcher(step=lambda *step: steps.append(step)))
+    train.train(settings, callbacks=RunCallbacks(step=lambda *step: steps.append(step)))
     assert steps[-1] == (0, 12, 12)
 
 
@@ -323,7 +327,7 @@ def test_only_lost_workers_are_started_again(
 
     monkeypatch.setattr(train, "launch", start)
     settings = make_config(str(tmp_path), train={"max_failures": allowed})
-    with mailbox(Watcher()) as box, contextlib.ExitStack() as stack:
+    with open_channel(RunCallbacks()) as box, contextlib.ExitStack() as stack:
         if says:
             stack.enter_context(pytest.raises((TrainingError, StorageError), match=says))
         train.run_workers(train.FitTask(settings, str(tmp_path), FeaturePlan(), box))
@@ -352,7 +356,7 @@ def test_a_lost_worker_is_started_again_from_the_last_commit(
         launch(worker, task, config=config)
 
     monkeypatch.setattr(train, "launch", counted)
-    result = train.train(settings, watcher=Watcher(epoch=kill_one))
+    result = train.train(settings, callbacks=RunCallbacks(epoch=kill_one))
     assert result.epochs == 3
     assert epochs == sorted(set(epochs))  # none is fitted twice after its commit
     assert len(starts) == 2

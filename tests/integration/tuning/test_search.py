@@ -138,11 +138,11 @@ def test_a_winner_is_evaluated_with_the_cpus_that_an_endpoint_leaves(
     for held in (1, 0):
         with contextlib.ExitStack() as stack:
             if held:
-                monkeypatch.setattr(capacity, "_FREED_S", 0.5)
+                monkeypatch.setattr(capacity, "FREED_AFTER_S", 0.5)
                 stack.enter_context(a_cpu_held())
             outcome = search.finalize_trial(setup, Trial(0, point), finalize_task=evaluate)
             found[held] = outcome.best
-        monkeypatch.setattr(capacity, "_FREED_S", 10.0)
+        monkeypatch.setattr(capacity, "FREED_AFTER_S", 10.0)
     assert found == {1: 3, 0: 4}
 
 
@@ -223,7 +223,7 @@ def test_a_budget_that_is_too_small_leaves_the_name_free(
     for resume in (False, True):  # the job of a cluster always asks to resume
         with pytest.raises(ConfigError, match="Give more"):
             search.search(settings, resume=resume, measure_rates=lambda *_: rates)
-        assert run.claim(settings, "search", "d" * 64, resume=False)
+        assert run.create_or_resume(settings, "search", manifest_digest="d" * 64, resume=False)
         storage.delete(run.locate(settings))
 
 

@@ -7,8 +7,8 @@ import torch
 
 from rtl import storage
 from rtl.config import loading
-from rtl.data.batches import InMemory
-from rtl.data.streaming import Stream
+from rtl.data.batches import InMemorySource
+from rtl.data.streaming import RayDataSource
 from rtl.errors import DataError
 from rtl.feature_extraction import cost, extraction
 from rtl.feature_extraction.cache import RECORD, FeaturePlan
@@ -38,13 +38,13 @@ def test_a_longer_trial_reads_what_the_driver_decided(tmp_path: Path) -> None:
     trial = trial_config(config, point, 0)
     assert cost.depths_to_cache(trial, manifest, depths, fits=fits) == (13,)  # by its own epochs
     setup = build_fit(trial, features, where=torch.device("cpu"))
-    assert isinstance(setup.source, Stream)
+    assert isinstance(setup.source, RayDataSource)
     # The other way round: features that are there are read by the shortest trial too.
     uri = f"{tmp_path}/root/features/13"
     storage.commit(uri, {RECORD: b'{"shape": [768, 3, 3]}'})
     short = trial_config(config, {**point, "train.epochs": 1}, 0)
     setup = build_fit(short, FeaturePlan({13: uri}), where=torch.device("cpu"))
-    assert isinstance(setup.source, InMemory)
+    assert isinstance(setup.source, InMemorySource)
 
 
 def test_planned_features_that_are_gone_end_a_fit(tmp_path: Path) -> None:
