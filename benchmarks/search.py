@@ -108,12 +108,15 @@ def tails_in_turns(tree: dict[str, Any], rows: int, val_rows: int, barrier: Any)
     import torch
 
     from rtl.config.tree import from_dict
-    from rtl.training import loop
-    from rtl.tuning import trial_process
+    from rtl.data.shards import load_manifest
+    from rtl.feature_extraction import extraction
+    from rtl.training import loop, train
 
     torch.set_num_threads(1)
     config = from_dict(tree)
-    learner, source, plan = trial_process.parts(config)
+    manifest = load_manifest(str(config.data.uri))
+    features = extraction.build_plan(config, manifest, [config.model.unfrozen_layers], cached=[])
+    setup = train.build_fit(config, features, where=torch.device("cpu"))
 
     def bare(own: bool) -> list[float]:
         barrier.wait()
@@ -121,7 +124,7 @@ def tails_in_turns(tree: dict[str, Any], rows: int, val_rows: int, barrier: Any)
 
     def rtl() -> list[float]:
         barrier.wait()
-        state = loop.fit(learner, source, plan, config, loop.Hooks())
+        state = loop.fit(setup, loop.FitCallbacks())
         return [epoch.seconds for epoch in state.history]
 
     contenders = {"bare": lambda: bare(False), "own_bare": lambda: bare(True), "rtl": rtl}

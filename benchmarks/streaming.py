@@ -46,7 +46,9 @@ def fit(kind: str, settings: Any, manifest: Any) -> dict[str, float]:
 
     plan = EpochSampler.from_config(settings, manifest)
     weights = pretrained.load(settings.model.weights, settings.storage)
-    learner = loop.Learner(settings, len(manifest.classes), weights, torch.device("cpu"))
+    learner = loop.Learner(
+        settings, weights, num_classes=len(manifest.classes), device=torch.device("cpu")
+    )
     limits = ExecutionResources.for_limits(object_store_memory=AHEAD_BYTES)
     DataContext.get_current().execution_options.resource_limits = limits
     reader = ImageReader(manifest, settings.data)
@@ -56,7 +58,8 @@ def fit(kind: str, settings: Any, manifest: Any) -> dict[str, float]:
         source = streaming.RayDataSource(
             plan, reader, first_epoch=0, epochs=settings.train.epochs, between_steps=between
         )
-    history = loop.fit(learner, source, plan, settings, loop.Hooks()).history
+    setup = loop.FitSetup(settings, learner, plan, source)
+    history = loop.fit(setup, loop.FitCallbacks()).history
     rows = plan.rows * len(history)
     return {
         "rows_per_s": rows / sum(epoch.seconds for epoch in history),

@@ -71,7 +71,7 @@ def main() -> None:
         settings = settings.replace(features={"views": 2})
         started = time.monotonic()
         found = extraction.build(
-            settings, manifest, DEPTHS, lambda n, _: marks.append((time.monotonic(), n))
+            settings, manifest, DEPTHS, progress=lambda n, _: marks.append((time.monotonic(), n))
         )
         seconds = time.monotonic() - started
     after = bare_rates()

@@ -124,7 +124,7 @@ def search(
     with progress_views.SearchView(config.train.metric) as view:
         result = tuning.search(
             config, progress=view.features, watch=view.trials, on_round=view.round,
-            on_stage=view.stage, resume=resume, say=console.print_line,
+            on_stage=view.stage, resume=resume, print_line=console.print_line,
         )  # fmt: skip
     return _fit(result, config)
 

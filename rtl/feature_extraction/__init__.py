@@ -1,6 +1,8 @@
-"""The frozen trunk's outputs: computed once, cached, read each epoch.
+"""The frozen trunk's outputs: computed once, cached, read in each epoch.
 
-cache.py       where features lie, what they cost, whether they pay, how they are read
-extraction.py  the pass of the trunk over a data set
-prune.py       `rtl features`: list the cache, remove what nobody can use
+cost.py        which depths are worth caching
+cache.py       where features lie, which fits read them, how they are read
+extraction.py  one pass of the trunk over a data set
+trunk.py       what one process of the pass does
+prune.py       `rtl features`: list the caches, remove what nobody can use
 """

@@ -1,15 +1,16 @@
-"""`rtl features`: what lies in the feature cache, and the removal of what nobody can use."""
+"""`rtl features`: lists the feature caches and removes those that nobody can use."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rtl import storage
 from rtl.data.shards import load_manifest
 from rtl.errors import DataError, NotFoundError, RtlError
-from rtl.feature_extraction.cache import ABOUT, BUILDER, load
+from rtl.feature_extraction.cache import BUILDER, RECORD, load
 from rtl.storage import lease
 from rtl.storage.lease import Lease
 
@@ -22,44 +23,40 @@ class Cache:
 
     uri: str
     state: State
-    """`outdated` where the data set is gone or is another one now; `abandoned` where a pass died or
-    what it recorded is damaged: another one takes up what is whole."""
+    """`outdated`: the data set is gone or was replaced. `abandoned`: the pass died, or its record
+    is damaged; the next pass keeps the files that are whole."""
     data_uri: str
-    """The data set; empty where it is not recorded."""
+    """URI of the data set; empty where it is not recorded."""
     unfrozen_layers: int | None
     views: int | None
     bytes: int
 
 
+class Scanned(NamedTuple):
+    """A cache, and its builder's lease as this process observed it."""
+
+    cache: Cache
+    lease: Lease
+
+
 def listing(root: str) -> list[Cache]:
-    """Every cache below a storage root. Watches for `lease.STALE_SECONDS` where one is in work."""
-    return [cache for cache, _ in _look(root)]
+    """Lists the caches below a storage root.
 
-
-def prune(root: str, everything: bool = False) -> list[Cache]:
-    """Deletes caches that are outdated or abandoned, or all that are not in work; returns them.
-
-    On a local disk their empty folders stay: a builder may begin in one at any moment.
+    Takes `lease.STALE_SECONDS` where a builder may be at work.
     """
-    doomed = ("outdated", "abandoned", *(("ready",) if everything else ()))
-    gone = []
-    for cache, holder in _look(root):
-        if cache.state not in doomed:
-            continue
-        with holder:
-            # A builder may have begun since, or be done: who deletes must hold the lease, and look
-            # again. The lease goes last.
-            if not holder.take() or _read(cache.uri, in_work=False).state not in doomed:
-                continue
-            for entry in storage.list_files(cache.uri):
-                if entry.path != BUILDER:
-                    storage.delete(entry.uri)
-            gone.append(cache)
-    return gone
+    return [found.cache for found in scan(root)]
 
 
-def _look(root: str) -> list[tuple[Cache, Lease]]:
-    """Every cache with its lease, as this process saw it."""
+def prune(root: str, *, everything: bool = False) -> list[Cache]:
+    """Deletes outdated and abandoned caches, or all that no process builds; returns them.
+
+    On a local disk their empty folders stay: a builder may start in one at any moment.
+    """
+    return remove(scan(root), everything=everything)
+
+
+def scan(root: str) -> list[Scanned]:
+    """Reads the state of each cache, watching the leases of builders that may be dead."""
     base = storage.join(root, "features")
     uris = [storage.join(base, name) for name in storage.list_names(base)]
     leases = {uri: Lease(storage.join(uri, BUILDER)) for uri in uris}
@@ -68,13 +65,35 @@ def _look(root: str) -> list[tuple[Cache, Lease]]:
         for uri, holder in leases.items()
         if not storage.is_committed(uri) and storage.exists(holder.uri)
     }
-    in_work = watched.keys() - _watch(watched)
-    found = [(_read(uri, uri in in_work), holder) for uri, holder in leases.items()]
-    return [(cache, holder) for cache, holder in found if cache.bytes]  # not what was pruned
+    building = watched.keys() - _find_stale(watched)
+    found = [
+        Scanned(_read(uri, building=uri in building), holder) for uri, holder in leases.items()
+    ]
+    return [one for one in found if one.cache.bytes]  # a removed cache leaves an empty folder
 
 
-def _watch(leases: dict[str, Lease]) -> set[str]:
-    """Those whose holder does not beat any more."""
+def remove(found: Iterable[Scanned], *, everything: bool = False) -> list[Cache]:
+    """Deletes the caches that are outdated or abandoned, `everything` also those that are ready.
+
+    A cache that a builder took over or finished since the scan stays. Returns what was deleted.
+    """
+    unwanted = ("outdated", "abandoned", *(("ready",) if everything else ()))
+    removed = []
+    for cache, holder in found:
+        if cache.state not in unwanted:
+            continue
+        with holder:
+            if not holder.take() or _read(cache.uri, building=False).state not in unwanted:
+                continue
+            for entry in storage.list_files(cache.uri):
+                if entry.path != BUILDER:  # the lease goes last, as it is released
+                    storage.delete(entry.uri)
+            removed.append(cache)
+    return removed
+
+
+def _find_stale(leases: dict[str, Lease]) -> set[str]:
+    """Watches leases for `lease.STALE_SECONDS`; returns those without a heartbeat."""
     started = time.monotonic()
     for holder in leases.values():
         holder.is_stale()
@@ -83,21 +102,21 @@ def _watch(leases: dict[str, Lease]) -> set[str]:
     return {uri for uri, holder in leases.items() if holder.is_stale()}
 
 
-def _read(uri: str, in_work: bool) -> Cache:
+def _read(uri: str, *, building: bool) -> Cache:
     size = sum(entry.size for entry in storage.list_files(uri))
     try:
-        about = dict(storage.read_json(storage.join(uri, ABOUT)))
+        content = dict(storage.read_json(storage.join(uri, RECORD)))
     except (NotFoundError, DataError, TypeError, ValueError):
-        about = {}
-    data_uri = str(about.get("data_uri", ""))
+        content = {}
+    data_uri = str(content.get("data_uri", ""))
     state: State = "ready"
-    if in_work:
+    if building:
         state = "building"
     elif load(uri) is None:
         state = "abandoned"
-    elif not _is_current(data_uri, str(about.get("manifest", ""))):
+    elif not _is_current(data_uri, str(content.get("manifest", ""))):
         state = "outdated"
-    return Cache(uri, state, data_uri, about.get("cut"), about.get("views"), size)
+    return Cache(uri, state, data_uri, content.get("cut"), content.get("views"), size)
 
 
 def _is_current(data_uri: str, digest: str) -> bool:
@@ -106,4 +125,4 @@ def _is_current(data_uri: str, digest: str) -> bool:
     except NotFoundError:
         return False
     except RtlError:
-        return True  # whether it is there cannot be told now: nothing is deleted for that
+        return True  # storage does not answer: keep the cache

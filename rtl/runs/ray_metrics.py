@@ -17,7 +17,7 @@ from ray.util.metrics import Counter, Gauge
 from rtl.config.tree import Config
 from rtl.data.batches import EpochSampler
 from rtl.data.shards import Manifest
-from rtl.feature_extraction import cache
+from rtl.feature_extraction import cost
 from rtl.runs import trials
 from rtl.runs.progress import RunCallbacks
 from rtl.runs.records import Epoch, Spent
@@ -98,7 +98,7 @@ class Meter:
 
     def built(self, config: Config) -> None:
         """Counts cache hits, once all features that a run needs are there."""
-        _add(self._hits, cache.images(config, self._manifest) - self._computed)
+        _add(self._hits, cost.count_images(config, self._manifest) - self._computed)
 
     def step(self, epoch: int, rows: int, total: int) -> None:  # noqa: ARG002
         """Counts rows of an epoch that are done."""

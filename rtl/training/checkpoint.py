@@ -1,4 +1,4 @@
-"""A run's checkpoints: one committed an epoch, the last and the best kept.
+"""The checkpoints of a run: one is committed after each epoch, the last and the best are kept.
 
 `tail.safetensors` holds the weights, `average.safetensors` their moving average, `trainer.pt` the
 optimizer (read with `weights_only`), `state.json` the history. `COMMIT` is written last: a
@@ -22,7 +22,7 @@ from rtl.runs.records import Epoch
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after an epoch."""
+    """State of a fit after an epoch."""
 
     history: tuple[Epoch, ...]
     """All epochs so far; the last one is this checkpoint's."""
@@ -36,8 +36,8 @@ class Checkpoint:
     """The state_dict of the tail's moving average; empty where `train.ema` is 0."""
 
     @property
-    def judged(self) -> dict[str, torch.Tensor]:
-        """The state_dict of the tail that `val` was asked with: the average, where there is one."""
+    def best_weights(self) -> dict[str, torch.Tensor]:
+        """Weights that `val` was scored with: the moving average, where there is one."""
         return self.average or self.tail
 
 
@@ -48,7 +48,7 @@ class Checkpoints:
         self._uri = uri
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Commits it, then removes all others but the best. Raises StorageError."""
+        """Commits a checkpoint, then removes all others but the best. Raises StorageError."""
         number = checkpoint.history[-1].epoch
         state = {
             "history": [epoch.to_dict() for epoch in checkpoint.history],
@@ -70,14 +70,14 @@ class Checkpoints:
                 storage.delete(storage.join(self._uri, name))
 
     def last(self) -> Checkpoint | None:
-        """The newest whole one. Raises DataError where a committed file was altered."""
+        """Reads the newest committed checkpoint. Raises DataError where it was altered."""
         for name in reversed(storage.list_names(self._uri)):
             if name.isdigit() and storage.is_committed(storage.join(self._uri, name)):
                 return self.read(int(name))
         return None
 
     def read(self, number: int) -> Checkpoint:
-        """The checkpoint after epoch `number`. Raises NotFoundError or DataError."""
+        """Reads the checkpoint after epoch `number`. Raises NotFoundError or DataError."""
         files = storage.read_committed(self._at(number))
         state = json.loads(files["state.json"])
         optimizer = {}

@@ -1,4 +1,4 @@
-"""A fit's demands on its data set, checked before any work."""
+"""Checks that a data set can be fitted with a config, before any work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_fit(config: Config, manifest: Manifest) -> None:
 
 
 def check_points(config: Config, manifest: Manifest) -> None:
-    """The same for each listed value of each key that a search tries, the others as configured."""
+    """Runs `check_fit` for each listed value of each searched key, the others as configured."""
     for key, values in config.search.points.items():
         for value in values if isinstance(values, tuple) else ():
             check_fit(config.at({key: value}), manifest)

@@ -1,104 +1,87 @@
-"""What is known of a fit's best epoch: its scores, how far to trust its probabilities, its bundle.
+"""The end of a fit: the best epoch's scores, its calibration, its bundle, and the run's result.
 
-The network answers as it will when it is served, with its test-time flips. On `val` its
-temperature, the confidence below which it is uncertain and the baseline of its answers are found;
-`test` is opened once, here.
+The network predicts as it will be served, with its test-time flips. `val` gives its temperature,
+the confidence below which it is uncertain, and the baseline of its predictions; `test` is opened
+once, here.
 """
 
 from __future__ import annotations
 
 import datetime
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from rtl import storage
 from rtl.config.tree import Config
-from rtl.data.batches import EpochSampler
 from rtl.evaluation import baseline, calibration, metrics
+from rtl.evaluation.metrics import Scores
 from rtl.evaluation.predictions import Predictions, encode, gather
+from rtl.feature_extraction.cache import Features
 from rtl.model import bundle, pretrained, registry
 from rtl.model.inference import calibrate
 from rtl.runs import run
 from rtl.runs.records import OUTCOME_FILE, Kind, Outcome
 from rtl.training.checkpoint import Checkpoint, Checkpoints
-from rtl.training.loop import Hooks, Learner
+from rtl.training.loop import FitCallbacks, FitSetup
 from rtl.training.split_evaluator import SplitEvaluator, SplitPredictions
 
 
-def judge(
+def finalize(
     uri: str,
-    config: Config,
-    learner: Learner,
-    plan: EpochSampler,
+    setup: FitSetup,
+    *,
     checkpoints: Checkpoints,
     state: Checkpoint,
-    hooks: Hooks,
+    callbacks: FitCallbacks,
+    found: Features | None,
 ) -> None:
-    """Has the best epoch answer for `val` and `test`; the first worker writes the run's outcome.
+    """Predicts `val` and `test` with the best epoch's weights; writes the bundle and the outcome.
 
-    `test` is left out where there are no rows. The learner holds the best weights afterwards.
+    Every worker predicts its rows, the first one writes below the run's `uri`. `test` is left out
+    where it has no rows. `found` are the features that the fit read. The learner holds the best
+    weights afterwards.
     """
-    learner.tail.load_state_dict(checkpoints.read(state.best).judged)
-    manifest = plan.manifest
-    evaluator = SplitEvaluator(config, learner, plan)
-    answers = {
-        split: hooks.gather(evaluator(split)) for split in ("val", "test") if manifest.rows(split)
+    learner, plan = setup.learner, setup.plan
+    learner.tail.load_state_dict(checkpoints.read(state.best).best_weights)
+    evaluate = SplitEvaluator(setup.config, learner, plan, found=found)
+    parts = {
+        split: callbacks.gather(evaluate(split))
+        for split in ("val", "test")
+        if plan.manifest.rows(split)
     }
     if plan.rank == 0:
-        _write_outcome(uri, config, plan, learner, state, answers)
+        _write(uri, setup, state=state, parts=parts)
 
 
-def _write_outcome(
+@dataclass(frozen=True)
+class _Calibrated:
+    """Predictions of each split after temperature scaling, and the temperature."""
+
+    temperature: float
+    splits: dict[str, Predictions]
+
+
+def _write(
     uri: str,
-    config: Config,
-    plan: EpochSampler,
-    learner: Learner,
+    setup: FitSetup,
+    *,
     state: Checkpoint,
-    answers: dict[str, list[SplitPredictions]],
+    parts: dict[str, list[SplitPredictions]],
 ) -> None:
-    """The bundle of the weights that the learner holds, its predictions, the outcome."""
-    manifest = plan.manifest
-    raw = {
-        split: gather([part.predictions for part in parts], manifest.rows(split))
-        for split, parts in answers.items()
-    }
-    temperature = calibration.fit_temperature(raw["val"])
-    final = {
-        split: Predictions(rows.ids, rows.labels, _calibrated(rows, temperature))
-        for split, rows in raw.items()
-    }
-    for split, rows in final.items():
+    """Writes the predictions, the bundle of the weights that the learner holds, and the outcome."""
+    manifest, config = setup.plan.manifest, setup.config
+    final = _calibrate(setup, parts)
+    for split, rows in final.splits.items():
         path = storage.join(uri, "predictions", f"{split}.parquet")
         storage.write_bytes(path, encode(rows))
-    test = None
-    if "test" in final:
-        found = final["test"]
+    test: Scores | None = None
+    if "test" in final.splits:
+        found = final.splits["test"]
         test = metrics.evaluate(found.probabilities, found.labels, manifest.classes)
-    best = state.history[state.best]
-    weights = pretrained.load(config.model.weights, config.storage)
-    first = torch.cat([part.probabilities for part in answers["val"]])
-    pooled = torch.cat([part.pooled for part in answers["val"]])
-    info = bundle.BundleInfo(
-        name=str(config.name),
-        classes=manifest.classes,
-        unfrozen_layers=config.model.unfrozen_layers,
-        image_size=config.data.image_size,
-        mean=weights.mean,
-        std=weights.std,
-        weights={"source": weights.source, "sha256": weights.sha256},
-        temperature=temperature,
-        uncertain_below=calibration.uncertain_below(final["val"], config.train.certain_accuracy),
-        baseline=baseline.measure(calibrate(first, temperature), pooled),
-        test_flips=config.model.test_flips,
-        metrics={"val": best.val.to_dict(), "test": test.to_dict() if test else None},
-        manifest_digest=manifest.digest,
-        config=config.to_dict(),
-        versions=bundle.software_versions(),
-        cost={"train_seconds": sum(epoch.seconds for epoch in state.history)},
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )  # fmt: skip
-    bundle.save(storage.join(uri, "bundle"), info, learner.network)
+    info = _describe_bundle(setup, state=state, final=final, val=parts["val"], test=test)
+    bundle.save(storage.join(uri, "bundle"), info, setup.learner.network)
     outcome = Outcome(
         history=state.history,
         best=state.best,
@@ -110,14 +93,75 @@ def _write_outcome(
     storage.write_json(storage.join(uri, OUTCOME_FILE), outcome.to_dict())
 
 
-def _calibrated(rows: Predictions, temperature: float) -> Any:
+def _calibrate(setup: FitSetup, parts: dict[str, list[SplitPredictions]]) -> _Calibrated:
+    """Joins the workers' predictions and scales them by the temperature that fits `val`."""
+    raw = {
+        split: gather([part.predictions for part in found], setup.plan.manifest.rows(split))
+        for split, found in parts.items()
+    }
+    temperature = calibration.fit_temperature(raw["val"])
+    splits = {
+        split: Predictions(rows.ids, rows.labels, _scale(rows, temperature))
+        for split, rows in raw.items()
+    }
+    return _Calibrated(temperature, splits)
+
+
+def _scale(rows: Predictions, temperature: float) -> Any:
     return calibrate(torch.from_numpy(rows.probabilities), temperature).numpy()
 
 
-def conclude(
-    config: Config, kind: Kind, *, uri: str, outcome: Outcome, seconds: float
+def _describe_bundle(
+    setup: FitSetup,
+    *,
+    state: Checkpoint,
+    final: _Calibrated,
+    val: list[SplitPredictions],
+    test: Scores | None,
+) -> bundle.BundleInfo:
+    config, manifest = setup.config, setup.plan.manifest
+    weights = pretrained.load(config.model.weights, config.storage)
+    probabilities = torch.cat([part.probabilities for part in val])
+    pooled = torch.cat([part.pooled for part in val])
+    uncertain = calibration.uncertain_below(final.splits["val"], config.train.certain_accuracy)
+    return bundle.BundleInfo(
+        name=str(config.name),
+        classes=manifest.classes,
+        unfrozen_layers=config.model.unfrozen_layers,
+        image_size=config.data.image_size,
+        mean=weights.mean,
+        std=weights.std,
+        weights={"source": weights.source, "sha256": weights.sha256},
+        temperature=final.temperature,
+        uncertain_below=uncertain,
+        baseline=baseline.measure(calibrate(probabilities, final.temperature), pooled),
+        test_flips=config.model.test_flips,
+        metrics={
+            "val": state.history[state.best].val.to_dict(),
+            "test": test.to_dict() if test else None,
+        },
+        manifest_digest=manifest.digest,
+        config=config.to_dict(),
+        versions=bundle.software_versions(),
+        cost={"train_seconds": sum(epoch.seconds for epoch in state.history)},
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def read_outcome(uri: str) -> Outcome:
+    """Reads the outcome that `finalize` wrote below a run's URI. Raises NotFoundError."""
+    return Outcome.from_dict(storage.read_json(storage.join(uri, OUTCOME_FILE)))
+
+
+def register_result(
+    config: Config,
+    outcome: Outcome,
+    *,
+    kind: Kind,
+    uri: str,
+    seconds: float,
 ) -> run.Result:
-    """Registers the run's bundle and writes its result."""
+    """Registers the bundle below a run's `uri` and writes the result of the run and its seconds."""
     bundle_uri = storage.join(uri, "bundle")
     version = registry.register(config.storage, str(config.name), bundle_uri)
     result = run.Result(

@@ -1,15 +1,16 @@
 """The training loop: one process's part of a fit, wherever it runs.
 
-A worker of a TorchTrainer, a trial of a search and a test run the same `fit`; what differs is in
-`Hooks`. The numbers do not depend on how many workers share a batch: the loss is the mean over all
-rows of the batch, and the dropout masks are drawn for the whole batch.
+A worker of a TorchTrainer, a trial of a search and a test run the same `fit`, each with its own
+`FitCallbacks`. The numbers do not depend on how many workers share a batch: the loss is the mean
+over all rows of the batch, and the dropout masks are drawn for the whole batch.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
@@ -31,48 +32,45 @@ from rtl.model.pretrained import Pretrained
 from rtl.runs.records import Epoch
 from rtl.training.checkpoint import Checkpoint
 from rtl.training.optimizer import (
-    lr_factor,
     make_average,
     make_optimizer,
+    make_schedule,
     planned_epochs,
     planned_steps,
+    restore_optimizer,
 )
-from rtl.training.regularization import (
-    draw_flips,
-    dropout_mask,
-    flip,
-    mixup_shares,
-    neighbours,
-    soft_targets,
-)
+from rtl.training.regularization import augment, own_dropout_mask, soft_targets
 
 T = TypeVar("T")
 
+Clock = Callable[[], float]
+"""Returns monotonic seconds."""
 
-class Hooks:
-    """What a fit needs from where it runs; as it stands, one process on its own that tells nobody.
 
-    A worker of a TorchTrainer and a trial of a search each override what they have.
+class FitCallbacks:
+    """Connects a fit to its surroundings; these defaults are those of one process on its own.
+
+    A worker of a TorchTrainer and a trial of a search override what they need.
     """
 
     def report(self, epoch: Epoch) -> None:
-        """Called in every process after each epoch, its checkpoint being committed."""
+        """Receives each epoch, in every process, once its checkpoint is committed."""
 
     def progress(self, epoch: int, rows: int, total: int) -> None:
-        """Called after each step: the epoch, its rows so far over all workers, and all of them."""
+        """Receives, after each step, the epoch, its rows so far over all workers, and all rows."""
 
     def save(self, checkpoint: Checkpoint, val: Predictions) -> None:
         """Commits a checkpoint; called in every process, with equal content.
 
-        `val` is what the tail says of all rows of `val` after the checkpoint's last epoch.
+        `val` holds the predictions for all rows of `val` after the checkpoint's last epoch.
         """
 
     def gather(self, value: T) -> list[T]:
-        """Every process's value, in all of them, ordered by rank."""
+        """Returns every process's value, in all of them, ordered by rank."""
         return [value]
 
     def wrap(self, tail: nn.Module) -> nn.Module:
-        """Makes the tail average its gradients over the workers."""
+        """Returns a tail that averages its gradients over the workers."""
         return tail
 
 
@@ -80,7 +78,7 @@ class Learner:
     """A pretrained network cut for training: the folded frozen trunk and the trainable tail."""
 
     def __init__(
-        self, config: Config, num_classes: int, pretrained: Pretrained, device: torch.device
+        self, config: Config, pretrained: Pretrained, *, num_classes: int, device: torch.device
     ) -> None:
         plain = inception.build(num_classes, config.model.dropout)
         self.network = kernels.optimize_for_training(plain)
@@ -95,19 +93,19 @@ class Learner:
 
     @cached_property
     def frozen(self) -> kernels.InferenceNetwork:
-        """The trunk for inference; a fit on cached features never makes it."""
+        """The trunk for inference; a fit on cached features never builds it."""
         mean, std = self._pretrained.mean, self._pretrained.std
         return kernels.optimize_for_inference(
             self._trunk, device=self.device, dtype=self.dtype, mean=mean, std=std
         )
 
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What the tail sees, in `dtype`: of uint8 images the trunk's output, else the features."""
+        """Input of the tail, in `dtype`: the trunk's output for uint8 images, else the features."""
         inputs = devices.to_device(inputs, self.device)
         if inputs.dtype == torch.uint8:
             inputs = self.frozen(inputs)
             if len(self._trunk):
-                # Features are cached in bf16: rounded here as well, both kinds of fit are equal.
+                # Cached features are bf16; rounding here makes fits on images equal to theirs.
                 inputs = inputs.to(torch.bfloat16)
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -115,7 +113,7 @@ class Learner:
         return inputs.clone() if inputs.is_inference() else inputs
 
     def logits(self, features: torch.Tensor, tail: nn.Module | None = None) -> torch.Tensor:
-        """fp32 (N, C), by the tail or by what wraps it."""
+        """Logits, fp32 (N, C), by the tail or by a module that wraps it."""
         with devices.autocast(self.device, self.dtype):
             output: torch.Tensor = (tail or self.tail)(features)
         return output.float()
@@ -123,9 +121,10 @@ class Learner:
     def predictor(
         self, flips: Flips, *, unfrozen_layers: int | None = None, threads: int = 1
     ) -> Predictor:
-        """The network with the tail as it is now, as it will be served, uncalibrated.
+        """Returns the network with the tail as it is now, as it will be served, uncalibrated.
 
-        Of images, or of this learner's features at its own cut.
+        It takes images, or with `unfrozen_layers` this learner's features at its own cut. On a CPU
+        `threads` cores compute, each images of its own.
         """
         mean, std = self._pretrained.mean, self._pretrained.std
         return Predictor(
@@ -134,10 +133,7 @@ class Learner:
         )  # fmt: skip
 
     def predict(self, batches: Iterator[Batch], tail: nn.Module | None = None) -> Predictions:
-        """Probabilities of all rows of one process, in fp32.
-
-        By the tail, or by another one of its kind.
-        """
+        """Predicts all rows of one process, in fp32, by the tail or by a copy of it."""
         tail = tail or self.tail
         tail.eval()
         ids: list[str] = []
@@ -155,138 +151,188 @@ class Learner:
         return Predictions(ids, np.concatenate(labels), np.concatenate(probabilities))
 
 
-class Waited:
-    """Batches, and how long they were waited for."""
+@dataclass(frozen=True, eq=False)
+class FitSetup:
+    """One process's network and rows for a fit."""
 
-    def __init__(self, batches: Iterator[Batch]) -> None:
+    config: Config
+    learner: Learner
+    plan: EpochSampler
+    source: BatchSource
+
+
+class Waited:
+    """Iterates over batches and measures the seconds that were spent waiting for them."""
+
+    def __init__(self, batches: Iterator[Batch], clock: Clock = time.monotonic) -> None:
         self._batches = batches
+        self._clock = clock
         self.seconds = 0.0
-        """So far, from asking for a batch until it was there."""
+        """Total time so far from asking for a batch until it was there."""
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches as they come."""
+        """Yields the batches."""
         while True:
-            asked = time.monotonic()
+            asked = self._clock()
             batch = next(self._batches, None)
-            self.seconds += time.monotonic() - asked
+            self.seconds += self._clock() - asked
             if batch is None:
                 return
             yield batch
 
 
 def fit(
-    learner: Learner,
-    source: BatchSource,
-    plan: EpochSampler,
-    config: Config,
-    hooks: Hooks,
+    setup: FitSetup,
+    callbacks: FitCallbacks,
+    *,
     start: Checkpoint | None = None,
+    clock: Clock = time.monotonic,
 ) -> Checkpoint:
-    """Trains until the last epoch, or until its minutes or its patience end.
+    """Trains until the last epoch, or until `train.minutes` or `train.patience` end it.
 
-    `start` is where an earlier fit stopped. Returns the last state. Raises TrainingError for a loss
-    that is no number.
+    `start` is the checkpoint that a resumed fit goes on from. Returns the last state. Raises
+    TrainingError for a loss that is not finite.
     """
-    manifest, settings = plan.manifest, config.train
-    optimizer = make_optimizer(learner.tail, config.optimizer)
-    weights = class_weights(manifest.counts["train"], settings.class_weights)
-    if start is not None:
-        learner.tail.load_state_dict(start.tail)
-        optimizer.load_state_dict(start.optimizer)
-    average = make_average(learner.tail, settings.ema) if settings.ema else None
-    if start is not None and average is not None:
-        average.module.load_state_dict(start.judged)
-        average.n_averaged.fill_(len(start.history) * plan.steps)
-    judged = average.module if average else learner.tail
-    tail = hooks.wrap(learner.tail)
+    settings = setup.config.train
+    run = _Fit(setup, callbacks, start=start, clock=clock)
     state = start
     while not finished(state, settings):
-        history = state.history if state else ()
-        epoch, started = len(history), time.monotonic()
-        total_steps = planned_steps(history, settings, plan.steps)
-        steps = min(plan.steps, total_steps - epoch * plan.steps)
-        inception.set_train_mode(learner.tail, config.model.batch_norm)
-        losses, rows = Mean(), 0
-        batches = Waited(source.train_batches(epoch, steps))
-        for step, batch in enumerate(batches):
-            number = epoch * plan.steps + step
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * lr_factor(
-                    number, total_steps, config.optimizer.warmup_fraction
-                )
-            loss = training_step(learner, tail, optimizer, batch, weights, plan, config, number)
-            if average:
-                average.update_parameters(learner.tail)
-            losses.add(loss, len(batch))
-            rows += plan.global_rows(step)
-            hooks.progress(epoch, rows, min(plan.rows, steps * plan.batch_size))
-        trained_s = time.monotonic() - started
-        predictions = gather(
-            hooks.gather(learner.predict(source.rows_of("val", epoch), tail=judged)),
-            manifest.rows("val"),
-        )
-        parts, seconds = zip(*hooks.gather((losses, time.monotonic() - started)), strict=True)
-        done = Epoch(
-            epoch=epoch,
-            train_loss=_merge(parts).value,
-            lr=optimizer.param_groups[0]["lr"],
-            val=metrics.evaluate(predictions.probabilities, predictions.labels, manifest.classes),
-            seconds=max(seconds),  # the same in all processes: the number of epochs may follow it
-            rows_per_s=rows / trained_s,
-            stall_seconds=batches.seconds,
-            share=steps / plan.steps,
-        )
-        history = (*history, done)
-        state = Checkpoint(
-            history, best_epoch(history, settings.metric),
-            learner.tail.state_dict(), optimizer.state_dict(),
-            average.module.state_dict() if average else {},
-        )  # fmt: skip
-        hooks.save(state, predictions)
-        hooks.report(done)
+        state = run.epoch(state.history if state else ())
     if state is None:
         raise TrainingError(f"train.epochs is {settings.epochs}; at least 1 is needed.")
     return state
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """The training part of one epoch."""
+
+    losses: Mean
+    """Mean loss over this worker's rows, in nats."""
+    lr: float
+    """The head's learning rate at the last step."""
+    rows_per_s: float
+    stall_seconds: float
+    share: float
+    """Share of the epoch's steps that were taken."""
+
+
+class _Fit:
+    """A fit that is going on: the optimizer, the moving average, and one epoch after another."""
+
+    def __init__(
+        self, setup: FitSetup, callbacks: FitCallbacks, *, start: Checkpoint | None, clock: Clock
+    ) -> None:
+        config, learner = setup.config, setup.learner
+        settings = config.train
+        self._setup = setup
+        self._callbacks = callbacks
+        self._clock = clock
+        self._optimizer = make_optimizer(learner.tail, config.optimizer)
+        self._weights = class_weights(setup.plan.manifest.counts["train"], settings.class_weights)
+        if start is not None:
+            learner.tail.load_state_dict(start.tail)
+            restore_optimizer(self._optimizer, start.optimizer)
+        self._average = make_average(learner.tail, settings.ema) if settings.ema else None
+        if start is not None and self._average is not None:
+            self._average.module.load_state_dict(start.best_weights)
+            self._average.n_averaged.fill_(len(start.history) * setup.plan.steps)
+        self._tail = callbacks.wrap(learner.tail)
+
+    def epoch(self, history: tuple[Epoch, ...]) -> Checkpoint:
+        """Trains and evaluates the epoch that follows `history`, commits it and reports it."""
+        started = self._clock()
+        trained = self._train(history)
+        predictions = self._predict_val(len(history))
+        gathered = self._callbacks.gather((trained.losses, self._clock() - started))
+        losses, seconds = zip(*gathered, strict=True)
+        classes = self._setup.plan.manifest.classes
+        done = Epoch(
+            epoch=len(history),
+            train_loss=_merge(losses).value,
+            lr=trained.lr,
+            val=metrics.evaluate(predictions.probabilities, predictions.labels, classes),
+            seconds=max(seconds),  # equal in all processes, which plan their epochs from it
+            rows_per_s=trained.rows_per_s,
+            stall_seconds=trained.stall_seconds,
+            share=trained.share,
+        )
+        state = self._checkpoint((*history, done))
+        self._callbacks.save(state, predictions)
+        self._callbacks.report(done)
+        return state
+
+    def _train(self, history: tuple[Epoch, ...]) -> _Trained:
+        """Takes the steps of one epoch, or those that `train.minutes` leave of it."""
+        config, plan = self._setup.config, self._setup.plan
+        epoch, started = len(history), self._clock()
+        total_steps = planned_steps(history, config.train, plan.steps)
+        steps = min(plan.steps, total_steps - epoch * plan.steps)
+        inception.set_train_mode(self._setup.learner.tail, config.model.batch_norm)
+        first = epoch * plan.steps
+        schedule = make_schedule(
+            self._optimizer, config.optimizer, step=first, total_steps=total_steps
+        )
+        losses, rows, lr = Mean(), 0, math.nan
+        batches = Waited(self._setup.source.train_batches(epoch, steps), self._clock)
+        for step, batch in enumerate(batches):
+            lr = float(schedule.get_last_lr()[0])
+            loss = training_step(
+                self._setup, batch, number=first + step, tail=self._tail,
+                optimizer=self._optimizer, weights=self._weights,
+            )  # fmt: skip
+            schedule.step()
+            if self._average:
+                self._average.update_parameters(self._setup.learner.tail)
+            losses.add(loss, len(batch))
+            rows += plan.global_rows(step)
+            self._callbacks.progress(epoch, rows, min(plan.rows, steps * plan.batch_size))
+        seconds = self._clock() - started
+        return _Trained(losses, lr, rows / seconds, batches.seconds, steps / plan.steps)
+
+    def _predict_val(self, epoch: int) -> Predictions:
+        """Predicts all rows of `val`, over all workers, by the weights that may become the best."""
+        learner, source = self._setup.learner, self._setup.source
+        tail = self._average.module if self._average else learner.tail
+        own = learner.predict(source.rows_of("val", epoch), tail=tail)
+        return gather(self._callbacks.gather(own), self._setup.plan.manifest.rows("val"))
+
+    def _checkpoint(self, history: tuple[Epoch, ...]) -> Checkpoint:
+        return Checkpoint(
+            history, best_epoch(history, self._setup.config.train.metric),
+            self._setup.learner.tail.state_dict(), self._optimizer.state_dict(),
+            self._average.module.state_dict() if self._average else {},
+        )  # fmt: skip
+
+
 def training_step(
-    learner: Learner,
+    setup: FitSetup,
+    batch: Batch,
+    *,
+    number: int,
     tail: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch: Batch,
     weights: torch.Tensor,
-    plan: EpochSampler,
-    config: Config,
-    number: int,
 ) -> float:
-    """Step `number` of a fit; the sum of the losses over this worker's rows, in nats.
+    """Takes step `number` of a fit; returns the sum of the losses over this worker's rows, in nats.
 
-    `weights` are the classes', from `class_weights`. Raises TrainingError for a loss that is no
-    number.
+    `tail` is the learner's, or what wraps it; `weights`, fp32 (C,), are those of `class_weights`.
+    Raises TrainingError for a loss that is not finite.
     """
+    config, learner, plan = setup.config, setup.learner, setup.plan
     epoch, step = divmod(number, plan.steps)
-    features = learner.features(batch.inputs)
-    settings = config.train
-    first = plan.rank * (plan.batch_size // plan.num_ranks)
-    own = slice(first, first + len(batch))  # of what is drawn for the whole batch
     dropout = learner.tail.get_submodule("dropout")
     if isinstance(dropout, inception.Dropout) and dropout.p:
-        mask = dropout_mask(plan.batch_size, dropout.p, settings.seed, number)
-        dropout.mask = devices.to_device(mask[own], learner.device)
+        seed = config.train.seed
+        mask = own_dropout_mask(plan, len(batch), p=dropout.p, seed=seed, step=number)
+        dropout.mask = devices.to_device(mask, learner.device)
     targets = soft_targets(
-        batch.labels, batch.confidence, learner.num_classes, settings.label_smoothing
-    )
+        batch.labels, batch.confidence, num_classes=learner.num_classes,
+        smoothing=config.train.label_smoothing,
+    )  # fmt: skip
     targets = devices.to_device(targets * weights[batch.labels, None], learner.device)
-    if settings.flip_features != "none" and epoch and features.ndim == 4:
-        drawn = draw_flips(plan.batch_size, settings.flip_features, settings.seed, number)
-        features = flip(features, settings.flip_features, drawn[own])
-    if settings.mixup:
-        shares = mixup_shares(plan.batch_size, settings.mixup, settings.seed, number)[own]
-        share = devices.to_device(torch.from_numpy(shares), learner.device)
-        other = neighbours(len(batch))
-        kept = share.view(-1, *[1] * (features.ndim - 1))
-        features = features * kept + features[other] * (1 - kept)
-        targets = targets * share[:, None] + targets[other] * (1 - share[:, None])
+    features = learner.features(batch.inputs)
+    features, targets = augment(features, targets, config.train, plan=plan, step=number)
     logits = learner.logits(features, tail)
     total = -(targets * logits.log_softmax(dim=1)).sum()
     # Averaged over the workers, the gradient is that of the mean over all rows of the batch.
@@ -305,12 +351,12 @@ def training_step(
 
 
 def best_epoch(history: tuple[Epoch, ...], metric: str) -> int:
-    """The epoch with the highest `val` score, of equals that with the lowest log loss."""
+    """Number of the epoch with the best `val` score; on a tie the lowest log loss wins."""
     return max(history, key=lambda e: (e.val.score(metric), -e.val.log_loss)).epoch
 
 
 def finished(state: Checkpoint | None, config: TrainConfig) -> bool:
-    """Whether all epochs are done, or `patience` of them brought no better score."""
+    """Tells whether all epochs are done, or `patience` of them brought no better score."""
     if state is None:
         return False
     done = len(state.history)
@@ -320,7 +366,10 @@ def finished(state: Checkpoint | None, config: TrainConfig) -> bool:
 
 
 def class_weights(counts: tuple[int, ...], policy: str) -> torch.Tensor:
-    """fp32 (C,), with mean 1 over the training rows. Raises DataError for a class without any."""
+    """Returns fp32 (C,) loss weights, with mean 1 over the training rows.
+
+    `counts` are the training rows of each class. Raises DataError for a class without any.
+    """
     shares = np.array(counts, np.float64)
     if (shares == 0).any():
         missing = int((shares == 0).argmax())

@@ -1,13 +1,14 @@
-"""AdamW for a tail: who learns how fast, how the rate rises and falls, the mean of the weights."""
+"""AdamW for a tail: learning rates by layer, their schedule, the moving average of the weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from rtl.config.schema import OptimizerConfig, TrainConfig
@@ -17,23 +18,26 @@ from rtl.model.kernels import torch_private
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 _LEAST_PART = 0.2
-"""Of an epoch: a smaller last part is not worth its validation."""
+"""Smallest part of an epoch that is worth its validation, at the end of a fit."""
 
 
-class Paced(Protocol):
-    """An epoch, as far as it tells the pace of a fit."""
+class Timed(Protocol):
+    """An epoch whose duration is known."""
 
     @property
     def seconds(self) -> float:
-        """That it took."""
+        """Duration of the epoch."""
 
     @property
     def share(self) -> float:
-        """Of its steps, that were taken: below 1 in the last epoch of a fit alone."""
+        """Share of its steps that were taken; below 1 only in the last epoch of a fit."""
 
 
 def make_optimizer(tail: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW in groups: a block or the head each, BatchNorm and biases without weight decay."""
+    """Makes AdamW with a group for each block and the head; BatchNorm and biases do not decay.
+
+    Each group's `lr` is its peak rate: `make_schedule` scales it.
+    """
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in tail.named_parameters():
         groups.setdefault((name.split(".")[0], parameter.ndim > 1), []).append(parameter)
@@ -41,8 +45,7 @@ def make_optimizer(tail: nn.Module, config: OptimizerConfig) -> torch.optim.Adam
         [
             {
                 "params": parameters,
-                "lr": config.lr,
-                "peak": config.lr * _lr_share(part, config),
+                "lr": config.lr * _lr_share(part, config),
                 "weight_decay": config.weight_decay if decay else 0.0,
             }
             for (part, decay), parameters in groups.items()
@@ -51,19 +54,44 @@ def make_optimizer(tail: nn.Module, config: OptimizerConfig) -> torch.optim.Adam
     )
 
 
+def make_schedule(
+    optimizer: torch.optim.Optimizer, config: OptimizerConfig, *, step: int, total_steps: int
+) -> LambdaLR:
+    """Makes the schedule of a fit of `total_steps`, at its step number `step`.
+
+    It sets the rates at once. A fit whose end moves, by `train.minutes`, makes another one.
+    """
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    warmup = config.warmup_fraction
+
+    def factor(number: int) -> float:
+        return lr_factor(number, total_steps, warmup)
+
+    return LambdaLR(optimizer, factor, last_epoch=step - 1)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads a checkpoint's optimizer state; the peak rates stay those of the config."""
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        group["lr"] = group["initial_lr"] = peak
+
+
 def _lr_share(part: str, config: OptimizerConfig) -> float:
-    """Of the head's learning rate: 1 for itself, less for each block further from it."""
+    """Share of the head's learning rate: 1 for the head, less for each block further from it."""
     if part not in inception.BLOCKS:
         return 1.0
     after = len(inception.BLOCKS) - 1 - inception.BLOCKS.index(part)
     return float(config.tail_lr_factor * config.layer_decay**after)
 
 
-def planned_epochs(history: Sequence[Paced], config: TrainConfig) -> float:
-    """How many epochs a fit has in all, as it stands after those of `history`.
+def planned_epochs(history: Sequence[Timed], config: TrainConfig) -> float:
+    """Total number of epochs of a fit, as planned after those of `history`.
 
-    `train.epochs`, or fewer, where `train.minutes` end before at the mean pace so far: then the
-    last one is a part of an epoch, of a fifth at least.
+    `train.epochs`, or fewer where `train.minutes` end sooner at the mean duration so far. The last
+    epoch may then be a part of one, a fifth at least.
     """
     if config.minutes is None or not history:
         return config.epochs
@@ -76,8 +104,8 @@ def planned_epochs(history: Sequence[Paced], config: TrainConfig) -> float:
     return min(config.epochs, max(fitting, done))
 
 
-def planned_steps(history: Sequence[Paced], config: TrainConfig, steps: int) -> int:
-    """The same in steps, of which a whole epoch has `steps`."""
+def planned_steps(history: Sequence[Timed], config: TrainConfig, steps: int) -> int:
+    """Returns `planned_epochs` in steps, of which a whole epoch has `steps`."""
     return math.ceil(planned_epochs(history, config) * steps)
 
 
@@ -90,14 +118,14 @@ def lr_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
 
 
 def make_average(tail: nn.Module, decay: float) -> AveragedModel:
-    """The exponential moving average of a tail's weights and BatchNorm statistics over the steps.
+    """Makes the exponential moving average of a tail's weights and BatchNorm statistics.
 
-    The first steps count less, so that it forgets the start: the decay after n steps is the
+    The decay starts low, so that the average forgets the first steps: after n steps it is the
     smaller of `decay` and (1 + n) / (10 + n), as in TensorFlow's ExponentialMovingAverage.
     """
 
     def mean(averaged: Tensors, current: Tensors, updates: torch.Tensor | int) -> None:
-        """Of tensors of one dtype, in place."""
+        """Averages tensors of one dtype, in place."""
         steps = int(updates)
         share = 1 - min(decay, (1 + steps) / (10 + steps))
         if averaged[0].is_floating_point():

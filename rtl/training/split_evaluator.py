@@ -17,8 +17,8 @@ import torch
 from rtl.config.tree import Config
 from rtl.data.batches import Batch, EpochSampler, ImageReader, InMemorySource
 from rtl.evaluation.predictions import Predictions, gather
-from rtl.feature_extraction import cache, extraction
-from rtl.feature_extraction.cache import FeatureReader
+from rtl.feature_extraction.cache import Features
+from rtl.feature_extraction.trunk import open_reader
 from rtl.model import device
 from rtl.model.inference import Output
 from rtl.training.loop import Learner
@@ -44,18 +44,20 @@ class SplitEvaluator:
     On CPUs each core computes images of its own.
     """
 
-    def __init__(self, config: Config, learner: Learner, plan: EpochSampler) -> None:
+    def __init__(
+        self, config: Config, learner: Learner, plan: EpochSampler, *, found: Features | None
+    ) -> None:
+        """`found` are the features that the fit read, None of a fit on images."""
         self._learner = learner
         self._images: InMemorySource | None = InMemorySource(
             plan, ImageReader(plan.manifest, config.data)
         )
         self._features: InMemorySource | None = None
         flips, k = config.model.test_flips, config.model.unfrozen_layers
-        found = cache.find(config, plan.manifest)
         # Features are in bf16: rounded, where they were computed in another dtype.
         if found is not None and learner.dtype is torch.bfloat16:
-            repair = extraction.Repair(config, plan.manifest, found)
-            self._features = InMemorySource(plan, FeatureReader(found, False, repair))
+            reader = open_reader(config, plan.manifest, found, keep=False)
+            self._features = InMemorySource(plan, reader)
             if flips == "none":
                 self._images = None
         self._predictor = learner.predictor(

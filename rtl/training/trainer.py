@@ -1,4 +1,4 @@
-"""Workers of a TorchTrainer: how they are started, and what their parts of one fit share."""
+"""The workers of a TorchTrainer: starts them, and connects the parts of their common fit."""
 
 from __future__ import annotations
 
@@ -14,23 +14,19 @@ from torch import nn
 from rtl.config.tree import Config
 from rtl.errors import ResourceError, TrainingError
 from rtl.runtime import capacity, ray_private, session
-from rtl.training.loop import Hooks
+from rtl.training.loop import FitCallbacks
 
 T = TypeVar("T")
 
 _ATTEMPT_S = 60.0
-"""That Ray Train waits for its workers' places before it gives up and tries again."""
+"""Seconds that Ray Train waits for its workers' places before it gives up and tries again."""
 
 
-def launch(
-    worker: Callable[[dict[str, Any]], None],
-    about: dict[str, Any],
-    config: Config,
-) -> None:
-    """Runs `worker(about)` in each of `train.workers` processes until all have returned.
+def launch(worker: Callable[[T], None], task: T, *, config: Config) -> None:
+    """Runs `worker(task)` in each of `train.workers` processes until all have returned.
 
-    Raises TrainingError, with the last line of what ended it, where a worker failed: whether to
-    start them again is for the caller to say. ResourceError where the workers found no places
+    Raises TrainingError, with the last line of its cause, where a worker failed: whether to start
+    them again is for the caller to decide. Raises ResourceError where the workers found no places
     within `capacity.patience` in all, and KeyboardInterrupt after SIGINT.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -40,11 +36,11 @@ def launch(
     settings = config.train
     attempts = max(1, math.ceil(capacity.patience() / _ATTEMPT_S))
     cpus = settings.cpus_per_worker or 1
-    # Ray's own records: its checkpoints are not used, so they need not outlive the attempt.
+    # Holds Ray's own records; its checkpoints are not used, so they need not outlive the attempt.
     folder = tempfile.mkdtemp(prefix="rtl-train-")
     trainer = TorchTrainer(
-        worker,
-        train_loop_config=about,
+        _run_worker,
+        train_loop_config={"worker": worker, "task": task},
         scaling_config=ScalingConfig(
             num_workers=settings.workers,
             use_gpu=bool(settings.gpus_per_worker),
@@ -55,8 +51,8 @@ def launch(
             name="attempt",
             storage_path=folder,
             failure_config=FailureConfig(  # type: ignore[call-arg]
-                max_failures=0,  # it does not tell a lost worker from an error that comes again
-                # By default it tries for ever.
+                max_failures=0,  # Ray does not tell a lost worker from a permanent error
+                # By default Ray tries for ever.
                 controller_failure_limit=attempts - 1,
             ),
             worker_runtime_env=session.runtime_env(cpus),
@@ -66,7 +62,7 @@ def launch(
         ray_private.drop_placement_group_cleaner(trainer)
         trainer.fit()
     except ControllerError as error:
-        raise _no_places(config, cpus, attempts, error) from error
+        raise _explain_controller(error, config, attempts=attempts) from error
     except TrainingFailedError as error:
         raise TrainingError(str(error).strip().splitlines()[-1]) from error
     except SystemExit:  # what Ray Train's own handler makes of Ctrl-C once its workers have ended
@@ -75,21 +71,27 @@ def launch(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _no_places(config: Config, cpus: int, attempts: int, error: Any) -> Exception:
-    """What to raise where Ray Train's controller, and no worker, ended a fit."""
+def _run_worker(loop_config: dict[str, Any]) -> None:
+    """Unpacks `launch`'s arguments, which Ray Train hands over as a dict."""
+    loop_config["worker"](loop_config["task"])
+
+
+def _explain_controller(error: Any, config: Config, *, attempts: int) -> Exception:
+    """Makes the error to raise where Ray Train's controller, and no worker, ended a fit."""
     if not isinstance(error.controller_failure, ray_private.worker_startup_errors()):
         return TrainingError(str(error).strip().splitlines()[-1])
     settings = config.train
     return ResourceError(
-        f"{settings.workers} workers x {cpus} CPUs and {settings.gpus_per_worker} GPUs could not "
-        f"be started; {attempts} attempts of up to {_ATTEMPT_S:g} s are made. "
-        f"{capacity.describe_free()} Add the node that is lost, or end what holds the rest; then "
-        "go on with --resume. Or ask for fewer with train.workers or train.cpus_per_worker."
+        f"{settings.workers} workers x {settings.cpus_per_worker or 1} CPUs and "
+        f"{settings.gpus_per_worker} GPUs could not be started; {attempts} attempts of up to "
+        f"{_ATTEMPT_S:g} s are made. {capacity.describe_free()} Add the node that is lost, or end "
+        "what holds the rest; then go on with --resume. Or ask for fewer with train.workers or "
+        "train.cpus_per_worker."
     )
 
 
-class GroupHooks(Hooks):
-    """What every worker of a group needs: its gradients averaged, its values gathered."""
+class DistributedCallbacks(FitCallbacks):
+    """Averages the gradients of a group of workers and gathers their values."""
 
     def __init__(self) -> None:
         import ray.train
@@ -99,7 +101,7 @@ class GroupHooks(Hooks):
         self.ranks: int = context.get_world_size()
 
     def gather(self, value: T) -> list[T]:
-        """See `Hooks`."""
+        """See `FitCallbacks`."""
         if self.ranks == 1:
             return [value]
         values: list[Any] = [None] * self.ranks
@@ -107,7 +109,7 @@ class GroupHooks(Hooks):
         return values
 
     def wrap(self, tail: nn.Module) -> nn.Module:
-        """See `Hooks`."""
+        """See `FitCallbacks`."""
         import ray.train.torch
 
         wrapped: nn.Module = ray.train.torch.prepare_model(tail)

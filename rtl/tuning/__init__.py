@@ -1,11 +1,12 @@
 """The search for the depth and the learning rate.
 
-search.py         `rtl search`: trials, finalists, the winner
-budget.py         a search that ends in a given time
+search.py         `rtl search`: rounds of trials, finalists, the winner
+rounds.py         the rounds of a search, with and without a time budget
+budget.py         plans a search that ends in a given time
 throughput.py     how fast the cluster is, measured for seconds
-proposals.py      the points that Optuna proposes
-sweep.py          trials under Ray Tune
-tracker.py        trials as Tune reports them to the driver
+proposals.py      the points: a grid, or what Optuna proposes
+sweep.py          one round of trials under Ray Tune
+tracker.py        the trials in the driver, as Tune reports them
 trial_process.py  one trial's process
 group_trial.py    a trial of several workers
 lr_find.py        `rtl lr-find`: where to search the learning rate

@@ -1,19 +1,19 @@
-"""A search within a time budget: what it can afford, planned from rates measured on the cluster.
+"""A search within a time budget: plans what it can afford, from rates measured on the cluster.
 
 Where all points can be fitted in full, they are. Else all are tried on a share of the rows for few
-epochs and the best of them are fitted on all rows: successive halving over rows and epochs
+epochs, and the best of them are fitted on all rows: successive halving over rows and epochs
 (Jamieson and Talwalkar 2016) with two rungs, since starting a rung again costs seconds. Where that
-leaves most depths too few epochs, no points are compared: one fit has all of a node's CPUs. The
-last round has as many epochs as its time allows at the pace that it turns out to have
-(`train.minutes`): rates measured for seconds may be half off. What is given up for the time is
-said.
+leaves most depths too few epochs, no points are compared: one fit has all of a node's CPUs.
+
+Rates measured for seconds may be half off, so the last round has as many epochs as fit into its
+time at the speed that it turns out to have (`train.minutes`). The plan names every trade-off.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,258 +29,274 @@ from rtl.runs.trials import Trial
 from rtl.tuning.throughput import PASS_RATE, START_SECONDS, Rates
 
 SAFETY = 0.9
-"""Share of the time that is planned before the trunk's pass; the rest is for the unforeseen."""
+"""Share of the time that is planned before the trunk's pass; the rest is a reserve."""
 
 SAFETY_BUILT = 0.95
-"""The same once the features are there."""
+"""Share of the time that is planned once the features are there."""
 
 SAFETY_PACE = 0.9
-"""Of the time of the last round, that its epochs may take: it may slow down, and the judgement with
-it. They use all of it, since the last one may be a part."""
+"""Share of the last round's time that its epochs may take: it and the winner's evaluation may slow
+down. The epochs use all of it, since the last one may be a part of one."""
 
 FORWARD_RATE = 10
-"""Rows that pass the tail in the time in which one is trained on: the optimizer's step included."""
+"""Rows that pass the tail in the time of one training row, the optimizer's step included."""
 
 FINAL_SHARE = 0.75
-"""Of two rounds' time, that the last one is planned to take: what it finds is what is kept."""
+"""Share of two rounds' time for the last one, whose result is kept."""
 
 VIEWS_SHARE = 0.25
-"""Of the time, that more than one view of an image may take."""
+"""Share of the time that more than one view of an image may take."""
 
 EPOCHS_PER_VIEW = 3
-"""That the winner is to be trained on each view, for another one to be worth its pass; where all
-epochs fit, the time is there anyway."""
+"""Epochs of the winner on each view for which another view is worth its pass. Where all epochs fit,
+there is time for the views anyway."""
 
 SHARES = (1.0, 0.5, 0.25, 0.125)
-"""Of the training rows, that the first round may take."""
+"""Shares of the training rows that the first round may use."""
 
 MIN_EPOCHS = 5
-"""Of a fit that may win: after fewer a deep fit is behind others."""
+"""Epochs of a fit that may win: after fewer a deep fit is behind others."""
 
 MIN_ROWS = 128
 """Rows of the first round at least: fewer do not tell points apart."""
 
 
 @dataclass(frozen=True)
-class Round:
+class PlannedRound:
     """Fits of one size."""
 
     rows: float
     """Share of the training rows."""
     epochs: int
-    """That the plan counts on; the last round has as many as its time allows."""
+    """Planned epochs; the last round has as many as its time allows."""
     points: int
-    """How many are fitted; 0 leaves the round out."""
+    """Number of fits; 0 leaves the round out."""
     seconds: float
-    """Predicted."""
+    """Predicted duration."""
     cpus: int | None = None
-    """Of each fit, where it is the only one; None leaves it at `train.cpus_per_worker`."""
+    """CPUs of the fit, where it is the only one; None leaves it at `train.cpus_per_worker`."""
 
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """What fits into the time."""
+    """The views, depths and rounds that fit into the time."""
 
     views: int
     depths: tuple[int, ...]
-    sweep: Round
-    final: Round
-    judging: float
-    """Predicted seconds in which the winner answers for `val` and `test`."""
-    given_up: tuple[str, ...]
-    """What the config asks for and the time does not allow in the rounds, a sentence each."""
-    narrowed: tuple[str, ...] = ()
-    """The same of what the trunk's pass leaves out: views and depths."""
+    sweep: PlannedRound
+    final: PlannedRound
+    evaluation: float
+    """Predicted seconds to evaluate the winner on `val` and `test`."""
+    tradeoffs: tuple[str, ...]
+    """Requests of the config that the rounds have no time for, a sentence each."""
+    extraction_tradeoffs: tuple[str, ...] = ()
+    """Views and depths that the config asks for and the pass leaves out, a sentence each."""
     flip_features: Flips = "none"
-    """Of the round that the winner comes from."""
+    """`train.flip_features` of the round that the winner comes from."""
 
     @property
     def epochs(self) -> int:
-        """That the winner is planned to have."""
+        """Planned epochs of the winner."""
         return self.final.epochs if self.final.points else self.sweep.epochs
 
 
-_NO_ROUND = Round(1.0, 0, 0, 0.0)
+_NO_ROUND = PlannedRound(1.0, 0, 0, 0.0)
 
 
 def make_plan(
-    config: Config, manifest: Manifest, rates: Rates, seconds: float, concurrent: int,
+    config: Config,
+    manifest: Manifest,
+    rates: Rates,
+    *,
+    seconds: float,
+    concurrent: int,
+    cached: Collection[int],
     built: bool,
-) -> BudgetPlan:  # fmt: skip
-    """What to do in `seconds`; `built` where the features are there already.
+) -> BudgetPlan:
+    """Plans a search that ends in `seconds`.
 
-    `concurrent` trials run side by side. Raises ConfigError for a budget in which not even one view
-    of each image passes the trunk and one epoch of one depth is trained, unless they are built.
+    `concurrent` trials run side by side, those of the depths in `cached` on cached features;
+    `built` tells that these are there. Raises ConfigError where they are not, and the time does not
+    suffice to pass one view of each image through the trunk and train one depth for an epoch.
     """
     safety = SAFETY_BUILT if built else SAFETY
-    train, val, test = (manifest.rows(split) for split in ("train", "val", "test"))
-    costs = _Costs(config, train, val, rates)
-    judging = START_SECONDS + (val + test) * _judged(config, manifest, rates)
-    left = safety * seconds - judging - START_SECONDS
-    views = config.features.views
-    narrowed: list[str] = []
-    if built:  # what was begun is ended: the fastest fit there is, were it too long
-        plan = _rounds(config, costs, max(left, 0.0), concurrent)
+    planner = _Planner(config, manifest, rates, concurrent=concurrent)
+    evaluation = planner.evaluation_seconds(cached)
+    left = safety * seconds - evaluation - START_SECONDS
+    if built:  # what was begun is ended, by the fastest fit there is even if that takes too long
+        views, plan = config.features.views, planner.rounds(max(left, 0.0))
     else:
-        rate = PASS_RATE * rates.trunk
-        affordable = math.floor((VIEWS_SHARE * safety * seconds * rate - val - test) / train)
-        need = (train + val + test) / rate + min(
-            costs.alone(k, 1) for k in config.search.unfrozen_layers
-        )
-        if need > left:
-            needed = (need + judging + START_SECONDS) / safety
-            enough = math.ceil((config.search.budget_minutes or 0.0) + (needed - seconds) / 60)
-            raise ConfigError(
-                f"The time budget leaves {seconds / 60:.1f} minutes from here. One view of {train} "
-                f"images at {rate:.0f} a second and one epoch of a fit need {needed / 60:.1f}. "
-                f"Give --budget {enough}m or more, or pack fewer images."
-            )
-
-        def after_pass(views: int) -> BudgetPlan:
-            return _rounds(config, costs, left - (views * train + val + test) / rate, concurrent)
-
-        views = max(1, min(views, affordable))
-        plan = after_pass(views)
-        while views > 1 and plan.epochs < min(config.train.epochs, EPOCHS_PER_VIEW * views):
-            views -= 1
-            plan = after_pass(views)
-        if views < config.features.views:
-            narrowed.append(f"{views} instead of {config.features.views} views of an image")
+        affordable = planner.check_pass(left, seconds=seconds, evaluation=evaluation)
+        views, plan = planner.rounds_after_pass(left, most_views=affordable)
+    extraction_tradeoffs: list[str] = []
+    if views < config.features.views:
+        extraction_tradeoffs.append(f"{views} instead of {config.features.views} views of an image")
     if dropped := sorted(set(config.search.unfrozen_layers) - set(plan.depths)):
-        narrowed.append(f"the depths {dropped}")
-    turned, given_up = config.train.flip_features, plan.given_up
-    if turned != "none" and plan.epochs < costs.least:
-        turned, given_up = "none", (*given_up, "turned features, of which few epochs learn less")
+        extraction_tradeoffs.append(f"the depths {dropped}")
+    flips, tradeoffs = config.train.flip_features, plan.tradeoffs
+    if flips != "none" and plan.epochs < planner.min_epochs:
+        flips, tradeoffs = "none", (*tradeoffs, "flipped features: few epochs learn less from them")
     if config.search.seeds > 1:
-        given_up = (*given_up, f"the finalists' further seeds: 1 instead of {config.search.seeds}")
+        seeds = f"the finalists' further seeds: 1 instead of {config.search.seeds}"
+        tradeoffs = (*tradeoffs, seeds)
     return dataclasses.replace(
-        plan, views=views, judging=judging, flip_features=turned, given_up=given_up,
-        narrowed=tuple(narrowed),
+        plan, views=views, evaluation=evaluation, flip_features=flips, tradeoffs=tradeoffs,
+        extraction_tradeoffs=tuple(extraction_tradeoffs),
     )  # fmt: skip
 
 
-def _rounds(config: Config, costs: _Costs, seconds: float, concurrent: int) -> BudgetPlan:
-    """What the fits are in so long; views and judgement are left open."""
-    depths = config.search.unfrozen_layers
-    one = _deepest(costs, depths, seconds)
-    return (
-        _in_full(config, costs, depths, seconds, concurrent)
-        or _in_two_rounds(config, costs, depths, seconds, concurrent)
-        or _in_full(config, costs, (one,), seconds, concurrent)
-        or _in_two_rounds(config, costs, (one,), seconds, concurrent)
-        or _one_fit(config, costs, one, seconds)
-    )
+class _Planner:
+    """Predicts the duration of fits and arranges them in rounds."""
+
+    def __init__(
+        self, config: Config, manifest: Manifest, rates: Rates, *, concurrent: int
+    ) -> None:
+        self._config = config
+        self._rates = rates
+        self._concurrent = concurrent
+        self._train, self._val, self._test = (
+            manifest.rows(split) for split in ("train", "val", "test")
+        )
+        self.min_epochs = min(MIN_EPOCHS, config.train.epochs)
+        """Epochs of a fit that may win."""
+
+    def evaluation_seconds(self, cached: Collection[int]) -> float:
+        """Predicted seconds to evaluate the winner: each flip of a row takes the whole network.
+
+        The first flip takes the tail alone where its features are cached as they were computed.
+        """
+        depths = self._config.search.unfrozen_layers
+        exact = cache.dtype_of(self._config) is torch.bfloat16 and all(k in cached for k in depths)
+        flips = len(inception.FLIPS[self._config.model.test_flips])
+        tail = max(1 / (FORWARD_RATE * rate) for rate in self._rates.alone.values())
+        row = flips * tail + (flips - exact) / self._rates.trunk
+        return START_SECONDS + (self._val + self._test) * row
+
+    def check_pass(self, left: float, *, seconds: float, evaluation: float) -> int:
+        """Number of affordable views. Raises ConfigError where there is no time for one epoch."""
+        rate = PASS_RATE * self._rates.trunk
+        need = (self._train + self._val + self._test) / rate + min(
+            self._alone(k, 1) for k in self._config.search.unfrozen_layers
+        )
+        if need > left:
+            needed = (need + evaluation + START_SECONDS) / SAFETY
+            raise ConfigError(
+                f"search.budget_minutes is {seconds / 60:.1f} from here; one view of {self._train} "
+                f"images at {rate:.0f} a second and an epoch of one fit need {needed / 60:.1f}. "
+                "Give more, or pack fewer images."
+            )
+        spare = VIEWS_SHARE * SAFETY * seconds * rate - self._val - self._test
+        return math.floor(spare / self._train)
+
+    def rounds_after_pass(self, left: float, *, most_views: int) -> tuple[int, BudgetPlan]:
+        """Chooses the views of an image, and the rounds in the time that their pass leaves."""
+        rate = PASS_RATE * self._rates.trunk
+
+        def rounds(views: int) -> BudgetPlan:
+            return self.rounds(left - (views * self._train + self._val + self._test) / rate)
+
+        views = max(1, min(self._config.features.views, most_views))
+        plan = rounds(views)
+        while views > 1 and plan.epochs < min(self._config.train.epochs, EPOCHS_PER_VIEW * views):
+            views -= 1
+            plan = rounds(views)
+        return views, plan
+
+    def rounds(self, seconds: float) -> BudgetPlan:
+        """Arranges the fits within `seconds`; the plan's views and evaluation are left open."""
+        depths = self._config.search.unfrozen_layers
+        one = self._deepest(depths, seconds)
+        return (
+            self._in_full(depths, seconds)
+            or self._in_two_rounds(depths, seconds)
+            or self._in_full((one,), seconds)
+            or self._in_two_rounds((one,), seconds)
+            or self._one_fit(one, seconds)
+        )
+
+    def _beside(self, k: int, share: float, epochs: int) -> float:
+        """Predicted seconds of a fit on a share of the rows, others running beside it."""
+        rows = share * self._train + self._val / FORWARD_RATE
+        return epochs * rows / self._rates.tail[k]
+
+    def _alone(self, k: int, epochs: int) -> float:
+        """Predicted seconds of a fit that runs alone, on all rows."""
+        return epochs * (self._train + self._val / FORWARD_RATE) / self._rates.alone[k]
+
+    def _in_full(self, depths: Sequence[int], seconds: float) -> BudgetPlan | None:
+        """Fits every point on all rows, where ASHA alone ends one early."""
+        epochs = self._config.train.epochs
+        wanted = count_points(self._config, depths)
+        mean = float(np.mean([self._beside(k, 1.0, epochs) for k in depths]))
+        whole = wanted * mean / min(self._concurrent, wanted)
+        if whole > seconds:
+            return None
+        return BudgetPlan(
+            0, tuple(depths), PlannedRound(1.0, epochs, wanted, whole), _NO_ROUND, 0.0, ()
+        )
+
+    def _in_two_rounds(self, depths: Sequence[int], seconds: float) -> BudgetPlan | None:
+        """Compares points on few rows, then fits the best on all; at depths with enough epochs."""
+        search, most = self._config.search, self._config.train.epochs
+        left = seconds - START_SECONDS
+        kept = tuple(
+            k for k in depths if self._beside(k, 1.0, self.min_epochs) <= FINAL_SHARE * left
+        )
+        if 2 * len(kept) < len(depths):
+            return None
+        deepest = max(kept, key=lambda k: self._beside(k, 1.0, 1))
+        epochs = min(most, int(FINAL_SHARE * left // self._beside(deepest, 1.0, 1)))
+        finalists = min(search.finalists, self._concurrent)
+        final = PlannedRound(1.0, epochs, finalists, self._beside(deepest, 1.0, epochs))
+        sweep = self._comparison(kept, left - final.seconds)
+        tradeoffs = []
+        if epochs < most:
+            tradeoffs.append(_fewer_epochs(epochs, most))
+        wanted = count_points(self._config, kept)
+        if sweep.points < wanted:
+            tradeoffs.append(f"{sweep.points} instead of {wanted} points")
+        if sweep.rows < 1:
+            tradeoffs.append(f"the points are compared on {sweep.rows:.0%} of the rows")
+        return BudgetPlan(0, kept, sweep, final, 0.0, tuple(tradeoffs))
+
+    def _comparison(self, depths: Sequence[int], seconds: float) -> PlannedRound:
+        """Plans the most points on the most rows that fit; else fewer points, one at least."""
+        wanted = count_points(self._config, depths)
+        epochs = min(self._config.search.grace_epochs, self._config.train.epochs)
+        shares = [share for share in SHARES if share * self._train >= MIN_ROWS] or [1.0]
+        mean = {s: float(np.mean([self._beside(k, s, epochs) for k in depths])) for s in shares}
+        for share in shares:
+            whole = wanted * mean[share] / min(self._concurrent, wanted)
+            if whole <= seconds:
+                return PlannedRound(share, epochs, wanted, whole)
+        share = shares[-1]
+        fewer = max(1, min(wanted, int(seconds * self._concurrent / mean[share])))
+        whole = fewer * mean[share] / min(self._concurrent, fewer)
+        return PlannedRound(share, epochs, fewer, whole)
+
+    def _deepest(self, depths: Sequence[int], seconds: float) -> int:
+        """Selects the deepest that leaves a fit on its own enough epochs, else the fastest."""
+        fitting = [k for k in depths if self._alone(k, self.min_epochs) <= seconds]
+        return max(fitting) if fitting else min(depths, key=lambda k: self._alone(k, 1))
+
+    def _one_fit(self, k: int, seconds: float) -> BudgetPlan:
+        """Plans one point, for as many epochs as fit, one at least."""
+        most = self._config.train.epochs
+        epochs = max(1, min(most, int(seconds // self._alone(k, 1))))
+        tradeoffs = []
+        compared = count_points(self._config, (k,))
+        if compared > 1:
+            tradeoffs.append(f"the comparison of {compared} points: the first alone is fitted")
+        if epochs < most:
+            tradeoffs.append(_fewer_epochs(epochs, most))
+        final = PlannedRound(1.0, epochs, 1, self._alone(k, epochs), self._rates.cpus)
+        return BudgetPlan(0, (k,), _NO_ROUND, final, 0.0, tuple(tradeoffs))
 
 
-def _judged(config: Config, manifest: Manifest, rates: Rates) -> float:
-    """Seconds for one row of `val` or `test`: each flip by the whole network, the first by the tail
-    alone where its features are kept as they were computed.
-    """
-    depths = config.search.unfrozen_layers
-    count = points(config, depths)
-    kept = cache.dtype_of(config) is torch.bfloat16 and all(
-        cache.pays(config, manifest, k, count) for k in depths
-    )
-    flips = len(inception.FLIPS[config.model.test_flips])
-    tail = max(1 / (FORWARD_RATE * rate) for rate in rates.alone.values())
-    return flips * tail + (flips - kept) / rates.trunk
+def unfinished(plan: BudgetPlan, trials: Sequence[Trial]) -> list[str]:
+    """Returns a sentence for each round whose points the deadline cut short.
 
-
-class _Costs:
-    """Predicted seconds of fits."""
-
-    def __init__(self, config: Config, train: int, val: int, rates: Rates) -> None:
-        self.train, self.rates = train, rates
-        self._val = val / FORWARD_RATE
-        self.least = min(MIN_EPOCHS, config.train.epochs)
-
-    def beside(self, k: int, share: float, epochs: int) -> float:
-        """Of a fit on a share of the rows, others running beside it."""
-        return epochs * (share * self.train + self._val) / self.rates.tail[k]
-
-    def alone(self, k: int, epochs: int) -> float:
-        """Of a fit that runs alone, on all rows."""
-        return epochs * (self.train + self._val) / self.rates.alone[k]
-
-
-def _in_full(
-    config: Config, costs: _Costs, depths: Sequence[int], rounds: float, concurrent: int
-) -> BudgetPlan | None:
-    """Every point on all rows, with ASHA alone to end one early."""
-    wanted = points(config, depths)
-    mean = float(np.mean([costs.beside(k, 1.0, config.train.epochs) for k in depths]))
-    whole = wanted * mean / min(concurrent, wanted)
-    if whole > rounds:
-        return None
-    return BudgetPlan(
-        0, tuple(depths), Round(1.0, config.train.epochs, wanted, whole), _NO_ROUND, 0.0, ()
-    )
-
-
-def _in_two_rounds(
-    config: Config, costs: _Costs, depths: Sequence[int], rounds: float, concurrent: int
-) -> BudgetPlan | None:
-    """Comparison on few rows, then the best of it on all; of depths that leave epochs enough."""
-    left = rounds - START_SECONDS
-    kept = tuple(k for k in depths if costs.beside(k, 1.0, costs.least) <= FINAL_SHARE * left)
-    if 2 * len(kept) < len(depths):
-        return None
-    deepest = max(kept, key=lambda k: costs.beside(k, 1.0, 1))
-    epochs = min(config.train.epochs, int(FINAL_SHARE * left // costs.beside(deepest, 1.0, 1)))
-    finalists = min(config.search.finalists, concurrent)
-    final = Round(1.0, epochs, finalists, costs.beside(deepest, 1.0, epochs))
-    sweep = _comparison(config, costs, kept, left - final.seconds, concurrent)
-    given_up = []
-    if epochs < config.train.epochs:
-        given_up.append(_fewer(epochs, config))
-    wanted = points(config, kept)
-    if sweep.points < wanted:
-        given_up.append(f"{sweep.points} instead of {wanted} points")
-    if sweep.rows < 1:
-        given_up.append(f"the points are compared on {sweep.rows:.0%} of the rows")
-    return BudgetPlan(0, kept, sweep, final, 0.0, tuple(given_up))
-
-
-def _comparison(
-    config: Config, costs: _Costs, depths: Sequence[int], seconds: float, concurrent: int
-) -> Round:
-    """The most points on the most rows that fit; else fewer points, one at least."""
-    wanted = points(config, depths)
-    epochs = min(config.search.grace_epochs, config.train.epochs)
-    shares = [share for share in SHARES if share * costs.train >= MIN_ROWS] or [1.0]
-    mean = {s: float(np.mean([costs.beside(k, s, epochs) for k in depths])) for s in shares}
-    for share in shares:
-        whole = wanted * mean[share] / min(concurrent, wanted)
-        if whole <= seconds:
-            return Round(share, epochs, wanted, whole)
-    share = shares[-1]
-    fewer = max(1, min(wanted, int(seconds * concurrent / mean[share])))
-    return Round(share, epochs, fewer, fewer * mean[share] / min(concurrent, fewer))
-
-
-def _deepest(costs: _Costs, depths: Sequence[int], rounds: float) -> int:
-    """The deepest that leaves a fit that runs alone epochs enough, else the fastest."""
-    fitting = [k for k in depths if costs.alone(k, costs.least) <= rounds]
-    return max(fitting) if fitting else min(depths, key=lambda k: costs.alone(k, 1))
-
-
-def _one_fit(config: Config, costs: _Costs, k: int, rounds: float) -> BudgetPlan:
-    """One point, for as many epochs as fit, one at least."""
-    epochs = max(1, min(config.train.epochs, int(rounds // costs.alone(k, 1))))
-    given_up = []
-    compared = points(config, (k,))
-    if compared > 1:
-        given_up.append(f"the comparison of {compared} points: the first alone is fitted")
-    if epochs < config.train.epochs:
-        given_up.append(_fewer(epochs, config))
-    final = Round(1.0, epochs, 1, costs.alone(k, epochs), costs.rates.cpus)
-    return BudgetPlan(0, (k,), _NO_ROUND, final, 0.0, tuple(given_up))
-
-
-def unrun(plan: BudgetPlan, trials: Sequence[Trial]) -> list[str]:
-    """Points of the rounds that the deadline came before, a sentence each round.
-
-    A trial that failed was run; the last round's have `train.minutes`.
+    A failed trial counts as fitted. Trials of the last round have `train.minutes`.
     """
     ran = [trial for trial in trials if trial.best or trial.state == "failed"]
     last = sum("train.minutes" in trial.point for trial in ran)
@@ -294,12 +310,12 @@ def unrun(plan: BudgetPlan, trials: Sequence[Trial]) -> list[str]:
     return left
 
 
-def _fewer(epochs: int, config: Config) -> str:
-    return f"about {epochs} epochs in the end, {config.train.epochs} if the pace allows them"
+def _fewer_epochs(epochs: int, most: int) -> str:
+    return f"about {epochs} epochs in the end, {most} if the speed allows them"
 
 
-def points(config: Config, depths: Sequence[int]) -> int:
-    """How many points a search of these depths tries, its finalists' further seeds left out."""
+def count_points(config: Config, depths: Sequence[int]) -> int:
+    """Number of points that a search of these depths tries, without further seeds of finalists."""
     if config.search.sampler == "optuna":
         return config.search.trials
     lists = [v for k, v in config.search.points.items() if k != "model.unfrozen_layers"]

@@ -1,8 +1,8 @@
-"""A trial of several workers: a TorchTrainer that goes at the pace of Tune.
+"""A trial of several workers: a TorchTrainer that waits for Tune after each epoch.
 
 Tune ends a trial by ending its process, which would leave the trainer's workers and the CPUs that
-they hold behind. So the workers wait after each epoch until the trial says whether to go on, and a
-trial that Tune stops has them return: the trainer ends as it does after the last epoch.
+they hold behind. So the workers wait after each epoch until the trial lets them go on. Where Tune
+stops the trial they return, and the trainer ends as it does after the last epoch.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 import torch
 
-from rtl.config.tree import Config, from_dict
+from rtl.config.tree import Config
 from rtl.errors import RtlError, TrainingError
 from rtl.evaluation.predictions import Predictions
+from rtl.feature_extraction.cache import FeaturePlan
 from rtl.runs.records import Epoch
 from rtl.runtime import session
 from rtl.training import faults
 from rtl.training.checkpoint import Checkpoint
-from rtl.training.loop import Hooks, finished, fit
-from rtl.training.trainer import GroupHooks, launch
-
-MakeHooks = Callable[[], Hooks]
+from rtl.training.loop import FitCallbacks, finished, fit
+from rtl.training.train import build_fit
+from rtl.training.trainer import DistributedCallbacks, launch
 
 
 class _StoppedError(Exception):
@@ -33,11 +34,11 @@ class _StoppedError(Exception):
 
 
 class _Turns:
-    """An actor between a trial and its workers: epochs one way, leave to go on the other."""
+    """An actor between a trial and its workers: epochs one way, permission to go on the other."""
 
     def __init__(self) -> None:
         self._epochs: asyncio.Queue[Any] = asyncio.Queue()
-        self._leave: asyncio.Queue[bool] = asyncio.Queue()
+        self._permissions: asyncio.Queue[bool] = asyncio.Queue()
 
     async def put(self, content: Any) -> None:
         await self._epochs.put(content)
@@ -46,26 +47,43 @@ class _Turns:
         return await self._epochs.get()
 
     async def answer(self, go_on: bool) -> None:
-        await self._leave.put(go_on)
+        await self._permissions.put(go_on)
 
     async def wait(self) -> bool:
-        return await self._leave.get()
+        return await self._permissions.get()
+
+
+@dataclass(frozen=True)
+class _GroupTask:
+    """The trial's instructions for each of its workers."""
+
+    config: Config
+    features: FeaturePlan
+    make_callbacks: Callable[[], FitCallbacks]
+    """Makes the callbacks of a trial of one process, for the worker of rank 0."""
+    turns: Any
+    """Actor of `_Turns`."""
 
 
 class Group:
     """The workers of one trial, seen from the trial's process."""
 
-    def __init__(self, parts: Callable[..., Any], hooks: MakeHooks, config: Config) -> None:
-        """Starts them. `parts` makes a worker's learner, source and plan; `hooks` rank 0's own."""
+    def __init__(
+        self,
+        config: Config,
+        features: FeaturePlan,
+        *,
+        make_callbacks: Callable[[], FitCallbacks],
+    ) -> None:
+        """Starts the workers. `make_callbacks` makes those of the worker of rank 0."""
         self._turns: Any = ray.remote(num_cpus=0)(_Turns).remote()
-        tree = config.to_dict()
-        about = {"parts": parts, "hooks": hooks, "config": tree, "turns": self._turns}
+        task = _GroupTask(config, features, make_callbacks, self._turns)
         self._waiting = False
-        self._thread = threading.Thread(target=self._run, args=(about, config), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(task,), daemon=True)
         self._thread.start()
 
     def epoch(self) -> tuple[Epoch, bool]:
-        """The next epoch and whether it is the last. Raises what ended the workers."""
+        """Waits for the next epoch; tells whether it is the last. Raises what ended the workers."""
         self._answer(True)
         content = ray.get(self._turns.take.remote())
         if isinstance(content, BaseException):
@@ -85,54 +103,56 @@ class Group:
             self._turns.answer.remote(go_on)
             self._waiting = False
 
-    def _run(self, about: dict[str, Any], config: Config) -> None:
+    def _run(self, task: _GroupTask) -> None:
         try:
-            launch(_worker, about, config)  # once: a trial is not resumed in mid-fit
-        except TrainingError as error:  # of a lost worker: no fault of the fit
-            ray.get(self._turns.put.remote(RtlError(str(error))))  # behind what one said itself
+            launch(_worker, task, config=task.config)  # once: a trial is not resumed in its fit
+        except TrainingError as error:  # a lost worker is no fault of the fit
+            # A worker's own error was put before this one.
+            ray.get(self._turns.put.remote(RtlError(str(error))))
         except RtlError as error:
             ray.get(self._turns.put.remote(error))
 
 
-def _worker(about: dict[str, Any]) -> None:
-    """What each worker runs."""
+def _worker(task: _GroupTask) -> None:
+    """Runs one worker of the trial."""
     import ray.train.torch
 
     session.quiet()
-    config = from_dict(about["config"])
-    torch.set_num_threads(config.train.cpus_per_worker or 1)
-    hooks = _GroupTrialHooks(about, config)
+    torch.set_num_threads(task.config.train.cpus_per_worker or 1)
+    callbacks = _GroupTrialCallbacks(task)
     try:
-        device = ray.train.torch.get_device()
-        learner, source, plan = about["parts"](config, hooks.rank, hooks.ranks, device)
-        fit(learner, source, plan, config, hooks)
+        setup = build_fit(
+            task.config, task.features, where=ray.train.torch.get_device(), rank=callbacks.rank,
+            ranks=callbacks.ranks,
+        )  # fmt: skip
+        fit(setup, callbacks)
     except _StoppedError:
         return
     except Exception as error:
-        reason = faults.lasting(error, hooks.ranks)
+        reason = faults.permanent(error, callbacks.ranks)
         if reason is not None:
-            ray.get(about["turns"].put.remote(reason))
+            ray.get(task.turns.put.remote(reason))
         raise
 
 
-class _GroupTrialHooks(GroupHooks):
-    """A worker of a trial: rank 0 does what a trial of one process does, the others follow."""
+class _GroupTrialCallbacks(DistributedCallbacks):
+    """Has rank 0 do what a trial of one process does; all workers wait for permission to go on."""
 
-    def __init__(self, about: dict[str, Any], config: Config) -> None:
+    def __init__(self, task: _GroupTask) -> None:
         super().__init__()
-        self._own: Hooks | None = about["hooks"]() if self.rank == 0 else None
-        self._turns = about["turns"]
-        self._settings = config.train
+        self._own: FitCallbacks | None = task.make_callbacks() if self.rank == 0 else None
+        self._turns = task.turns
+        self._settings = task.config.train
         self._last = False
 
     def save(self, checkpoint: Checkpoint, val: Predictions) -> None:
-        """See `Hooks`."""
+        """See `FitCallbacks`."""
         self._last = finished(checkpoint, self._settings)
         if self._own is not None:
             self._own.save(checkpoint, val)
 
     def report(self, epoch: Epoch) -> None:
-        """See `Hooks`. Raises _StoppedError in every worker where Tune wants no further epoch."""
+        """See `FitCallbacks`. Raises _StoppedError in every worker where Tune stops the trial."""
         go_on = True
         if self._own is not None:
             ray.get(self._turns.put.remote((epoch.to_dict(), self._last)))

@@ -1,8 +1,9 @@
-"""The points that Optuna proposes, each as a numbered job of the search."""
+"""The points of a search: all of a grid, or those that Optuna proposes."""
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ class Proposals(OptunaSearch):
         space = _space(config)
         super().__init__(
             space, metric="score", mode="max",
-            seed=config.search.seed + len(ended) + len(jobs),  # resumed, it draws other points
+            seed=config.search.seed + len(ended) + len(jobs),  # a resumed search draws other points
             points_to_evaluate=[{key: job.point[key] for key in space} for job in jobs] or None,
         )  # fmt: skip
         for trial in ended:
@@ -53,16 +54,16 @@ class Proposals(OptunaSearch):
                 self.add_evaluated_point({key: trial.point[key] for key in space}, trial.score)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next job; a point that is run again keeps its number."""
+        """Returns the next job; a point that is run again keeps its number."""
         point = super().suggest(trial_id)
         if point is None:
             return None
         for at, job in enumerate(self._jobs):
             if point.items() <= dict(job.point).items():
-                return {"job": vars(self._jobs.pop(at))}
+                return {"job": self._jobs.pop(at).to_dict()}
         job = Job(self._next_number, {**point, **self._fixed}, self._fit_seed)
         self._next_number += 1
-        return {"job": dataclasses.asdict(job)}
+        return {"job": job.to_dict()}
 
 
 def _space(config: Config) -> dict[str, BaseDistribution]:
@@ -75,3 +76,27 @@ def _space(config: Config) -> dict[str, BaseDistribution]:
         else:
             space[key] = FloatDistribution(values.min, values.max, log=values.log)
     return space
+
+
+def grid(config: Config) -> list[dict[str, Any]]:
+    """Returns every combination of the searched lists; the first key, the depth, changes fastest.
+
+    All depths come at the first learning rate before one comes at the next: the first trials set
+    what ASHA compares the others with.
+    """
+    lists = {k: v for k, v in config.search.points.items() if not isinstance(v, Range)}
+    slowest_first = itertools.product(*reversed(lists.values()))
+    return [dict(zip(lists, reversed(values), strict=True)) for values in slowest_first]
+
+
+def first_point(config: Config) -> dict[str, Any]:
+    """Returns the first value of each searched key's list, and the middle of each range."""
+    point: dict[str, Any] = {}
+    for key, values in config.search.points.items():
+        if isinstance(values, Range):
+            low, high = values.min, values.max
+            middle = math.sqrt(low * high) if values.log else (low + high) / 2
+            point[key] = round(middle) if isinstance(config.get(key), int) else middle
+        else:
+            point[key] = values[0]
+    return point

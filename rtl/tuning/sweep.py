@@ -1,6 +1,6 @@
-"""Trials under Ray Tune: proposed by Optuna or listed, each a fit in a process of its own.
+"""One round of trials under Ray Tune: listed or proposed by Optuna, each in its own process.
 
-Each is recorded in storage as it starts and as it ends: what must last is not Tune's state.
+The tracker records each trial in storage as it starts and as it ends; Tune's own state is not kept.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,14 @@ from rtl.runs.trials import Trial
 from rtl.runtime import ray_private, session, task_errors
 from rtl.tuning.proposals import Proposals
 from rtl.tuning.tracker import Round, TrialTracker, TuneEvents
-from rtl.tuning.trial_process import Job, group_of_workers, one_process
+from rtl.tuning.trial_process import Job, TrialSetup, group_of_workers, run_one_process
 
 _KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 """Tune would write them into each trial's runtime environment, which Ray's logs show in clear."""
 
 
 def resources(config: Config) -> tuple[int, float]:
-    """CPUs and GPUs that a trial holds; one of several workers shares no GPU with another."""
+    """CPUs and GPUs of one trial; a trial of several workers shares no GPU with another."""
     settings = config.train
     if settings.workers == 1:
         share = config.search.gpus_per_trial * settings.gpus_per_worker
@@ -40,110 +41,114 @@ def resources(config: Config) -> tuple[int, float]:
     return cpus, float(settings.workers * settings.gpus_per_worker)
 
 
-def run(
-    config: Config,
-    tracker: TrialTracker,
-    *,
-    concurrent: int,
-    jobs: Sequence[Job],
-    proposals: int = 0,
-    ended: Sequence[Trial] | None,
-    deadline: float | None = None,
-    fixed: Mapping[str, Any] | None = None,
-) -> None:
-    """Runs `jobs`, or as many trials as `proposals` that Optuna proposes, `jobs` first.
+@dataclass(frozen=True)
+class Sweep:
+    """The trials of one round, which Tune runs in one call."""
 
-    `ended` are the trials that ASHA compares with from the start; without them nothing is stopped
-    but at the deadline, a time of the monotonic clock. `fixed` are keys that the config already has
-    and that belong to each proposed point's record.
-    """
-    if not jobs and proposals <= 0:
+    concurrent: int
+    """Number of trials side by side."""
+    jobs: Sequence[Job] = ()
+    """Trials that are known already."""
+    proposals: int = 0
+    """Number of trials, `jobs` among them and first, whose points Optuna proposes; 0 runs `jobs`
+    alone."""
+    ended: Sequence[Trial] | None = None
+    """Trials that ASHA compares with from the start; None stops none but at the deadline."""
+    deadline: float | None = None
+    """Time of the monotonic clock at which the trials are ended."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Keys that the config already has, and that are added to each proposed point's record."""
+
+
+def run(setup: TrialSetup, tracker: TrialTracker, *, sweep: Sweep) -> None:
+    """Runs the trials of one round; the tracker records them."""
+    if not sweep.jobs and sweep.proposals <= 0:
         return
     session.quiet()
-    for job in jobs:  # an earlier attempt's checkpoints would pass for this one's
+    for job in sweep.jobs:  # an earlier attempt's checkpoints would pass for this one's
         storage.delete(trials.locate(tracker.uri, job.number))
-    cpus, gpus = resources(config)
-    tracker.begin(Round(proposals or len(jobs), _longest(config), concurrent, cpus, gpus, deadline))
-    search_alg = None
-    if proposals:
-        first_number = max(tracker.next_number, *(job.number + 1 for job in jobs), 0)
-        search_alg = Proposals(
-            config, jobs, ended=ended or (), first_number=first_number, fixed=fixed or {}
+    cpus, gpus = resources(setup.config)
+    tracker.begin(
+        Round(
+            sweep.proposals or len(sweep.jobs), _longest(setup.config), sweep.concurrent, cpus,
+            gpus, sweep.deadline,
         )
+    )  # fmt: skip
     ray_private.keep_from_trials(_KEYS)
     with tempfile.TemporaryDirectory(prefix="rtl-search-") as folder:
-        tuner = make_tuner(
-            config, tracker, concurrent=concurrent, jobs=jobs, proposals=proposals,
-            search_alg=search_alg, ended=ended, deadline=deadline, folder=folder,
-        )  # fmt: skip
-        with task_errors.raise_own_errors(tune.TuneError):  # of the tracker: storage that is away
+        tuner = make_tuner(setup, tracker, sweep=sweep, folder=folder)
+        with task_errors.raise_own_errors(tune.TuneError):  # the tracker's, where storage is away
             outcomes = tuner.fit()
-        tracker.stop_running()  # Tune does not tell of those that the deadline ended
+        tracker.stop_running()  # Tune does not report those that the deadline ended
         for outcome in (outcomes[i] for i in range(len(outcomes))):
             if outcome.error is not None:
                 tracker.explain(_number(Path(outcome.path).name), outcome.error)
 
 
 def make_tuner(
-    config: Config,
-    tracker: TrialTracker,
-    *,
-    concurrent: int,
-    jobs: Sequence[Job],
-    proposals: int,
-    search_alg: Proposals | None,
-    ended: Sequence[Trial] | None,
-    deadline: float | None,
-    folder: str,
+    setup: TrialSetup, tracker: TrialTracker, *, sweep: Sweep, folder: str
 ) -> tune.Tuner:
-    """A round as Tune runs it; `folder` takes Tune's own state, which serves this call alone.
+    """Makes the Tuner of a round; `folder` takes Tune's own state, which serves this call alone.
 
-    Tune pickles all that it is given, so nothing of it holds an object of the driver.
+    Tune pickles everything that it is given, so nothing of it holds an object of the driver.
     """
-    alone = config.train.workers == 1
-    cpus, gpus = resources(config)
-    trainable = tune.with_resources(
-        tune.with_parameters(
-            one_process if alone else group_of_workers(), tree=config.to_dict(), uri=tracker.uri
-        ),
-        # Of several workers Ray Train reserves what they need; the trial itself only waits for
-        # them. Tune refuses to reserve nothing: a byte of memory.
-        {"cpu": cpus, "gpu": gpus} if alone else {"memory": 1},
-    )
+    alone = setup.config.train.workers == 1
+    jobs = [job.to_dict() for job in sweep.jobs]
     return tune.Tuner(
-        trainable,
-        param_space={} if proposals else {"job": tune.grid_search([vars(job) for job in jobs])},
+        _make_trainable(setup),
+        param_space={} if sweep.proposals else {"job": tune.grid_search(jobs)},
         tune_config=tune.TuneConfig(
             metric="score",
             mode="max",
-            search_alg=search_alg,
-            scheduler=None if ended is None else _asha(config, ended),
-            num_samples=proposals or 1,
-            max_concurrent_trials=concurrent,
+            search_alg=_make_proposals(setup.config, tracker, sweep),
+            scheduler=None if sweep.ended is None else make_asha(setup.config, sweep.ended),
+            num_samples=sweep.proposals or 1,
+            max_concurrent_trials=sweep.concurrent,
             reuse_actors=alone,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),
         run_config=tune.RunConfig(
             name=f"search-{secrets.token_hex(4)}", storage_path=folder, verbose=0,
-            callbacks=[TuneEvents(tracker)], stop=_stopper(deadline, at_once=alone),
+            callbacks=[TuneEvents(tracker)], stop=make_stopper(sweep.deadline, at_once=alone),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )  # fmt: skip
 
 
+def _make_trainable(setup: TrialSetup) -> Any:
+    """Returns the trial for Tune, with the resources that Tune reserves for it."""
+    alone = setup.config.train.workers == 1
+    cpus, gpus = resources(setup.config)
+    return tune.with_resources(
+        tune.with_parameters(run_one_process if alone else group_of_workers(), setup=setup),
+        # Ray Train reserves what several workers need; the trial itself only waits for them. Tune
+        # refuses to reserve nothing: a byte of memory.
+        {"cpu": cpus, "gpu": gpus} if alone else {"memory": 1},
+    )
+
+
+def _make_proposals(config: Config, tracker: TrialTracker, sweep: Sweep) -> Proposals | None:
+    if not sweep.proposals:
+        return None
+    first_number = max(tracker.next_number, *(job.number + 1 for job in sweep.jobs), 0)
+    return Proposals(
+        config, sweep.jobs, ended=sweep.ended or (), first_number=first_number, fixed=sweep.fixed
+    )
+
+
 def _name(tune_trial: Any) -> str:
-    """`trial-0007`."""
+    """Returns a trial's name, such as `trial-0007`."""
     return f"trial-{tune_trial.config['job']['number']:04}"
 
 
 def _number(name: str) -> int:
-    """7 of `trial-0007`."""
+    """Reads the number 7 from the name `trial-0007`."""
     return int(name.removeprefix("trial-"))
 
 
-def _asha(config: Config, ended: Sequence[Trial]) -> Any:
-    """ASHA that knows how far the ended trials came."""
+def make_asha(config: Config, ended: Sequence[Trial]) -> Any:
+    """Makes ASHA and tells it how far the ended trials came; None where `scheduler` is none."""
     settings, epochs = config.search, _longest(config)
     if settings.scheduler == "none":
         return None
@@ -165,18 +170,18 @@ def _asha(config: Config, ended: Sequence[Trial]) -> Any:
 
 
 def _longest(config: Config) -> int:
-    """Epochs of the longest fit that the search may propose."""
+    """Number of epochs of the longest fit that the search may propose."""
     values = config.search.space.get("train.epochs", (config.train.epochs,))
     if isinstance(values, Range):
         return int(values.max)
     return max(value for value in values if isinstance(value, int))
 
 
-def _stopper(deadline: float | None, *, at_once: bool) -> Any:
-    """Ends all trials at the deadline, but not before one of them has ended an epoch.
+def make_stopper(deadline: float | None, *, at_once: bool) -> Any:
+    """Makes what ends all trials at the deadline, but not before one of them has ended an epoch.
 
-    Not `at_once` but each after its epoch where trials have workers: Tune ends an actor by force
-    that is in an epoch, and the workers would keep what they hold.
+    Trials with workers end each after its epoch, not `at_once`: Tune ends an actor within an epoch
+    by force, and its workers would keep what they hold.
     """
     if deadline is None:
         return None

@@ -1,6 +1,6 @@
-"""How fast the cluster is: images through the trunk and rows through a fit, measured for seconds.
+"""Throughput of the cluster: images through the trunk and rows through a fit, measured for seconds.
 
-A search with a budget is planned from these, and from how the trunk's pass then turns out.
+A search with a time budget is planned from these rates, which the trunk's pass then corrects.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from rtl.config.tree import Config, from_dict
+from rtl.config.tree import Config
 from rtl.model import device, inception, pretrained
 from rtl.runtime import capacity
 from rtl.runtime.capacity import ResourceRequest
@@ -25,65 +25,79 @@ from rtl.training.loop import Learner
 from rtl.training.optimizer import make_optimizer
 
 START_SECONDS = 5.0
-"""To start a round of trials and to end it."""
+"""Seconds to start a round of trials and to end it."""
 
 PASS_RATE = 0.65
-"""Of the bare trunk's rate, what a pass from storage to features has."""
+"""Rate of a pass from storage to features over the rate of the bare trunk."""
 
 BESIDE = 1.1
-"""Rate of a thread whose fit has one, to that of a thread of a team: 1.2 and 1.13 were seen."""
+"""Rate of a fit's only thread over the rate of one thread of many: 1.2 and 1.13 were measured."""
 
 _MEASURED_SECONDS = 2.0
-"""That each rate is measured for."""
+"""Seconds that each rate is measured for."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What the cluster does in a second."""
+    """Images and rows that the cluster processes in a second."""
 
     trunk: float
-    """Images through the frozen trunk, all processes together."""
+    """Images through the frozen trunk, over all processes."""
     tail: Mapping[int, float]
     """Training rows of one trial, others running beside it, by k."""
     alone: Mapping[int, float]
     """Training rows of one trial that has `cpus` to itself, by k."""
     cpus: int
-    """Of a trial that runs alone."""
+    """CPUs of a trial that runs alone."""
 
-    def after(self, images: int, seconds: float) -> Rates:
-        """As they turn out once so many images have passed the trunk in so long.
+    def corrected(self, images: int, seconds: float) -> Rates:
+        """Returns the rates scaled by a pass of so many images through the trunk.
 
-        All are slower by what the pass was slower than they promised: a minute shows a machine's
-        pace better than seconds do. Of a pass of a few seconds nothing is concluded.
+        All rates are slower by as much as the pass was slower than predicted: a minute shows a
+        machine's speed better than seconds do. A pass of a few seconds changes nothing.
         """
-        promised = images / (PASS_RATE * self.trunk)
-        if promised < START_SECONDS:
+        predicted = images / (PASS_RATE * self.trunk)
+        if predicted < START_SECONDS:
             return self
-        pace = min(1.0, promised / max(seconds - START_SECONDS, 1e-9))
+        scale = min(1.0, predicted / max(seconds - START_SECONDS, 1e-9))
         tail, alone = (
-            {k: pace * rate for k, rate in rates.items()} for rates in (self.tail, self.alone)
+            {k: scale * rate for k, rate in rates.items()} for rates in (self.tail, self.alone)
         )
-        return Rates(pace * self.trunk, tail, alone, self.cpus)
+        return Rates(scale * self.trunk, tail, alone, self.cpus)
 
 
-def measure(config: Config, concurrent: int) -> Rates:
+class MeasureProcesses(Protocol):
+    """Measures the rates of some processes side by side."""
+
+    def __call__(self, config: Config, *, processes: int, cpus: int, gpus: float) -> list[Rates]:
+        """Returns each process's own rates; `cpus` and `gpus` are those of each."""
+
+
+def measure_processes(config: Config, *, processes: int, cpus: int, gpus: float) -> list[Rates]:
+    """Measures in tasks on the cluster, see `MeasureProcesses`."""
+    need = ResourceRequest("Measuring the cluster", processes, cpus, gpus)
+    return capacity.run(need, _measure, config, cpus)
+
+
+def measure(config: Config, concurrent: int, *, run: MeasureProcesses = measure_processes) -> Rates:
     """Runs the trunk and each depth's tail for some seconds each. Ray is connected already.
 
-    On the CPUs of one process, and for trials side by side and for a whole cluster in proportion to
-    them; on GPUs and of several workers a trial in as many processes at once as later.
+    On CPUs one process is measured, and trials side by side and the whole cluster are predicted in
+    proportion to it. On GPUs, or with several workers, as many processes are measured at once as
+    `concurrent` trials will have.
     """
     settings = config.train
     each = settings.cpus_per_worker or 1
     if settings.workers == 1 and not settings.gpus_per_worker:
         cpus = each if concurrent == 1 else capacity.most_cpus()
-        (one,) = _run(config, 1, cpus, 0.0)
+        (one,) = run(config, processes=1, cpus=cpus, gpus=0.0)
         beside = {k: BESIDE * rate * each / cpus for k, rate in one.tail.items()}
         return dataclasses.replace(
             one, trunk=one.trunk * capacity.total("CPU") / cpus,
             tail=beside if each < cpus else one.tail,
         )  # fmt: skip
     share = config.search.gpus_per_trial * settings.gpus_per_worker
-    found = _run(config, concurrent * settings.workers, each, share)
+    found = run(config, processes=concurrent * settings.workers, cpus=each, gpus=share)
     # The workers of one trial share its rows.
     tail = {
         k: settings.workers * float(np.mean([r.tail[k] for r in found]))
@@ -92,22 +106,17 @@ def measure(config: Config, concurrent: int) -> Rates:
     return Rates(sum(r.trunk for r in found), tail, tail, each)
 
 
-def _run(config: Config, processes: int, cpus: int, gpus: float) -> list[Rates]:
-    need = ResourceRequest("Measuring the cluster", processes, cpus, gpus)
-    return capacity.run(need, _measure, config.to_dict(), cpus)
-
-
-def _measure(tree: dict[str, Any], threads: int) -> Rates:
-    """One process's rates."""
+def _measure(config: Config, threads: int) -> Rates:
+    """Measures one process's rates."""
     torch.set_num_threads(threads)
-    config = from_dict(tree)
     where = device.pick(bool(config.train.gpus_per_worker))
     weights = pretrained.load(config.model.weights, config.storage)
     images = torch.zeros(8, 3, config.data.image_size, config.data.image_size, dtype=torch.uint8)
     trunk = 0.0
     tails: dict[int, float] = {}
     for k in sorted(config.search.unfrozen_layers):
-        learner = Learner(config.replace(model={"unfrozen_layers": k}), 2, weights, where)
+        at_depth = config.replace(model={"unfrozen_layers": k})
+        learner = Learner(at_depth, weights, num_classes=2, device=where)
         rows = learner.features(images)
         if not tails:  # the longest trunk, which a pass runs
             trunk = len(images) * _calls_a_second(learner, images, threads)
@@ -119,7 +128,7 @@ def _measure(tree: dict[str, Any], threads: int) -> Rates:
 
 
 def _calls_a_second(learner: Learner, images: torch.Tensor, threads: int) -> float:
-    """Of the trunk: on CPUs by as many threads that share no call, as a pass has processes."""
+    """Measures the trunk's calls a second; on CPUs each thread makes its own, as in a pass."""
     if learner.device.type != "cpu":
         return 1 / _seconds(functools.partial(learner.features, images))
     with ThreadPoolExecutor(threads, "trunk", device.compute_with, (1,)) as pool:
@@ -132,7 +141,7 @@ def _calls_a_second(learner: Learner, images: torch.Tensor, threads: int) -> flo
 
 
 def _training_rate(learner: Learner, features: torch.Tensor, config: Config) -> float:
-    """Rows a second of steps on one batch of fp32 features."""
+    """Measures the training rows a second, by steps on one batch of fp32 features."""
     optimizer = make_optimizer(learner.tail, config.optimizer)
     labels = torch.zeros(len(features), dtype=torch.int64, device=learner.device)
     inception.set_train_mode(learner.tail, config.model.batch_norm)
@@ -148,10 +157,10 @@ def _training_rate(learner: Learner, features: torch.Tensor, config: Config) -> 
 
 
 def _seconds(act: Callable[[], Any]) -> float:
-    """Of the fastest of some repetitions.
+    """Seconds of the fastest of some repetitions.
 
-    What starts beside stalls others, and neighbours on the same processor may halve its speed for
-    a minute: too shallow a depth could not be mended later, too few epochs are.
+    A process that starts stalls others, and neighbours on the same processor may halve its speed
+    for a minute. Too shallow a depth could not be mended later, too few epochs are.
     """
     times: list[float] = []
     while sum(times) < _MEASURED_SECONDS:

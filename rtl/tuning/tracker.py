@@ -1,4 +1,4 @@
-"""A search's trials as Tune reports them to the driver: recorded in storage, told to watchers."""
+"""Tracks a search's trials in the driver: records what Tune reports, and passes it on."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ray.tune.logger import LoggerCallback
 
 from rtl.config.tree import Config
 from rtl.runs import trials
-from rtl.runs.records import TrialEpoch
 from rtl.runs.trials import State, Trial
 from rtl.training import faults
 from rtl.training.optimizer import planned_epochs
+from rtl.tuning.trial_process import Job, trial_epoch
 
 Watch = Callable[[Sequence[Trial]], None]
 
@@ -25,15 +25,15 @@ class Round:
     """One round of a search: trials that Tune runs in one call."""
 
     trials: int
-    """Trials that it runs."""
+    """Number of trials."""
     epochs: int
     """Epochs of a trial, at most."""
     concurrent: int
     """Trials side by side."""
     cpus: int = 1
-    """CPUs that each holds."""
+    """CPUs of each trial."""
     gpus: float = 0.0
-    """GPUs that each holds."""
+    """GPUs of each trial."""
     ends: float | None = None
     """Time of the monotonic clock at which its trials are ended."""
 
@@ -77,50 +77,46 @@ class TrialTracker:
         return max(self._trials, default=-1) + 1
 
     def begin(self, round_: Round) -> None:
-        """A round begins."""
+        """Records that a round begins."""
         self._round = round_
         self._on_round(round_)
 
-    def start(self, job: Mapping[str, Any]) -> None:
-        """A trial begins."""
-        number = int(job["number"])
-        self._starts[number] = time.monotonic()
+    def start(self, job: Job) -> None:
+        """Records that a trial begins."""
+        self._starts[job.number] = time.monotonic()
         trial = Trial(
-            number=number,
-            point=job["point"],
-            seed=job["seed"],
+            number=job.number,
+            point=job.point,
+            seed=job.seed,
             cpus=self._round.cpus,
             gpus=self._round.gpus,
-            finalist_of=job["finalist_of"],
+            finalist_of=job.finalist_of,
         )
         trials.record(self.uri, trial)
         self._put(trial)
 
-    def report(self, job: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-        """A trial ended an epoch."""
-        trial = self._trials[int(job["number"])]
-        epoch = TrialEpoch(
-            epoch=result["epochs"] - 1, train_loss=result["train_loss"],
-            score=result["epoch_score"], log_loss=result["log_loss"], seconds=result["seconds"],
-            at=time.monotonic() - self._began, stall_seconds=result["stall_seconds"],
-            share=result["share"], lr=result["lr"],
-        )  # fmt: skip
+    def report(self, job: Job, metrics: Mapping[str, Any]) -> None:
+        """Adds an epoch of a trial, as `tune_metrics` gives it."""
+        trial = self._trials[job.number]
+        epoch = trial_epoch(metrics, at=time.monotonic() - self._began)
         self._put(replace(trial, history=(*trial.history, epoch)))
 
-    def end(self, job: Mapping[str, Any], failed: bool) -> None:
-        """A trial ended; Tune tells no start of one whose process died in it."""
-        number = int(job["number"])
-        if number not in self._starts:
+    def end(self, job: Job, *, failed: bool) -> None:
+        """Records that a trial ended.
+
+        Tune reports no start of a trial whose process died as it started.
+        """
+        if job.number not in self._starts:
             self.start(job)
-        self._end(self._trials[number], failed)
+        self._end(self._trials[job.number], failed=failed)
 
     def stop_running(self) -> None:
-        """Ends the trials whose end Tune did not tell."""
+        """Records the end of the trials whose end Tune did not report."""
         for trial in self.trials:
             if trial.state == "running" and trial.number in self._starts:
                 self._end(trial, failed=False)
 
-    def _end(self, trial: Trial, failed: bool) -> None:
+    def _end(self, trial: Trial, *, failed: bool) -> None:
         wanted = planned_epochs(trial.history, self._config.at(trial.point).train)
         state: State = "stopped" if trial.epochs < wanted else "finished"
         wall = time.monotonic() - self._starts[trial.number]
@@ -129,7 +125,7 @@ class TrialTracker:
         self._put(trial)
 
     def explain(self, number: int, error: Exception) -> None:
-        """Adds to a failed trial what rtl said, else the last line of what Ray did."""
+        """Adds the reason to a failed trial: rtl's own message, else the last line of Ray's."""
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = lines[-1].removeprefix("rtl.errors.")
         own = faults.is_own(error)
@@ -143,7 +139,7 @@ class TrialTracker:
 
 
 class TuneEvents(LoggerCallback):
-    """Tells a tracker what Tune reports."""
+    """Passes Tune's events on to a tracker."""
 
     def __init__(self, tracker: TrialTracker) -> None:
         self._tracker = tracker
@@ -158,12 +154,12 @@ class TuneEvents(LoggerCallback):
 
     def log_trial_start(self, trial: Any) -> None:
         """See LoggerCallback."""
-        self._tracker.start(trial.config["job"])
+        self._tracker.start(Job.of(trial.config))
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:  # noqa: ARG002
         """See LoggerCallback."""
-        self._tracker.report(trial.config["job"], result)
+        self._tracker.report(Job.of(trial.config), result)
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
         """See LoggerCallback."""
-        self._tracker.end(trial.config["job"], failed)
+        self._tracker.end(Job.of(trial.config), failed=failed)

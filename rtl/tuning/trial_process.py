@@ -1,7 +1,8 @@
-"""What the process of one trial runs: a fit of its own, or the workers that share one."""
+"""The process of one trial: runs a fit of its own, or the workers that share one."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -11,18 +12,16 @@ from typing import Any
 import torch
 
 from rtl import storage
-from rtl.config.tree import Config, from_dict
-from rtl.data.batches import BatchSource, EpochSampler
-from rtl.data.shards import load_manifest
+from rtl.config.tree import Config
 from rtl.evaluation.predictions import Predictions, encode
-from rtl.model import device, pretrained
+from rtl.feature_extraction.cache import FeaturePlan
+from rtl.model import device
 from rtl.runs import trials
-from rtl.runs.records import Epoch
+from rtl.runs.records import Epoch, TrialEpoch
 from rtl.runtime import session
 from rtl.training.checkpoint import Checkpoint, Checkpoints
-from rtl.training.loop import Hooks, Learner, fit
-from rtl.training.train import make_source
-from rtl.tuning.budget import points
+from rtl.training.loop import FitCallbacks, fit
+from rtl.training.train import build_fit
 from rtl.tuning.group_trial import Group
 
 
@@ -32,55 +31,67 @@ class Job:
 
     number: int
     point: Mapping[str, Any]
+    """Value of each searched key."""
     seed: int
+    """Value of `train.seed`."""
     finalist_of: int | None = None
+    """Number of the trial whose point it fits with another seed."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, as Tune's config of a trial holds them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def of(cls, tune_config: Mapping[str, Any]) -> Job:
+        """Reads the job from Tune's config of a trial."""
+        return cls(**tune_config["job"])
 
 
-def at(config: Config, point: Mapping[str, Any], seed: int) -> Config:
-    """The config of one trial."""
+@dataclass(frozen=True)
+class TrialSetup:
+    """Everything that the trials of a search have in common."""
+
+    config: Config
+    uri: str
+    """URI of the search's run."""
+    features: FeaturePlan
+
+
+def trial_config(config: Config, point: Mapping[str, Any], seed: int) -> Config:
+    """Returns the config of one trial: a search's config at one point, with a seed."""
     cpus = config.train.cpus_per_worker or 1
     return config.at({**point, "train.seed": seed}).replace(train={"cpus_per_worker": cpus})
 
 
-def parts(
-    config: Config, rank: int = 0, ranks: int = 1, where: torch.device | None = None
-) -> tuple[Learner, BatchSource, EpochSampler]:
-    """What one process, worker `rank` of `ranks`, needs for a fit; on the device that is there."""
-    manifest = load_manifest(str(config.data.uri))
-    plan = EpochSampler.from_config(config, manifest, rank=rank, num_ranks=ranks)
-    weights = pretrained.load(config.model.weights, config.storage)
-    where = where or device.pick(bool(config.train.gpus_per_worker))
-    learner = Learner(config, len(manifest.classes), weights, where)
-    count = points(config, config.search.unfrozen_layers)
-    return learner, make_source(config, plan, 0, count), plan
-
-
-def one_process(tune_config: dict[str, Any], tree: dict[str, Any], uri: str) -> None:
-    """A trial of one worker, as a function for Tune: its process does the fit itself."""
+def run_one_process(tune_config: dict[str, Any], setup: TrialSetup) -> None:
+    """Runs a trial of one worker, as a function for Tune: its process does the fit itself."""
     session.quiet()
-    settings = _settings(tune_config, tree)
-    torch.set_num_threads(settings.train.cpus_per_worker or 1)
-    hooks = _TrialHooks(uri, tune_config["job"]["number"], settings)
-    learner, source, plan = parts(settings)
-    fit(learner, source, plan, settings, hooks)
+    job = Job.of(tune_config)
+    config = trial_config(setup.config, job.point, job.seed)
+    torch.set_num_threads(config.train.cpus_per_worker or 1)
+    where = device.pick(bool(config.train.gpus_per_worker))
+    callbacks = _TrialCallbacks(setup.uri, job.number, config)
+    fit(build_fit(config, setup.features, where=where), callbacks)
 
 
 def group_of_workers() -> Any:
-    """A trial of several workers, as a class for Tune: each step is an epoch of theirs."""
+    """Returns a trial of several workers, as a class for Tune: each step is an epoch of theirs."""
     from ray import tune
 
     class GroupTrial(tune.Trainable):
-        def setup(self, config: dict[str, Any], **about: Any) -> None:
+        def setup(self, config: dict[str, Any], **parameters: Any) -> None:
             session.quiet()
-            settings, number = _settings(config, about["tree"]), config["job"]["number"]
-            hooks = functools.partial(_TrialHooks, about["uri"], number, settings)
-            self._metric, self._best = settings.train.metric, -math.inf
-            self._group = Group(parts, hooks, settings)
+            setup: TrialSetup = parameters["setup"]
+            job = Job.of(config)
+            own = trial_config(setup.config, job.point, job.seed)
+            callbacks = functools.partial(_TrialCallbacks, setup.uri, job.number, own)
+            self._metric, self._best = own.train.metric, -math.inf
+            self._group = Group(own, setup.features, make_callbacks=callbacks)
 
         def step(self) -> dict[str, Any]:
             epoch, last = self._group.epoch()
             self._best = max(self._best, epoch.val.score(self._metric))
-            return {**_result(epoch, self._metric, self._best), "done": last}
+            return {**tune_metrics(epoch, self._metric, best=self._best), "done": last}
 
         def cleanup(self) -> None:
             self._group.stop()
@@ -88,13 +99,8 @@ def group_of_workers() -> Any:
     return GroupTrial
 
 
-def _settings(tune_config: dict[str, Any], tree: dict[str, Any]) -> Config:
-    job = tune_config["job"]
-    return at(from_dict(tree), job["point"], job["seed"])
-
-
-def _result(epoch: Epoch, metric: str, best: float) -> dict[str, Any]:
-    """What Tune and the board are told of an epoch; `best` is the best score so far."""
+def tune_metrics(epoch: Epoch, metric: str, *, best: float) -> dict[str, Any]:
+    """Returns an epoch as the metrics that Tune takes; `best` is the best score so far."""
     return {
         "epochs": epoch.epoch + 1,
         "score": best,
@@ -108,8 +114,17 @@ def _result(epoch: Epoch, metric: str, best: float) -> dict[str, Any]:
     }
 
 
-class _TrialHooks(Hooks):
-    """Commits a trial's weights when they are its best so far, and tells Tune its score."""
+def trial_epoch(metrics: Mapping[str, Any], *, at: float) -> TrialEpoch:
+    """Reads an epoch from `tune_metrics`; `at` is when it ended, in seconds of the search."""
+    return TrialEpoch(
+        epoch=metrics["epochs"] - 1, train_loss=metrics["train_loss"],
+        score=metrics["epoch_score"], log_loss=metrics["log_loss"], seconds=metrics["seconds"],
+        at=at, stall_seconds=metrics["stall_seconds"], share=metrics["share"], lr=metrics["lr"],
+    )  # fmt: skip
+
+
+class _TrialCallbacks(FitCallbacks):
+    """Commits a trial's weights when they are its best so far, and reports its score to Tune."""
 
     def __init__(self, uri: str, number: int, config: Config) -> None:
         self._uri = uri
@@ -119,16 +134,16 @@ class _TrialHooks(Hooks):
         self._best = -math.inf
 
     def save(self, checkpoint: Checkpoint, val: Predictions) -> None:
-        """See `Hooks`. The optimizer is left out: a trial is not resumed in mid-fit."""
+        """See `FitCallbacks`. The optimizer is left out: a trial is not resumed within its fit."""
         if checkpoint.history[-1].epoch == checkpoint.best:
             self._checkpoints.save(
-                Checkpoint(checkpoint.history, checkpoint.best, checkpoint.judged)
+                Checkpoint(checkpoint.history, checkpoint.best, checkpoint.best_weights)
             )
             storage.write_bytes(trials.val_predictions(self._uri, self._number), encode(val))
 
     def report(self, epoch: Epoch) -> None:
-        """See `Hooks`."""
+        """See `FitCallbacks`."""
         from ray import tune
 
         self._best = max(self._best, epoch.val.score(self._metric))
-        tune.report(_result(epoch, self._metric, self._best))
+        tune.report(tune_metrics(epoch, self._metric, best=self._best))

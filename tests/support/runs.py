@@ -13,6 +13,7 @@ from rtl.config.tree import Config
 from rtl.evaluation import metrics
 from rtl.runs.records import OUTCOME_FILE, Epoch, Outcome
 from rtl.training.checkpoint import Checkpoint, Checkpoints
+from rtl.training.train import FitTask
 from tests.conftest import COLOURS
 
 Files = dict[str, bytes]
@@ -67,8 +68,8 @@ class Workers:
         self._model = model
         self._stop_after = stop_after
 
-    def __call__(self, _: Any, loop_config: dict[str, Any], *__: Any) -> None:
-        uri, channel = loop_config["uri"], loop_config["channel"]
+    def __call__(self, _: Any, task: FitTask, **__: Any) -> None:
+        uri, channel = task.uri, task.channel
         checkpoints = Checkpoints(storage.join(uri, "checkpoints"))
         start = checkpoints.last()
         done = len(start.history) if start else 0

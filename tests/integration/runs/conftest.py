@@ -12,6 +12,7 @@ from rtl import storage
 from rtl.config.tree import Config
 from rtl.data.shards import Manifest
 from rtl.feature_extraction import extraction
+from rtl.feature_extraction.cache import Features
 from rtl.model import bundle, inception, pretrained
 from rtl.model.bundle import BundleInfo
 from rtl.runs import listing, run, tensorboard, trials
@@ -19,9 +20,12 @@ from rtl.runs.progress import RunCallbacks
 from rtl.runs.ray_metrics import Meter
 from rtl.runs.records import Epoch
 from rtl.runtime import capacity
+from rtl.runtime.session import Progress
 from rtl.training import train
 from rtl.tuning import search, sweep
+from rtl.tuning.sweep import Sweep
 from rtl.tuning.tracker import Round, TrialTracker
+from rtl.tuning.trial_process import TrialSetup
 from tests.conftest import COLOURS, make_dataset
 from tests.support.event_files import curves
 from tests.support.runs import (
@@ -88,18 +92,19 @@ def told_search(
     manifest = make_dataset(f"{place}/data")
     settings = search_config(place, "searched")
 
-    def build(*arguments: Any, **options: Any) -> None:
-        progress = options.get("progress", arguments[-1])
+    def build(*_: Any, progress: Progress) -> dict[int, Features]:
         for done in (8, 40, IMAGES):  # 8 of them were there
             progress(done, IMAGES)
+        return {}
 
-    def tune(config: Config, tracker: TrialTracker, *, jobs: Any, **_: Any) -> None:
-        tracker.begin(Round(len(jobs), len(EPOCHS), 1, cpus=2))
-        for job in jobs:
-            tracker.start(vars(job))
+    def tune(setup: TrialSetup, tracker: TrialTracker, *, sweep: Sweep) -> None:
+        del setup
+        tracker.begin(Round(len(sweep.jobs), len(EPOCHS), 1, cpus=2))
+        for job in sweep.jobs:
+            tracker.start(job)
             for epoch in EPOCHS:
-                tracker.report(vars(job), tune_result(epoch))
-            tracker.end(vars(job), failed=False)
+                tracker.report(job, tune_result(epoch))
+            tracker.end(job, failed=False)
 
     def evaluate_winner(*_: Any, **__: Any) -> list[None]:
         write_outcome(run.locate(settings), model)

@@ -27,7 +27,7 @@ from rtl.model import bundle
 from rtl.ports import free_port
 from rtl.runs import mlflow_log, run
 from rtl.training import train
-from rtl.training.finalize import conclude
+from rtl.training.finalize import register_result
 from rtl.tuning import search
 from tests.conftest import make_dataset
 from tests.support.mlflow_server import mlflow_server
@@ -131,7 +131,7 @@ def ended(model: Files, tmp_path_factory: pytest.TempPathFactory) -> Ended:
     return (
         settings,
         uri,
-        conclude(settings, "train", uri=uri, outcome=write_outcome(uri, model), seconds=1.0),
+        register_result(settings, write_outcome(uri, model), kind="train", uri=uri, seconds=1.0),
     )
 
 

@@ -38,9 +38,9 @@ class StopError(Exception):
     pass
 
 
-def stop(config, manifest, depths, *_):
+def stop(config, manifest, depths, **_):
     for k in depths:
-        cache.locate(config, manifest, "weights", k)
+        cache.locate(config, manifest, weights_sha256="weights", unfrozen_layers=k)
     raise StopError(config.model.precision)
 
 
@@ -57,7 +57,7 @@ def one_kind(use_gpu):  # as if the GPU, and a processor of CPUs alone, multipli
 
 
 extraction.build = stop
-train._arithmetic = one_kind
+train.local_precision = one_kind
 for gpus in (0, 1):
     for command in (train.train, search.search, lr_find.find):
         config = loading.load().replace(
@@ -68,7 +68,7 @@ for gpus in (0, 1):
         )
         found[config.name] = precision(command, config)
 wide = loading.load().replace(train={"cpus_per_worker": 3})
-found["wide"] = train.settle_precision(wide).model.precision
+found["wide"] = train.resolve_precision(wide).model.precision
 print(json.dumps(found))
 ray.shutdown()
 cluster.shutdown()

@@ -24,7 +24,7 @@ from rtl.errors import (
 from rtl.evaluation import metrics
 from rtl.evaluation.predictions import Predictions, decode
 from rtl.feature_extraction import extraction
-from rtl.feature_extraction.cache import FeatureReader
+from rtl.feature_extraction.cache import FeaturePlan, FeatureReader
 from rtl.model import bundle
 from rtl.model.inference import calibrate
 from rtl.model.pretrained import load as load_weights
@@ -34,7 +34,7 @@ from rtl.runs.records import Epoch
 from rtl.runtime import capacity, session
 from rtl.training import train
 from rtl.training.checkpoint import Checkpoint, Checkpoints
-from rtl.training.loop import Hooks, Learner, fit
+from rtl.training.loop import FitCallbacks, FitSetup, Learner, fit
 from rtl.training.trainer import launch
 from rtl.tuning.group_trial import Group
 from tests.conftest import make_dataset
@@ -54,7 +54,7 @@ def make_config(uri: str, name: str = "fit", **sections: Any) -> Config:
     return base.replace(**sections)
 
 
-class Recorder(Hooks):
+class Recorder(FitCallbacks):
     """Keeps what a fit commits, and stops it after an epoch where asked to."""
 
     def __init__(self, uri: str, stop_after: int | None = None) -> None:
@@ -69,13 +69,18 @@ class Recorder(Hooks):
             raise KeyboardInterrupt
 
 
-def fit_here(settings: Config, manifest: Manifest, hooks: Hooks, reader: Any = None) -> Checkpoint:
+def fit_here(
+    settings: Config, manifest: Manifest, callbacks: FitCallbacks, reader: Any = None
+) -> Checkpoint:
     plan = EpochSampler.from_config(settings, manifest)
     reader = reader or ImageReader(manifest, settings.data)
     weights = load_weights("packaged", settings.storage)
-    learner = Learner(settings, len(manifest.classes), weights, torch.device("cpu"))
-    start = hooks.checkpoints.last() if isinstance(hooks, Recorder) else None
-    return fit(learner, InMemorySource(plan, reader), plan, settings, hooks, start)
+    device, classes = torch.device("cpu"), len(manifest.classes)
+    learner = Learner(settings, weights, num_classes=classes, device=device)
+    start = callbacks.checkpoints.last() if isinstance(callbacks, Recorder) else None
+    return fit(
+        FitSetup(settings, learner, plan, InMemorySource(plan, reader)), callbacks, start=start
+    )
 
 
 @pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
@@ -90,17 +95,18 @@ def test_a_stopped_and_resumed_fit_ends_with_the_same_weights(tmp_path: Path, em
     assert whole.history[0].train_loss > whole.history[-1].train_loss
     for name, tensor in whole.tail.items():
         assert torch.equal(tensor, resumed.tail[name]), name
-        assert torch.equal(whole.judged[name], resumed.judged[name]), name
-    assert torch.equal(whole.judged["fc.weight"], whole.tail["fc.weight"]) == (not ema)
+        assert torch.equal(whole.best_weights[name], resumed.best_weights[name]), name
+    assert torch.equal(whole.best_weights["fc.weight"], whole.tail["fc.weight"]) == (not ema)
 
 
 def test_val_is_asked_with_the_weights_that_are_kept(tmp_path: Path) -> None:
     manifest = make_dataset(str(tmp_path / "data"))
     settings = make_config(str(tmp_path), train={"epochs": 1, "ema": 0.9})
-    state = fit_here(settings, manifest, Hooks())
+    state = fit_here(settings, manifest, FitCallbacks())
     weights = load_weights("packaged", settings.storage)
-    learner = Learner(settings, len(manifest.classes), weights, torch.device("cpu"))
-    learner.tail.load_state_dict(state.judged)
+    device, classes = torch.device("cpu"), len(manifest.classes)
+    learner = Learner(settings, weights, num_classes=classes, device=device)
+    learner.tail.load_state_dict(state.best_weights)
     source = InMemorySource(
         EpochSampler.from_config(settings, manifest), ImageReader(manifest, settings.data)
     )
@@ -113,7 +119,7 @@ def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
     manifest = make_dataset(str(tmp_path / "data"))
     settings = make_config(str(tmp_path), optimizer={"lr": 1e30, "warmup_fraction": 0.0})
     with pytest.raises(TrainingError, match=r"optimizer\.lr"):
-        fit_here(settings, manifest, Hooks())
+        fit_here(settings, manifest, FitCallbacks())
 
 
 def test_a_last_batch_of_one_row_does_not_end_a_fit_whose_batch_norm_trains(
@@ -121,7 +127,7 @@ def test_a_last_batch_of_one_row_does_not_end_a_fit_whose_batch_norm_trains(
 ) -> None:
     manifest = make_dataset(str(tmp_path / "data"), train=9, val=3, test=3)
     settings = make_config(str(tmp_path), model={"batch_norm": "train"}, train={"epochs": 1})
-    first, second = (fit_here(settings, manifest, Hooks()) for _ in range(2))
+    first, second = (fit_here(settings, manifest, FitCallbacks()) for _ in range(2))
     assert first.history[0].train_loss == second.history[0].train_loss
     for name, tensor in first.tail.items():
         assert torch.equal(tensor, second.tail[name]), name
@@ -183,7 +189,7 @@ def test_two_workers_give_the_losses_of_one_process(tmp_path: Path, ray_cluster:
     )
     epochs: list[Epoch] = []
     result = train.train(settings, callbacks=RunCallbacks(epoch=epochs.append))
-    # The bundle's weights, which `judge` loaded, are those that `val` chose by.
+    # The bundle's weights, which `finalize` loaded, are those that `val` chose by.
     said = decode(storage.read_bytes(f"{run.locate(settings)}/predictions/val.parquet"))
     temperature = bundle.verify(result.bundle).temperature
     raw = calibrate(torch.from_numpy(said.probabilities), 1 / temperature).numpy()
@@ -194,7 +200,7 @@ def test_two_workers_give_the_losses_of_one_process(tmp_path: Path, ray_cluster:
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.train.cpus_per_worker or 1)
     try:
-        alone = fit_here(settings.replace(train={"workers": 1}), manifest, Hooks())
+        alone = fit_here(settings.replace(train={"workers": 1}), manifest, FitCallbacks())
     finally:
         torch.set_num_threads(threads)
     assert [(e.train_loss, e.val.log_loss) for e in epochs] == [
@@ -211,13 +217,13 @@ def test_cached_and_uncached_fits_see_the_same_numbers(tmp_path: Path, ray_clust
     )  # fmt: skip
     found = extraction.build(settings, manifest, [4])[4]
     reader = FeatureReader(found, True, lambda *_: pytest.fail("nothing is damaged"))
-    cached = fit_here(settings, manifest, Hooks(), reader)
-    plain = fit_here(settings, manifest, Hooks())
+    cached = fit_here(settings, manifest, FitCallbacks(), reader)
+    plain = fit_here(settings, manifest, FitCallbacks())
     assert [e.train_loss for e in cached.history] == pytest.approx(
         [e.train_loss for e in plain.history], rel=1e-3
     )
     settings = settings.replace(train={"flip_features": "none"})
-    unturned = fit_here(settings, manifest, Hooks(), reader)
+    unturned = fit_here(settings, manifest, FitCallbacks(), reader)
     assert unturned.history[0].train_loss == cached.history[0].train_loss
     assert unturned.history[1].train_loss != pytest.approx(cached.history[1].train_loss, rel=1e-3)
 
@@ -277,9 +283,9 @@ def test_an_error_of_python_in_a_worker_is_not_tried_again(
     mislabel(make_dataset(str(tmp_path / "data"), train=9, val=3, test=3), 99)
     starts: list[Config] = []
 
-    def counted(worker: Any, about: dict[str, Any], config: Config) -> None:
+    def counted(worker: Any, task: Any, *, config: Config) -> None:
         starts.append(config)
-        launch(worker, about, config)
+        launch(worker, task, config=config)
 
     monkeypatch.setattr(train, "launch", counted)
     with pytest.raises(TrainingError, match=r"^The fit ended by IndexError: .* --name") as caught:
@@ -311,19 +317,19 @@ def test_only_lost_workers_are_started_again(
 ) -> None:
     left = list(faults)
 
-    def start(worker: Any, about: dict[str, Any], config: Config) -> None:
+    def start(worker: Any, task: train.FitTask, *, config: Config) -> None:
         fault = left.pop(0)
         if fault in ("storage", "final"):
-            about["channel"].fail(StorageError("Could not read x."))
+            task.channel.fail(StorageError("Could not read x."))
         if fault in ("storage", "lost"):
             raise TrainingError(f"{fault}.")
 
     monkeypatch.setattr(train, "launch", start)
     settings = make_config(str(tmp_path), train={"max_failures": allowed})
-    with open_channel(RunCallbacks()) as channel, contextlib.ExitStack() as stack:
+    with open_channel(RunCallbacks()) as box, contextlib.ExitStack() as stack:
         if says:
             stack.enter_context(pytest.raises((TrainingError, StorageError), match=says))
-        train._restart(settings, {"channel": channel})
+        train.run_workers(train.FitTask(settings, str(tmp_path), FeaturePlan(), box))
     assert len(faults) - len(left) == starts
 
 
@@ -344,9 +350,9 @@ def test_a_lost_worker_is_started_again_from_the_last_commit(
             assert len(workers) == 2
             workers[1].kill()
 
-    def counted(worker: Any, about: dict[str, Any], config: Config) -> None:
+    def counted(worker: Any, task: Any, *, config: Config) -> None:
         starts.append(len(epochs))
-        launch(worker, about, config)
+        launch(worker, task, config=config)
 
     monkeypatch.setattr(train, "launch", counted)
     result = train.train(settings, callbacks=RunCallbacks(epoch=kill_one))
@@ -384,6 +390,6 @@ def test_workers_that_find_no_places_are_given_up_with_the_sum(
         r"The cluster has 4 CPUs and 0 GPUs, .* --resume\."
     )
     with pytest.raises(ResourceError, match=said):
-        launch(print, {}, settings)
+        launch(print, {}, config=settings)
     with pytest.raises(ResourceError, match=said):  # a trial of such workers
-        Group(print, Hooks, settings).epoch()
+        Group(settings, FeaturePlan(), make_callbacks=FitCallbacks).epoch()

@@ -15,6 +15,7 @@ from rtl import storage
 from rtl.config import loading
 from rtl.errors import ConfigError, RunExistsError, TrainingError
 from rtl.evaluation import predictions
+from rtl.feature_extraction.cache import FeaturePlan
 from rtl.model import registry
 from rtl.runs import run, trials
 from rtl.runs.records import Outcome
@@ -22,6 +23,7 @@ from rtl.runs.trials import State, Trial, choose
 from rtl.runtime import capacity
 from rtl.tuning import budget, search
 from rtl.tuning.throughput import Rates, measure
+from rtl.tuning.trial_process import TrialSetup
 from tests.conftest import Searched, make_dataset
 from tests.integration.runtime.test_capacity import a_cpu_held
 
@@ -124,15 +126,14 @@ def test_finalists_run_with_more_seeds_and_a_killed_search_goes_on(
     assert search.search(settings, resume=True) == again
 
 
-def test_a_winner_is_judged_with_the_cpus_that_an_endpoint_leaves(
+def test_a_winner_is_evaluated_with_the_cpus_that_an_endpoint_leaves(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def judge(config: dict[str, Any], uri: str, winner: str, threads: int) -> None:
-        del config, winner
-        made = Outcome((), 0, unfrozen_layers=threads, lr=1e-2, test=None, epochs=5)
-        storage.write_json(f"{uri}/outcome.json", made.to_dict())
+    def evaluate(task: search.WinnerTask) -> None:
+        made = Outcome((), 0, unfrozen_layers=task.threads, lr=1e-2, test=None, epochs=5)
+        storage.write_json(f"{task.uri}/outcome.json", made.to_dict())
 
-    monkeypatch.setattr(search, "_judge_winner", judge)
+    setup = TrialSetup(loading.load(), str(tmp_path), FeaturePlan())
     point = {"model.unfrozen_layers": 0, "optimizer.lr": 1e-2}
     found = {}
     for held in (1, 0):
@@ -140,7 +141,7 @@ def test_a_winner_is_judged_with_the_cpus_that_an_endpoint_leaves(
             if held:
                 monkeypatch.setattr(capacity, "FREED_AFTER_S", 0.5)
                 stack.enter_context(a_cpu_held())
-            made = search._ask_winner(loading.load(), str(tmp_path), Trial(0, point))
+            made = search.finalize_trial(setup, Trial(0, point), finalize_task=evaluate)
             found[held] = (made.unfrozen_layers, made.epochs)
         monkeypatch.setattr(capacity, "FREED_AFTER_S", 10.0)
     assert found == {1: (3, 1), 0: (4, 1)}
@@ -165,16 +166,18 @@ def test_a_search_with_a_budget_runs_what_its_plan_says(
     assert measured.tail[1] > 0
     # As on a machine on which this takes its time: a plan of two rounds, of k = 0 and 1.
     slow = {0: 8.0, 1: 8.0}
-    monkeypatch.setattr(search, "measure", lambda *_: Rates(50.0, slow, slow, 2))
+    fixed = lambda *_: Rates(50.0, slow, slow, 2)  # noqa: E731
     said: list[str] = []
-    result = search.search(settings, say=said.append, resume=True)  # of a name that is new
+    result = search.search(  # resume: of a name that is new
+        settings, print_line=said.append, resume=True, measure_rates=fixed
+    )
     about = storage.read_json(storage.join(run.locate(settings), "search.json"))
-    assert "the points are compared on 50% of the rows" in about["given_up"]
-    assert len(said) == len(about["given_up"])
+    assert "the points are compared on 50% of the rows" in about["tradeoffs"]
+    assert len(said) == len(about["tradeoffs"])
     found = trials.recorded(run.locate(settings))
     assert {t.rows for t in found} == {0.5, 1.0}
     # As many as the plan says: with two views the last round has all epochs, for a point less.
-    points = 5 if "5 instead of 6 points" in about["given_up"] else 6
+    points = 5 if "5 instead of 6 points" in about["tradeoffs"] else 6
     assert len([t for t in found if t.rows < 1]) == points
     assert result.test is not None
     assert result.test.accuracy.value >= 0.75
@@ -187,8 +190,9 @@ def test_a_search_with_a_budget_runs_what_its_plan_says(
     uri = run.locate(settings)
     for name in ("result.json", "outcome.json", "trials.json", "search.json"):
         storage.delete(storage.join(uri, name))
-    monkeypatch.setattr(search, "measure", lambda *_: pytest.fail("it measures"))
-    again = search.search(settings, resume=True)
+    again = search.search(
+        settings, resume=True, measure_rates=lambda *_: pytest.fail("it measures")
+    )
     assert (again.val, again.test) == (result.val, result.test)
     assert trials.recorded(uri) == found
     # And in the last round: that alone is run again, in the time that is left.
@@ -196,8 +200,7 @@ def test_a_search_with_a_budget_runs_what_its_plan_says(
     for each in found:
         if "train.minutes" in each.point:
             trials.record(uri, replace(each, state="running", history=()))
-    monkeypatch.setattr(search, "measure", lambda *_: Rates(50.0, slow, slow, 2))
-    last = search.search(settings, resume=True)
+    last = search.search(settings, resume=True, measure_rates=fixed)
     assert last.test is not None
     later = trials.recorded(uri)
     compared = [t for t in found if t.rows < 1]
@@ -217,10 +220,10 @@ def test_a_budget_that_is_too_small_leaves_the_name_free(
         data={"uri": f"{tmp_path}/data", "image_size": 80},
         search={"unfrozen_layers": [0], "budget_minutes": 0.2},
     )
-    monkeypatch.setattr(search, "measure", lambda *_: Rates(0.1, {0: 8.0}, {0: 8.0}, 2))
+    rates = Rates(0.1, {0: 8.0}, {0: 8.0}, 2)
     for resume in (False, True):  # the job of a cluster always asks to resume
         with pytest.raises(ConfigError, match=r"Give --budget \d+m or more"):
-            search.search(settings, resume=resume)
+            search.search(settings, resume=resume, measure_rates=lambda *_: rates)
         assert run.create_or_resume(settings, "search", manifest_digest="d" * 64, resume=False)
         storage.delete(run.locate(settings))
 
@@ -241,17 +244,17 @@ def test_points_that_the_deadline_leaves_are_said(
     )  # fmt: skip
     # Twelve trials are planned for six seconds, in which no more than a few end.
     monkeypatch.setattr(budget, "START_SECONDS", 0.0)
-    monkeypatch.setattr(search, "measure", lambda *_: Rates(1e9, {0: 1e9}, {0: 1e9}, 2))
+    rates = Rates(1e9, {0: 1e9}, {0: 1e9}, 2)
     said: list[str] = []
-    search.search(settings, say=said.append)
+    search.search(settings, print_line=said.append, measure_rates=lambda *_: rates)
     uri = run.locate(settings)
     ran = [trial for trial in trials.recorded(uri) if trial.history]
-    given_up = storage.read_json(storage.join(uri, "search.json"))["given_up"]
-    assert given_up == [
+    tradeoffs = storage.read_json(storage.join(uri, "search.json"))["tradeoffs"]
+    assert tradeoffs == [
         "the finalists' further seeds: 1 instead of 2",
         f"{len(ran)} of 12 points were compared before the time was over",
     ]
-    assert said == [f"For the time: {line}." for line in given_up]
+    assert said == [f"For the time: {line}." for line in tradeoffs]
 
 
 @pytest.mark.slow  # the cluster's test runs such trials; this compares

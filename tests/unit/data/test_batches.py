@@ -90,8 +90,8 @@ def test_missing_rows_are_an_error() -> None:
 
 
 def test_the_trunks_pass_ends_with_its_smallest_items() -> None:
-    reads = extraction._reads(manifest(train=(130, 5), val=(128, 9)), views=2)
-    items = extraction._items(reads)
+    reads = extraction.split_reads(manifest(train=(130, 5), val=(128, 9)), views=2)
+    items = extraction.group_reads(reads)
     assert [sum(len(read.rows) for read in item) for item in items] == [256, 128, 10, 9, 4]
     assert all(len({(read.shard.path, int(read.rows[0])) for read in i}) == 1 for i in items)
     assert sorted(read.view for item in items for read in item) == [0, 0, 0, 0, 0, 1, 1, 1]

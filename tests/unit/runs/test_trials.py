@@ -23,7 +23,7 @@ from rtl.runs.trials import (
     spent,
     to_resume,
 )
-from rtl.tuning import search, sweep
+from rtl.tuning import proposals, sweep
 from rtl.tuning.tracker import TrialTracker, TuneEvents
 from rtl.tuning.trial_process import Job
 
@@ -114,7 +114,7 @@ def test_a_trial_whose_process_dies_as_it_starts_has_failed(tmp_path: Path, know
     point = {"model.unfrozen_layers": 1, "optimizer.lr": 1e-3}
     earlier = [Trial(0, point)] if known else []
     tracker = TrialTracker(Config(), str(tmp_path), ended=earlier, watch=lambda _: None)
-    job = vars(Job(0, point, 0))
+    job = Job(0, point, 0).to_dict()
     TuneEvents(tracker).log_trial_end(SimpleNamespace(config={"job": job}), failed=True)
     tracker.explain(0, RuntimeError("The actor died."))
     (found,) = trials.recorded(str(tmp_path))
@@ -128,7 +128,7 @@ def test_a_trial_whose_process_dies_as_it_starts_has_failed(tmp_path: Path, know
 )
 def test_asha_lets_the_longest_fit_of_the_space_end(values: Any, longest: int) -> None:
     space = {"train.epochs": values} if values else {}
-    assert sweep._asha(Config().replace(search={"space": space}), ())._max_t == longest
+    assert sweep.make_asha(Config().replace(search={"space": space}), ())._max_t == longest
 
 
 def test_what_was_spent() -> None:
@@ -153,19 +153,22 @@ def test_a_record_is_read_back() -> None:
 
 def test_a_grid_sees_every_depth_at_one_rate_before_the_next() -> None:
     searched = {"unfrozen_layers": [5, 3], "lr": [1e-3, 2e-3], "space": {"train.ema": [0.9, 0.99]}}
-    points = [tuple(point.values()) for point in search.grid(Config().replace(search=searched))]
+    points = [tuple(point.values()) for point in proposals.grid(Config().replace(search=searched))]
     assert points[:4] == [(5, 1e-3, 0.9), (3, 1e-3, 0.9), (5, 2e-3, 0.9), (3, 2e-3, 0.9)]
     assert points[4:] == [(k, lr, 0.99) for k, lr, _ in points[:4]]
 
 
 def test_trials_with_workers_end_after_an_epoch_and_others_at_the_deadline() -> None:
     past = time.monotonic() - 1
-    at_once, after_epoch = sweep._stopper(past, at_once=True), sweep._stopper(past, at_once=False)
+    at_once, after_epoch = (
+        sweep.make_stopper(past, at_once=True),
+        sweep.make_stopper(past, at_once=False),
+    )
     for stopper in (at_once, after_epoch):
         assert not stopper.stop_all()  # no trial has ended an epoch
     assert not at_once("a", {})
     assert at_once.stop_all()
     assert after_epoch("a", {})
     assert not after_epoch.stop_all()
-    later = sweep._stopper(past + 1000, at_once=False)
+    later = sweep.make_stopper(past + 1000, at_once=False)
     assert not later("a", {})

@@ -36,7 +36,7 @@ def test_a_destination_that_is_no_folder_is_refused_at_once(dest: str) -> None:
     with pytest.raises(StorageError, match=r"^DEST .*(is not one|refuses it)"):
         predict(GONE, GONE, dest)
     with pytest.raises(StorageError, match=r"^OUT .*(is not one|refuses it)"):
-        export(GONE, dest, "torch")
+        export(GONE, dest, target="torch")
     assert Path("file").read_text() == "kept"
 
 

@@ -28,7 +28,7 @@ def failed(error: Exception) -> Exception:
 def test_an_error_of_python_comes_again_with_the_same_config(error: Exception) -> None:
     assert faults.is_own(in_a_task(error))
     for each in (failed(error), in_a_task(error)):
-        reason = faults.lasting(each, ranks=2)
+        reason = faults.permanent(each, ranks=2)
         assert isinstance(reason, errors.TrainingError)
         assert str(reason).startswith(f"The fit ended by {type(error).__name__}: ")
         assert "--resume" not in str(reason)
@@ -36,7 +36,7 @@ def test_an_error_of_python_comes_again_with_the_same_config(error: Exception) -
 
 
 def test_the_trace_travels_with_it() -> None:
-    reason = faults.lasting(failed(ValueError("odd")))
+    reason = faults.permanent(failed(ValueError("odd")))
     assert "in failed" in pickle.loads(pickle.dumps(reason)).__notes__[0]  # noqa: S301 -- our own
 
 
@@ -48,8 +48,8 @@ def test_the_trace_travels_with_it() -> None:
     ],
 )  # fmt: skip
 def test_what_a_process_or_a_device_lost_may_pass(error: Exception) -> None:
-    assert faults.lasting(error) is None
-    assert faults.lasting(in_a_task(error)) is None
+    assert faults.permanent(error) is None
+    assert faults.permanent(in_a_task(error)) is None
     assert not faults.is_own(error)
     assert not faults.is_own(in_a_task(error))
 
@@ -60,8 +60,8 @@ def test_what_no_task_raised_is_no_points_own() -> None:
 
 
 def test_a_runtime_error_may_be_of_a_lost_neighbour() -> None:
-    assert faults.lasting(RuntimeError("Connection closed by peer"), ranks=2) is None
-    assert faults.lasting(RuntimeError("shapes do not fit"), ranks=1) is not None
+    assert faults.permanent(RuntimeError("Connection closed by peer"), ranks=2) is None
+    assert faults.permanent(RuntimeError("shapes do not fit"), ranks=1) is not None
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,6 @@ def test_a_runtime_error_may_be_of_a_lost_neighbour() -> None:
 )  # fmt: skip
 def test_an_error_of_rtl_is_final_and_seldom_a_points_own(kind: str, own: bool) -> None:
     error: RtlError = getattr(errors, kind)("Said once.")
-    assert faults.lasting(error, ranks=2) is error
-    assert faults.lasting(in_a_task(error), ranks=2) is error
+    assert faults.permanent(error, ranks=2) is error
+    assert faults.permanent(in_a_task(error), ranks=2) is error
     assert (faults.is_own(error), faults.is_own(in_a_task(error))) == (own, own)

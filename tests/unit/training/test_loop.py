@@ -16,7 +16,7 @@ def test_each_block_learns_slower_than_the_one_after_it() -> None:
     config = OptimizerConfig(lr=0.1, tail_lr_factor=0.5, layer_decay=0.8, weight_decay=0.01)
     groups = make_optimizer(tail, config).param_groups
     names = {id(parameter): name.split(".")[0] for name, parameter in tail.named_parameters()}
-    peaks = {names[id(p)]: group["peak"] for group in groups for p in group["params"]}
+    peaks = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
     assert peaks == pytest.approx(
         {"fc": 0.1, "Mixed_7c": 0.05, "Mixed_7b": 0.04, "Mixed_7a": 0.032}
     )

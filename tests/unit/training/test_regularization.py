@@ -9,23 +9,25 @@ from rtl.training.regularization import draw_flips, flip, mixup_shares, neighbou
 
 
 def test_neighbours_mix_by_the_same_share_and_steps_differ() -> None:
-    shares = mixup_shares(7, 0.2, 0, 3)
+    shares = mixup_shares(7, 0.2, seed=0, step=3)
     assert shares.shape == (7,)
     assert shares.dtype == np.float32
     assert (shares[0:6:2] == shares[1:6:2]).all()
     assert ((shares >= 0) & (shares <= 1)).all()
-    assert (shares == mixup_shares(7, 0.2, 0, 3)).all()
-    assert (shares != mixup_shares(7, 0.2, 0, 4)).any()
+    assert (shares == mixup_shares(7, 0.2, seed=0, step=3)).all()
+    assert (shares != mixup_shares(7, 0.2, seed=0, step=4)).any()
 
 
 def test_what_a_label_leaves_goes_to_the_other_classes() -> None:
     labels, confidence = torch.tensor([0, 2]), torch.tensor([1.0, 0.7])
-    plain = soft_targets(labels, confidence, 3, 0.0)
+    plain = soft_targets(labels, confidence, num_classes=3, smoothing=0.0)
     assert torch.allclose(plain, torch.tensor([[1.0, 0.0, 0.0], [0.15, 0.15, 0.7]]))
-    smooth = soft_targets(labels, confidence, 3, 0.3)
+    smooth = soft_targets(labels, confidence, num_classes=3, smoothing=0.3)
     assert torch.allclose(smooth, plain * 0.7 + 0.1)
     logits = torch.randn(2, 3)
-    ours = -(soft_targets(labels, torch.ones(2), 3, 0.1) * logits.log_softmax(1)).sum(1)
+    ours = -(
+        soft_targets(labels, torch.ones(2), num_classes=3, smoothing=0.1) * logits.log_softmax(1)
+    ).sum(1)
     torchs = torch.nn.functional.cross_entropy(
         logits, labels, label_smoothing=0.1, reduction="none"
     )
@@ -41,14 +43,14 @@ def test_every_row_has_a_neighbour_that_has_it(rows: int) -> None:
 
 @pytest.mark.parametrize(("flips", "ways"), [("none", 1), ("horizontal", 2), ("both", 4)])
 def test_flips_are_a_function_of_seed_and_step(flips: Flips, ways: int) -> None:
-    drawn = draw_flips(400, flips, 0, 3)
-    assert torch.equal(drawn, draw_flips(400, flips, 0, 3))
+    drawn = draw_flips(400, flips, seed=0, step=3)
+    assert torch.equal(drawn, draw_flips(400, flips, seed=0, step=3))
     counts = torch.bincount(drawn, minlength=ways)
     assert len(counts) == ways
     assert counts.min() > 400 / ways * 0.7
     if ways > 1:
-        assert not torch.equal(drawn, draw_flips(400, flips, 0, 4))
-        assert not torch.equal(drawn, draw_flips(400, flips, 1, 3))
+        assert not torch.equal(drawn, draw_flips(400, flips, seed=0, step=4))
+        assert not torch.equal(drawn, draw_flips(400, flips, seed=1, step=3))
 
 
 def test_each_row_is_turned_its_own_way_and_the_cache_is_left_alone() -> None:

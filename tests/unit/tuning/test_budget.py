@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,9 +17,9 @@ from rtl.tuning.budget import (
     MIN_EPOCHS,
     SAFETY,
     BudgetPlan,
-    Round,
+    PlannedRound,
     make_plan,
-    unrun,
+    unfinished,
 )
 from rtl.tuning.throughput import PASS_RATE, START_SECONDS, Rates
 
@@ -36,6 +37,19 @@ def manifest(train: int) -> Manifest:
     return Manifest(**{**fields, "shards": shards})
 
 
+def planned(
+    config: Config,
+    train: int,
+    seconds: float,
+    *,
+    built: bool = True,
+    cached: Sequence[int] = (0, 1, 2, 3, 5),
+) -> BudgetPlan:
+    return make_plan(
+        config, manifest(train), RATES, seconds=seconds, concurrent=2, cached=cached, built=built
+    )
+
+
 def plan(
     seconds: float, train: int = 1700, built: bool = False, views: int = 4, **search: Any
 ) -> BudgetPlan:
@@ -43,12 +57,12 @@ def plan(
         features={"views": views},
         search={"unfrozen_layers": [0, 3, 5], "trials": 9, **search},
     )
-    return make_plan(config, manifest(train), RATES, seconds, 2, built)
+    return planned(config, train, seconds, built=built)
 
 
 def predicted(found: BudgetPlan, train: int) -> float:
     images = found.views * train + train // 6 + train // 3
-    rounds = found.sweep.seconds + found.final.seconds + found.judging
+    rounds = found.sweep.seconds + found.final.seconds + found.evaluation
     return images / (PASS_RATE * RATES.trunk) + rounds
 
 
@@ -71,17 +85,17 @@ def test_the_aim_twenty_thousand_photos_two_cores_thirty_minutes() -> None:
 @pytest.mark.parametrize(("seconds", "turned"), [(120, "none"), (300, "both")])
 def test_features_are_turned_where_epochs_are_many_enough(seconds: float, turned: str) -> None:
     config = Config().replace(train={"flip_features": "both"}, search={"unfrozen_layers": [5]})
-    found = make_plan(config, manifest(1700), RATES, seconds, 2, built=True)
+    found = planned(config, 1700, seconds)
     assert found.flip_features == turned
     assert (found.epochs < MIN_EPOCHS) == (turned == "none")
-    assert any("turned" in line for line in found.given_up) == (turned == "none")
+    assert any("flipped" in line for line in found.tradeoffs) == (turned == "none")
 
 
 def test_more_time_gives_up_less() -> None:
     tight, ample = plan(300), plan(36000)
-    assert tight.given_up
+    assert tight.tradeoffs
     assert tight.views < ample.views == 4
-    assert (ample.narrowed, ample.given_up) == ((), ())
+    assert (ample.extraction_tradeoffs, ample.tradeoffs) == ((), ())
     assert (ample.sweep.rows, ample.sweep.points, ample.final.points) == (1.0, 9, 0)
     assert ample.sweep.epochs == Config().train.epochs
 
@@ -89,8 +103,8 @@ def test_more_time_gives_up_less() -> None:
 @pytest.mark.parametrize("seconds", [300, 36000])
 def test_seeds_that_no_finalist_is_fitted_with_are_said(seconds: float) -> None:
     alone = plan(seconds)
-    assert plan(seconds, seeds=3).given_up == (
-        *alone.given_up, "the finalists' further seeds: 1 instead of 3",
+    assert plan(seconds, seeds=3).tradeoffs == (
+        *alone.tradeoffs, "the finalists' further seeds: 1 instead of 3",
     )  # fmt: skip
 
 
@@ -103,19 +117,19 @@ def test_seeds_that_no_finalist_is_fitted_with_are_said(seconds: float) -> None:
     ],
 )
 def test_points_that_the_deadline_left_are_said(compared: int, final: int, said: list[str]) -> None:
-    planned = BudgetPlan(1, (0,), Round(0.5, 2, 6, 1.0), Round(1.0, 8, 2, 1.0), 0.0, ())
+    found = BudgetPlan(1, (0,), PlannedRound(0.5, 2, 6, 1.0), PlannedRound(1.0, 8, 2, 1.0), 0.0, ())
     epoch = TrialEpoch(0, 1.0, 0.5, 0.5, 2.0, 0.0)
     first = [Trial(i, {"train.rows": 0.5}, history=(epoch,)) for i in range(compared - 1)]
     failed = Trial(9, {"train.rows": 0.5}, state="failed")
     last = [Trial(20 + i, {"train.minutes": 1.0}, history=(epoch,)) for i in range(final)]
     ended_at_once = Trial(30, {"train.minutes": 1.0}, state="stopped")
-    assert unrun(planned, [*first, failed, *last, ended_at_once]) == said
+    assert unfinished(found, [*first, failed, *last, ended_at_once]) == said
 
 
 def test_depths_whose_epoch_is_too_long_are_left_out() -> None:
     found = plan(200, train=1000, built=True)
     assert 5 not in found.depths
-    assert any("[5]" in line for line in found.narrowed)
+    assert any("[5]" in line for line in found.extraction_tradeoffs)
 
 
 def test_features_that_are_there_leave_time_for_the_rounds() -> None:
@@ -150,7 +164,7 @@ def test_where_comparing_would_leave_too_few_epochs_one_deep_fit_has_all_cpus() 
     assert (found.depths, found.sweep.points, found.final.points) == ((5,), 0, 1)
     assert found.final.cpus == RATES.cpus
     assert found.final.epochs >= MIN_EPOCHS
-    assert any("comparison of 9 points" in line for line in found.given_up)
+    assert any("comparison of 9 points" in line for line in found.tradeoffs)
 
 
 def test_one_depth_is_searched_where_only_one_fits() -> None:
@@ -161,28 +175,22 @@ def test_one_depth_is_searched_where_only_one_fits() -> None:
 def test_flips_of_the_winner_are_planned_for() -> None:
     config = Config().replace(search={"unfrozen_layers": [3]})
     with_flips = config.replace(model={"test_flips": "both"})
-    a, b = (make_plan(c, manifest(1700), RATES, 900, 2, built=True) for c in (config, with_flips))
-    assert b.judging - a.judging >= 3 * (1700 // 6 + 1700 // 3) / RATES.trunk
+    a, b = (planned(c, 1700, 900) for c in (config, with_flips))
+    assert b.evaluation - a.evaluation >= 3 * (1700 // 6 + 1700 // 3) / RATES.trunk
 
 
 def test_what_features_answer_is_not_planned_for_the_trunk() -> None:
     config = Config().replace(search={"unfrozen_layers": [3]}, model={"precision": "bf16"})
-    without = config.replace(features={"cache": "off"})
     exact = config.replace(model={"precision": "fp32"})  # its features are roundings
-    a, b, c = (
-        make_plan(each, manifest(1700), RATES, 900, 2, built=True)
-        for each in (config, without, exact)
-    )
-    assert b.judging - a.judging == pytest.approx((1700 // 6 + 1700 // 3) / RATES.trunk)
-    assert c.judging == b.judging
+    a, c = (planned(each, 1700, 900) for each in (config, exact))
+    b = planned(config, 1700, 900, cached=())
+    assert b.evaluation - a.evaluation == pytest.approx((1700 // 6 + 1700 // 3) / RATES.trunk)
+    assert c.evaluation == b.evaluation
 
 
 def test_a_driver_without_a_gpu_plans_for_workers_that_have_one() -> None:
     config = Config().replace(search={"unfrozen_layers": [3]}, model={"precision": "bf16"})
-    a, b = (
-        make_plan(c, manifest(1700), RATES, 900, 2, built=True)
-        for c in (config, config.replace(train={"gpus_per_worker": 1}))
-    )
+    a, b = (planned(c, 1700, 900) for c in (config, config.replace(train={"gpus_per_worker": 1})))
     assert a == b
 
 

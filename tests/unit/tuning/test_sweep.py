@@ -15,12 +15,14 @@ from rich.console import Console
 from rtl.config.tree import Config
 from rtl.display import console
 from rtl.display.progress_views import SearchView
+from rtl.feature_extraction.cache import FeaturePlan
 from rtl.runs.records import TrialEpoch
 from rtl.runs.trials import Trial
 from rtl.tuning import sweep
 from rtl.tuning.proposals import Proposals
+from rtl.tuning.sweep import Sweep
 from rtl.tuning.tracker import Round, TrialTracker, TuneEvents
-from rtl.tuning.trial_process import Job
+from rtl.tuning.trial_process import Job, TrialSetup
 
 POINT = {"model.unfrozen_layers": 1, "optimizer.lr": 1e-3}
 
@@ -48,11 +50,9 @@ def test_what_tune_is_given_can_be_pickled_beside_a_live_table(
         config, str(tmp_path), ended=(), watch=live_view.trials, on_round=live_view.round
     )
     jobs = [Job(0, POINT, 0)]
-    proposals = Proposals(config, jobs, ended=(), first_number=1, fixed={}) if proposed else None
-    tuner = sweep.make_tuner(
-        config, tracker, concurrent=1, jobs=jobs, proposals=int(proposed), search_alg=proposals,
-        ended=(), deadline=1.0, folder=str(tmp_path),
-    )  # fmt: skip
+    setup = TrialSetup(config, str(tmp_path), FeaturePlan())
+    one = Sweep(1, jobs, proposals=int(proposed), ended=(), deadline=1.0)
+    tuner = sweep.make_tuner(setup, tracker, sweep=one, folder=str(tmp_path))
     internal = tuner._local_tuner
     settings, run = internal._tune_config, internal._run_config
     assert (run.callbacks or [])[0]._tracker is tracker
@@ -76,7 +76,7 @@ def test_proposals_run_jobs_first_and_number_what_is_new(tmp_path: Path) -> None
     jobs = [Job(3, {**POINT, "train.rows": 0.5}, 7)]
     proposals = Proposals(config, jobs, ended=(), first_number=5, fixed={"train.rows": 0.5})
     first, second, third = (proposals.suggest(str(n)) for n in range(3))
-    assert first == {"job": vars(jobs[0])}
+    assert first == {"job": jobs[0].to_dict()}
     assert second is not None
     assert third is not None
     assert (second["job"]["number"], third["job"]["number"]) == (5, 6)
@@ -93,7 +93,7 @@ def test_a_tracker_records_what_tune_reports(tmp_path: Path) -> None:
         on_round=rounds.append,
     )  # fmt: skip
     tracker.begin(Round(1, 8, 1, cpus=2, gpus=0.5))
-    trial = SimpleNamespace(config={"job": vars(Job(4, POINT, 9))})
+    trial = SimpleNamespace(config={"job": Job(4, POINT, 9).to_dict()})
     events = TuneEvents(tracker)
     events.log_trial_start(trial)
     result = {
