@@ -180,10 +180,12 @@ class _Planner:
         )
         if need > left:
             needed = (need + evaluation + START_SECONDS) / SAFETY
+            given = self._config.search.budget_minutes or 0.0
+            enough = math.ceil(given + (needed - seconds) / 60)
             raise ConfigError(
-                f"search.budget_minutes is {seconds / 60:.1f} from here; one view of {self._train} "
-                f"images at {rate:.0f} a second and an epoch of one fit need {needed / 60:.1f}. "
-                "Give more, or pack fewer images."
+                f"The time budget leaves {seconds / 60:.1f} minutes from here. One view of "
+                f"{self._train} images at {rate:.0f} a second and one epoch of a fit need "
+                f"{needed / 60:.1f}. Give --budget {enough}m or more, or pack fewer images."
             )
         spare = VIEWS_SHARE * SAFETY * seconds * rate - self._val - self._test
         return math.floor(spare / self._train)

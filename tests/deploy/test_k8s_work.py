@@ -232,7 +232,7 @@ def test_a_metric_of_the_dashboard_is_exported(metric: str) -> None:
     if metric.startswith("rtl_"):
         assert metric in parts.exported_by_the_endpoint()
     elif metric.startswith("ray_rtl_"):
-        source = (ROOT / "rtl" / "observe.py").read_text("utf-8")
+        source = (ROOT / "rtl" / "runs" / "ray_metrics.py").read_text("utf-8")
         assert f'"{metric.removeprefix("ray_")}"' in source
     else:
         boards = Path(ray.__file__).parent / "dashboard" / "modules" / "metrics" / "dashboards"
