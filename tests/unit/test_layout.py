@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import graphlib
 import json
+import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -171,10 +173,34 @@ def test_a_job_imports_rtl() -> None:
         assert _own(_imports(path.read_text(encoding="utf-8"))), path
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_a_module_is_short_enough_to_read(module: str) -> None:
-    lines = len(MODULES[module].read_text(encoding="utf-8").splitlines())
+FILES = sorted(
+    path.relative_to(ROOT)
+    for top in ("rtl", "tests", "benchmarks")
+    for path in (ROOT / top).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_file_is_short_enough_to_read(path: Path) -> None:
+    lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_LINES, "split it by responsibility"
+
+
+def test_half_of_all_modules_are_short() -> None:
+    sizes = [len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()]
+    assert statistics.median(sizes) <= 200
+
+
+RIDDLES = re.compile(r"(What|Of|That|Whom|Who|As|The same)\b")
+"""A docstring begins with what the thing is, or with what it does."""
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_docstring_begins_with_a_noun_or_a_verb(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+    assert [text for text in found if RIDDLES.match(text)] == []
 
 
 @pytest.mark.parametrize(
