@@ -158,15 +158,10 @@ def test_nodes_of_one_machine_need_no_network_of_their_own(
     assert sorted(status) == ["127.0.0.10 ALIVE 0 CPUs", "127.0.0.11 ALIVE 1.0 CPUs"]
 
 
-@pytest.mark.parametrize(
-    "full",
-    [
-        pytest.param(False, marks=pytest.mark.timeout(600)),  # beside other tests it may take long
-        pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
-    ],
-)
+@pytest.mark.slow  # a third of the CPU time of all default tests; terminals work on a cluster too
+@pytest.mark.timeout(900)
 def test_from_photos_to_predictions_with_nothing_shared_but_s3(
-    s3_and_nodes: tuple[str, Nodes], tmp_path: Path, full: bool
+    s3_and_nodes: tuple[str, Nodes], tmp_path: Path
 ) -> None:
     s3, nodes = s3_and_nodes
     folder = make_folder(tmp_path / "photos", 12)
@@ -185,21 +180,19 @@ def test_from_photos_to_predictions_with_nothing_shared_but_s3(
     assert "3 classes" in output
 
     # Two workers and Ray Data take the first node, so that the second trial waits for another.
-    depths = "[1, 0]" if full else "[1]"
     search = nodes.popen("submit", "search", "--recipe", recipe, "--name", "colours", "--data",
-                         f"{s3}/data", "--set", f"search.unfrozen_layers={depths}")  # fmt: skip
-    if full:
-        nodes.local("add", "--cpus=2")
+                         f"{s3}/data", "--set", "search.unfrozen_layers=[1, 0]")  # fmt: skip
+    nodes.local("add", "--cpus=2")
     output = finish(search)
     assert "registered as colours@1" in output
     result = run.result(f"{s3}/root/runs/colours")
     assert result is not None
-    if full and SEPARATE:  # the node that came in mid-search has fitted
+    if SEPARATE:  # the node that came in mid-search has fitted
         assert list(nodes.directory.glob("node-2/ray/*/logs/train/ray-train-app-worker-*.log"))
     nodes.rtl("promote", "colours", "1", "--storage", f"{s3}/root")
 
     image = make_image("red", 1000)
-    if full and SEPARATE:
+    if SEPARATE:
         url = deployed(nodes, recipe, replicas=2)
         reply = ask(url, image)
         assert reply.status_code == 200
@@ -211,17 +204,16 @@ def test_from_photos_to_predictions_with_nothing_shared_but_s3(
         )
         assert httpx.post(f"{url}/v1/predict", content=image, timeout=60).status_code == 401
 
-    if full:
-        stop_and_take_up_again(nodes, recipe, f"{s3}/data")
-        assert "colours" in nodes.rtl("runs", "--storage", f"{s3}/root")
-        assert "Removed" in nodes.rtl("submit", "features", "--recipe", recipe, "--prune", "--all")
-        output = nodes.rtl("submit", "train", "--recipe", recipe, "--name", "fit",
-                           "--data", f"{s3}/data")  # fmt: skip
-        assert "registered as fit@1" in output
-        output = nodes.rtl("submit", "predict", "--recipe", recipe, "colours", f"{s3}/photos",
-                           f"{s3}/answers")  # fmt: skip
-        assert "36 images, " in output
-    if full and SEPARATE:
+    stop_and_take_up_again(nodes, recipe, f"{s3}/data")
+    assert "colours" in nodes.rtl("runs", "--storage", f"{s3}/root")
+    assert "Removed" in nodes.rtl("submit", "features", "--recipe", recipe, "--prune", "--all")
+    output = nodes.rtl("submit", "train", "--recipe", recipe, "--name", "fit",
+                       "--data", f"{s3}/data")  # fmt: skip
+    assert "registered as fit@1" in output
+    output = nodes.rtl("submit", "predict", "--recipe", recipe, "colours", f"{s3}/photos",
+                       f"{s3}/answers")  # fmt: skip
+    assert "36 images, " in output
+    if SEPARATE:
         assert statuses_during(lambda: nodes.local("drain", "1", "--notice=20"), url, image) == {
             200
         }

@@ -281,6 +281,7 @@ def test_a_source_without_images_is_an_error(bundles: tuple[str, str], place: st
     assert storage.list_files(f"{place}/dest") == []
 
 
+@pytest.mark.slow
 def test_what_changes_meanwhile_ends_the_run(
     ray_cluster: None, tmp_path: Path, bundles: tuple[str, str]
 ) -> None:

@@ -277,6 +277,7 @@ def test_a_worker_whose_part_would_be_one_row_has_none(tmp_path: Path, ray_clust
     assert steps[-1] == (0, 12, 12)
 
 
+@pytest.mark.slow  # which errors are permanent: tests/unit/training/test_faults.py
 def test_an_error_of_python_in_a_worker_is_not_tried_again(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,6 +380,7 @@ def test_connect_is_idempotent(ray_cluster: None) -> None:
     assert ray.get_runtime_context().get_job_id() == before
 
 
+@pytest.mark.slow
 def test_workers_that_find_no_places_are_given_up_with_the_sum(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,9 +37,10 @@ def test_the_loss_falls_and_explodes_and_the_suggestion_lies_between(
         assert lr_find.find(again)[0] == tests[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "depths",
-    [[0], pytest.param([0, 1, 2, 3], marks=pytest.mark.slow)],  # the latter: as many as CPUs
+    [[0], [0, 1, 2, 3]],  # the latter: as many as CPUs
 )
 def test_without_cached_features_images_are_read_for_as_many_epochs_as_there_are_steps(
     tmp_path: Path, ray_cluster: None, depths: list[int]

@@ -94,7 +94,8 @@ def test_a_failing_trial_does_not_end_the_search(s3: str, ray_cluster: None) -> 
     assert [t.own_fault for t in seen[-1]] == [True, True]
 
 
-@pytest.mark.parametrize("state", ["running", pytest.param("failed", marks=pytest.mark.slow)])
+@pytest.mark.slow  # a stopped search goes on in tests/e2e/test_terminal_search.py
+@pytest.mark.parametrize("state", ["running", "failed"])
 def test_finalists_run_with_more_seeds_and_a_killed_search_goes_on(
     searched: Searched, tmp_path: Path, state: State
 ) -> None:
