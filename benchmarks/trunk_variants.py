@@ -3,7 +3,7 @@
     python benchmarks/trunk_variants.py [--photos N]
 
 The folded bf16 trunk that rtl runs, against torchvision's blocks folded (`plain`), rtl's compiled
-by TorchInductor (weights frozen into the code) and rtl's in 8 bits (`rtl.int8`, its ranges from 128
+by TorchInductor (weights frozen into the code) and rtl's in 8 bits (its ranges from 128
 photos). For each: images a second of two processes with one thread each,
 seconds to make it ready, the cosine of its features to fp32's after Mixed_6e, and the accuracy and
 ROC AUC of a logistic regression on its pooled features in four-fold cross-validation over all

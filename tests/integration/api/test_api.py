@@ -20,6 +20,9 @@ from PIL import Image
 import rtl
 from tests.conftest import make_folder, make_image
 
+# A search, an evaluation and an endpoint: more than a minute of two cores.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
 ROOT = Path(__file__).parents[3]
 SETTINGS = {
     "data.image_size": 75, "train.epochs": 2, "train.batch_size": 8, "search.sampler": "grid",
