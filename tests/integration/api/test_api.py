@@ -65,7 +65,8 @@ def test_the_example_leaves_a_model_a_report_and_a_heatmap(storage: Path) -> Non
     assert (registry.names(), registry.versions("first")) == (["first"], [1])
     assert registry.current("first") == 1
     assert "<html" in (storage / "first.html").read_text()
-    assert Image.open(storage / "heatmap.png").size == (75, 75)
+    with Image.open(storage / "heatmap.png") as heatmap:
+        assert heatmap.size == (75, 75)
 
 
 def test_a_model_answers_and_explains(storage: Path) -> None:

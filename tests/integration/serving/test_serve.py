@@ -278,7 +278,7 @@ def test_missing_room_is_said_where_replicas_are_replaced(
     local: str, changed: dict[str, Any], warned: int, caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch, url: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(deployment.capacity, "has_room", lambda *_: False)
+    monkeypatch.setattr(deployment.capacity, "fits_now", lambda *_: False)
     monkeypatch.setattr(serve, "run", lambda *_, **__: None)
     assert deployment.deploy(local, CONFIG.model_copy(update=changed)) == url
     assert (
