@@ -15,7 +15,6 @@ import httpx
 import pytest
 import torch
 
-import rtl
 from rtl import storage
 from rtl.config.schema import ServeConfig
 from rtl.errors import BundleError, StorageError
@@ -308,9 +307,3 @@ def test_equal_models_compared_take_equally_long(uri: str) -> None:
         assert found["current_seconds"] == found["candidate_seconds"] == 1.0
 
     with_engine(Engine(CONFIG, clock=lambda: now), uri, test)
-
-
-def test_a_replica_looks_for_garbage_as_often_as_python_does() -> None:
-    before = gc.get_threshold()
-    replica.Endpoint(ServeConfig(), None)
-    assert before > gc.get_threshold() == rtl.GC_THRESHOLD
