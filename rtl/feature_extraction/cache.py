@@ -39,7 +39,7 @@ RECORD = "features.json"
 """File that records what the key of a folder of features is made of."""
 BUILDER = "BUILDER"
 """Lease of the process that computes a folder of features."""
-VERSION = 5
+VERSION = 6
 """Version in every key; raise it when equal input gives other features."""
 
 _ZSTD = pa.Codec("zstd", compression_level=1)
@@ -50,8 +50,8 @@ class Features:
     """The committed features of a data set at one cut."""
 
     uri: str
-    shape: tuple[int, ...]
-    """Shape of one bf16 row: (C, H, W), or (2048,) for k = 0."""
+    width: int
+    """Number of bf16 values of one row, see `inception.pack_features`."""
     files: Mapping[str, Mapping[str, Any]]
     """sha256 and size in bytes of each file, as `COMMIT` lists them."""
 
@@ -126,7 +126,7 @@ def load(uri: str) -> Features | None:
             if name != RECORD
         }
         content = json.loads(storage.read_verified(storage.join(uri, RECORD), listed[RECORD]))
-        return Features(uri, tuple(content["shape"]), files)
+        return Features(uri, int(content["width"]), files)
     except (NotFoundError, DataError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
@@ -159,7 +159,7 @@ class FeatureReader:
         for start in range(0, len(read.rows), ROWS_PER_BLOCK):
             rows = table.take(read.rows[start : start + ROWS_PER_BLOCK])
             labels, confidence = targets_of(rows)
-            inputs = decompress(rows["feature"].combine_chunks(), self.features.shape)
+            inputs = decompress(rows["feature"].combine_chunks(), self.features.width)
             yield Batch(rows["id"].to_pylist(), labels, inputs, confidence)
 
     def _table(self, shard: Shard, view: int) -> pa.Table:
@@ -196,10 +196,9 @@ def compress(features: torch.Tensor) -> list[bytes]:
     return [_ZSTD.compress(row, asbytes=True) for row in rows]
 
 
-def decompress(column: Any, shape: tuple[int, ...]) -> torch.Tensor:
-    """Reverses `compress`: bf16 (rows, *shape)."""
-    values = np.empty((len(column), *shape), np.int16)
+def decompress(column: Any, width: int) -> torch.Tensor:
+    """Reverses `compress`: bf16 (rows, width)."""
+    values = np.empty((len(column), width), np.int16)
     for row, target in zip(column, values, strict=True):
-        plain = _ZSTD.decompress(row.as_buffer(), target.nbytes)
-        target[...] = np.frombuffer(plain, np.int16).reshape(shape)
+        target[...] = np.frombuffer(_ZSTD.decompress(row.as_buffer(), target.nbytes), np.int16)
     return torch.from_numpy(values).view(torch.bfloat16)

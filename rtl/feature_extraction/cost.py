@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,7 +53,7 @@ def estimate(
     k = unfrozen_layers
     train, val = manifest.rows("train"), manifest.rows("val")
     rows = count_images(config, manifest)
-    raw = 2 * math.prod(inception.feature_shape(k, config.data.image_size))
+    raw = 2 * inception.feature_width(k, config.data.image_size)
     row_bytes = raw * (COMPRESSED_SHARE[k] if k < len(COMPRESSED_SHARE) else 0.5)
     size = rows * row_bytes
     trunk = TRUNK_SECONDS * (config.data.image_size / 299) ** 2

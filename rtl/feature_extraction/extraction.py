@@ -133,7 +133,7 @@ def _build(config: Config, manifest: Manifest, uris: dict[int, str], *, progress
         content = {
             **key,
             "data_uri": manifest.uri,
-            "shape": list(inception.feature_shape(k, config.data.image_size)),
+            "width": inception.feature_width(k, config.data.image_size),
         }
         records[k] = json.dumps(content, indent=1, sort_keys=True).encode()
         storage.write_bytes(storage.join(uri, RECORD), records[k])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from rtl.data.shards import Manifest, Shard
 from rtl.feature_extraction import cache
 from rtl.feature_extraction.cache import ROWS_PER_FILE, SCHEMA, FeatureReader, Features, path_of
 from rtl.model import device, inception, kernels, pretrained
+from rtl.model.inception import Activation
 
 
 class Trunk:
@@ -33,9 +34,9 @@ class Trunk:
         network = inception.build(num_classes=1)
         inception.load_part(network, weights.state)
         self._uris = uris
-        self._stages: list[tuple[int, Callable[[torch.Tensor], torch.Tensor]]] = []
+        self._stages: list[tuple[int, kernels.InferenceNetwork]] = []
         dtype = cache.dtype_of(config)
-        for k, part in inception.taps(network, sorted(uris, reverse=True)).items():
+        for k, part in inception.split_at(network, sorted(uris, reverse=True)).items():
             if self._stages:
                 stage = kernels.optimize_for_inference(part, device=self._device, dtype=dtype)
             else:
@@ -60,11 +61,8 @@ class Trunk:
             for columns in parts[view].values():
                 columns.add(batch)
             for images in torch.split(batch.inputs, step):
-                output = device.to_device(images, self._device)
-                for k, stage in self._stages:
-                    with torch.inference_mode():
-                        output = stage(output)
-                    parts[view][k].features += cache.compress(output.to(torch.bfloat16).cpu())
+                for k, rows in self._compute(images):
+                    parts[view][k].features += cache.compress(rows)
         return [
             {
                 "depth": k,
@@ -75,6 +73,16 @@ class Trunk:
             for read in reads
             for k, columns in parts[read.view].items()
         ]
+
+    @torch.inference_mode()
+    def _compute(self, images: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yields the features of each cut, by k, for uint8 images: bf16 (N, F), on the CPU."""
+        maps, taps = device.to_device(images, self._device), []
+        for k, stage in self._stages:
+            found = stage(maps)
+            maps = found.maps
+            taps.append(found.taps)
+            yield k, inception.pack_features(Activation(maps, torch.cat(taps, 1))).cpu()
 
     def _write(self, read: ShardRead, k: int, columns: _Columns) -> dict[str, Any]:
         """Writes one file; returns its sha256 and size in bytes."""

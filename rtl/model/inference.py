@@ -14,9 +14,9 @@ from torch import nn
 from rtl.config.schema import Flips
 from rtl.model import device as devices
 from rtl.model import kernels
-from rtl.model.inception import FLIPS, split
+from rtl.model.inception import FLIPS, Activation, no_taps, split
 
-_Network = Callable[[torch.Tensor], torch.Tensor]
+_Network = Callable[[torch.Tensor], Activation]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class Predictor:
         )
         self._tail: _Network
         if unfrozen_layers == 0:
-            self._tail = nn.Unflatten(1, (2048, 1, 1))  # pooled already
+            self._tail = _unpool
         elif unfrozen_layers is not None:
             cut = len(split(network, unfrozen_layers)[0])
             self._tail = kernels.optimize_for_inference(
@@ -85,24 +85,35 @@ class Predictor:
         self._threads = threads
 
     @torch.inference_mode()
-    def __call__(self, images: torch.Tensor | None, features: torch.Tensor | None = None) -> Output:
+    def __call__(
+        self, images: torch.Tensor | None, features: Activation | None = None
+    ) -> Output:
         """Computes uint8 images (N, 3, S, S) on the predictor's device in one pass.
 
         Where `features` (`Learner.features` of the same images) are given, they stand for the
         unflipped images; without flips no images are needed then.
         """
-        maps = self._blocks(images) if features is None else self._tail(features)
-        pooled = maps.float().mean((2, 3))
-        probabilities = [torch.softmax(self._head(pooled), dim=1)]
+        if features is None:
+            assert images is not None  # noqa: S101 -- one of them is there
+            found = self._blocks(images)
+        else:
+            found = self._tail(features.maps)
+            found = Activation(found.maps, torch.cat([features.taps, found.taps], 1))
+        pooled, first = self._classify(found)
+        probabilities = [first]
         for dims in self._flips[1:]:
             assert images is not None  # noqa: S101 -- only without flips can they lack
-            flipped = self._blocks(images.flip(dims)).float().mean((2, 3))
-            probabilities.append(torch.softmax(self._head(flipped), dim=1))
+            probabilities.append(self._classify(self._blocks(images.flip(dims)))[1])
         mean = torch.stack(probabilities).mean(0)
-        return Output(calibrate(mean, self._temperature), pooled, maps)
+        return Output(calibrate(mean, self._temperature), pooled, found.maps)
+
+    def _classify(self, activation: Activation) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the pooled maps, float32 (N, 2048), and the probabilities, float32 (N, C)."""
+        pooled = activation.maps.float().mean((2, 3))
+        return pooled, torch.softmax(self._head(pooled, activation.taps), dim=1)
 
     def predict_batches(
-        self, images: torch.Tensor | None, features: torch.Tensor | None = None
+        self, images: torch.Tensor | None, features: Activation | None = None
     ) -> Output:
         """Computes any number of images, as many in a pass as suit the device.
 
@@ -110,14 +121,19 @@ class Predictor:
         the end of each layer: 1.3 times the rate of two cores that share images. The output is that
         of one thread, bit for bit.
         """
-        parts = (self._parts(images), self._parts(features))
+        parts = (self._images(images), self._features(features))
         if self._threads == 1:
             return _concatenated(list(map(self, *parts)))
         with ThreadPoolExecutor(self._threads, "predict", devices.compute_with, (1,)) as cores:
             return _concatenated(list(cores.map(self, *parts)))
 
-    def _parts(self, inputs: torch.Tensor | None) -> Iterable[torch.Tensor | None]:
-        return itertools.repeat(None) if inputs is None else torch.split(inputs, self._rows)
+    def _images(self, images: torch.Tensor | None) -> Iterable[torch.Tensor | None]:
+        return itertools.repeat(None) if images is None else torch.split(images, self._rows)
+
+    def _features(self, features: Activation | None) -> Iterable[Activation | None]:
+        if features is None:
+            return itertools.repeat(None)
+        return map(Activation, *(torch.split(part, self._rows) for part in features))
 
     @torch.inference_mode()
     def heatmap(self, maps: torch.Tensor, number: int) -> torch.Tensor:
@@ -132,6 +148,10 @@ class Predictor:
         weight = classifier.weight[number] - classifier.weight.mean(0)
         heat = torch.einsum("chw,c->hw", maps.float(), weight).relu()
         return heat / heat.max().clamp(min=1e-12)
+
+
+def _unpool(pooled: torch.Tensor) -> Activation:
+    return Activation(pooled[:, :, None, None], no_taps(pooled))
 
 
 def calibrate(probabilities: torch.Tensor, temperature: float) -> torch.Tensor:

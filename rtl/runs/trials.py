@@ -44,6 +44,8 @@ class Trial:
     """GPUs that it held."""
     finalist_of: int | None = None
     """Number of the trial whose point it fits with another seed."""
+    strength: float | None = None
+    """Inverse penalty of the probe, which is solved in one go; None of a fit in epochs."""
 
     @property
     def unfrozen_layers(self) -> int:
@@ -52,8 +54,13 @@ class Trial:
 
     @property
     def lr(self) -> float:
-        """The head's peak learning rate."""
-        return float(self.point["optimizer.lr"])
+        """The head's peak learning rate; 0 of the probe, which takes no steps."""
+        return float(self.point.get("optimizer.lr", 0.0))
+
+    @property
+    def rate(self) -> str:
+        """The learning rate as text."""
+        return f"{self.lr:.2g}" if self.strength is None else "probe"
 
     @property
     def rows(self) -> float:

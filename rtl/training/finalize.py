@@ -8,6 +8,7 @@ once, here.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,22 +37,27 @@ def finalize(
     state: Checkpoint,
     callbacks: FitCallbacks,
     found: Features | None,
+    splits: Sequence[str] = ("val", "test"),
+    held_out: Predictions | None = None,
 ) -> None:
-    """Predicts `val` and `test` with the best epoch's weights; writes the bundle and the outcome.
+    """Predicts the splits with the best epoch's weights; writes the bundle and the outcome.
 
-    Every worker predicts its rows, the first one writes below the run's `uri`. `test` is left out
-    where it has no rows. `found` are the features that the fit read. The learner holds the best
-    weights afterwards.
+    Every worker predicts its rows, the first one writes below the run's `uri`. A split without rows
+    is left out. `found` are the features that the fit read. `held_out`, uncalibrated predictions
+    for `val`, stand for those of weights that saw `val`. The learner holds the best weights
+    afterwards.
     """
     learner, plan = setup.learner, setup.plan
     learner.tail.load_state_dict(checkpoints.read(state.best).best_weights)
     evaluate = SplitEvaluator(setup.config, learner, plan, found=found)
     parts = {
         split: callbacks.gather(evaluate(split))
-        for split in ("val", "test")
+        for split in splits
         if plan.manifest.rows(split)
     }
     if plan.rank == 0:
+        if held_out is not None:
+            parts["val"] = [part.replaced(held_out) for part in parts["val"]]
         _write(uri, setup, state=state, parts=parts)
 
 

@@ -27,6 +27,7 @@ from rtl.evaluation.metrics import Mean
 from rtl.evaluation.predictions import Predictions, gather
 from rtl.model import device as devices
 from rtl.model import inception, kernels
+from rtl.model.inception import Activation
 from rtl.model.inference import Predictor
 from rtl.model.pretrained import Pretrained
 from rtl.runs.records import Epoch
@@ -84,7 +85,8 @@ class Learner:
         self.network = kernels.optimize_for_training(plain)
         inception.load_part(self.network, pretrained.state)
         inception.init_head(self.network, config.train.seed)
-        self._trunk, tail = inception.split(self.network, config.model.unfrozen_layers)
+        self._unfrozen_layers = config.model.unfrozen_layers
+        self._trunk, tail = inception.split(self.network, self._unfrozen_layers)
         self._pretrained = pretrained
         self.dtype = devices.resolve_precision(config.model.precision, device)
         self.device = device
@@ -99,23 +101,27 @@ class Learner:
             self._trunk, device=self.device, dtype=self.dtype, mean=mean, std=std
         )
 
-    def features(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Input of the tail, in `dtype`: the trunk's output for uint8 images, else the features."""
+    def features(self, inputs: torch.Tensor) -> Activation:
+        """Input of the tail, its maps in `dtype`: the trunk's output for images or cached rows."""
         inputs = devices.to_device(inputs, self.device)
+        k = self._unfrozen_layers
         if inputs.dtype == torch.uint8:
-            inputs = self.frozen(inputs)
+            found = self.frozen(inputs)
             if len(self._trunk):
                 # Cached features are bf16; rounding here makes fits on images equal to theirs.
-                inputs = inputs.to(torch.bfloat16)
-        if inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        inputs = inputs.to(self.dtype)  # autocast would, at every use
-        return inputs.clone() if inputs.is_inference() else inputs
+                found = inception.unpack_features(inception.pack_features(found), k)
+        else:
+            found = inception.unpack_features(inputs, k)
+        maps = found.maps
+        if maps.ndim == 4:
+            maps = maps.contiguous(memory_format=torch.channels_last)
+        maps = maps.to(self.dtype)  # autocast would, at every use
+        return Activation(*(t.clone() if t.is_inference() else t for t in (maps, found.taps)))
 
-    def logits(self, features: torch.Tensor, tail: nn.Module | None = None) -> torch.Tensor:
+    def logits(self, features: Activation, tail: nn.Module | None = None) -> torch.Tensor:
         """Logits, fp32 (N, C), by the tail or by a module that wraps it."""
         with devices.autocast(self.device, self.dtype):
-            output: torch.Tensor = (tail or self.tail)(features)
+            output: torch.Tensor = (tail or self.tail)(*features)
         return output.float()
 
     def predictor(

@@ -12,7 +12,7 @@ import torch
 from rtl.config.schema import Flips, TrainConfig
 from rtl.data.batches import EpochSampler
 from rtl.model import device
-from rtl.model.inception import FLIPS
+from rtl.model.inception import FLIPS, Activation
 
 
 def soft_targets(
@@ -49,26 +49,30 @@ def _own_rows(plan: EpochSampler, rows: int) -> slice:
 
 
 def augment(
-    features: torch.Tensor,
+    features: Activation,
     targets: torch.Tensor,
     settings: TrainConfig,
     *,
     plan: EpochSampler,
     step: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Activation, torch.Tensor]:
     """Flips and mixes one worker's rows, features (n, ...) and targets (n, C), as configured.
 
-    `step` counts from the start of the fit; the first epoch sees the features as they are.
+    `step` counts from the start of the fit; the first epoch sees the features as they are. Taps
+    stay as they are where maps are flipped: they have no places.
     """
-    own, size, seed = _own_rows(plan, len(features)), plan.batch_size, settings.seed
-    if settings.flip_features != "none" and step >= plan.steps and features.ndim == 4:
+    maps, taps = features
+    own, size, seed = _own_rows(plan, len(maps)), plan.batch_size, settings.seed
+    if settings.flip_features != "none" and step >= plan.steps and maps.ndim == 4:
         drawn = draw_flips(size, settings.flip_features, seed=seed, step=step)
-        features = flip(features, settings.flip_features, drawn[own])
+        maps = flip(maps, settings.flip_features, drawn[own])
     if settings.mixup:
         shares = mixup_shares(size, settings.mixup, seed=seed, step=step)[own]
-        share = device.to_device(torch.from_numpy(shares), features.device)
-        features, targets = mixup(features, targets, share)
-    return features, targets
+        share = device.to_device(torch.from_numpy(shares), maps.device)
+        mixed = targets
+        maps, targets = mixup(maps, mixed, share)
+        taps, _ = mixup(taps, mixed, share)
+    return Activation(maps, taps), targets
 
 
 def draw_flips(rows: int, flips: Flips, *, seed: int, step: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -32,10 +32,20 @@ class SplitPredictions:
     """One worker's predictions for its rows of a split."""
 
     predictions: Predictions
+    watched: list[str]
+    """Ids of the rows that have `pooled`, N of them."""
     probabilities: torch.Tensor
     """Probabilities of the rows that have `pooled`, float32 (N, C)."""
     pooled: torch.Tensor
     """Pooled features of the first rows of `val`, float32 (N, 2048); no rows of another split."""
+
+    def replaced(self, others: Predictions) -> SplitPredictions:
+        """The same rows with the probabilities that `others` has for them."""
+        place = {row: i for i, row in enumerate(others.ids)}
+        found = others.probabilities[[place[row] for row in self.predictions.ids]]
+        predictions = Predictions(self.predictions.ids, self.predictions.labels, found)
+        first = others.probabilities[[place[row] for row in self.watched]]
+        return replace(self, predictions=predictions, probabilities=torch.from_numpy(first))
 
 
 class SplitEvaluator:
@@ -69,17 +79,19 @@ class SplitEvaluator:
     def __call__(self, split: str) -> SplitPredictions:
         """Predicts this worker's rows. Raises DataError for a shard that is not what was packed."""
         parts: list[Predictions] = []
+        watched: list[str] = []
         probabilities = [torch.empty(0, self._learner.num_classes)]
         pooled = [torch.empty(0, 2048)]
         for batch, output in self._outputs(split):
             found = output.probabilities.cpu()
             parts.append(Predictions(batch.ids, batch.labels.numpy(), found.numpy()))
             if split == "val" and sum(map(len, pooled)) < _BASELINE_ROWS:
+                watched += batch.ids
                 probabilities.append(found)
                 pooled.append(output.pooled.cpu())
         none = Predictions([], np.empty(0, np.int64), probabilities[0].numpy())
         return SplitPredictions(
-            gather(parts) if parts else none, torch.cat(probabilities), torch.cat(pooled)
+            gather(parts) if parts else none, watched, torch.cat(probabilities), torch.cat(pooled)
         )
 
     def _outputs(self, split: str) -> Iterator[tuple[Batch, Output]]:

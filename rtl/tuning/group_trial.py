@@ -59,6 +59,8 @@ class _GroupTask:
 
     config: Config
     features: FeaturePlan
+    head: dict[str, torch.Tensor]
+    """State of the head that the fit starts from."""
     make_callbacks: Callable[[], FitCallbacks]
     """Makes the callbacks of a trial of one process, for the worker of rank 0."""
     turns: Any
@@ -73,11 +75,12 @@ class Group:
         config: Config,
         features: FeaturePlan,
         *,
+        head: dict[str, torch.Tensor],
         make_callbacks: Callable[[], FitCallbacks],
     ) -> None:
-        """Starts the workers. `make_callbacks` makes those of the worker of rank 0."""
+        """Starts the workers from `head`. `make_callbacks` makes those of the worker of rank 0."""
         self._turns: Any = ray.remote(num_cpus=0)(_Turns).remote()
-        task = _GroupTask(config, features, make_callbacks, self._turns)
+        task = _GroupTask(config, features, head, make_callbacks, self._turns)
         self._waiting = False
         self._thread = threading.Thread(target=self._run, args=(task,), daemon=True)
         self._thread.start()
@@ -123,7 +126,7 @@ def _worker(task: _GroupTask) -> None:
     try:
         setup = build_fit(
             task.config, task.features, where=ray.train.torch.get_device(), rank=callbacks.rank,
-            ranks=callbacks.ranks,
+            ranks=callbacks.ranks, head=task.head,
         )  # fmt: skip
         fit(setup, callbacks)
     except _StoppedError:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from rtl.config.tree import Config
 from rtl.model import device, inception, pretrained
+from rtl.model.inception import Activation
 from rtl.runtime import capacity
 from rtl.runtime.capacity import ResourceRequest
 from rtl.training.loop import Learner
@@ -121,8 +122,8 @@ def _measure(config: Config, threads: int) -> Rates:
         if not tails:  # the longest trunk, which a pass runs
             trunk = len(images) * _calls_a_second(learner, images, threads)
         # A whole batch: the optimizer's step costs the same for a smaller one.
-        times = -(-max(1, config.train.batch_size // config.train.workers) // len(rows))
-        batch = rows.repeat(times, *[1] * (rows.ndim - 1))
+        times = -(-max(1, config.train.batch_size // config.train.workers) // len(images))
+        batch = Activation(*(part.repeat(times, *[1] * (part.ndim - 1)) for part in rows))
         tails[k] = _training_rate(learner, batch, config)
     return Rates(trunk, tails, tails, threads)
 
@@ -140,10 +141,11 @@ def _calls_a_second(learner: Learner, images: torch.Tensor, threads: int) -> flo
         return threads / _seconds(one_each)
 
 
-def _training_rate(learner: Learner, features: torch.Tensor, config: Config) -> float:
-    """Measures the training rows a second, by steps on one batch of fp32 features."""
+def _training_rate(learner: Learner, features: Activation, config: Config) -> float:
+    """Measures the training rows a second, by steps on one batch of features."""
     optimizer = make_optimizer(learner.tail, config.optimizer)
-    labels = torch.zeros(len(features), dtype=torch.int64, device=learner.device)
+    rows = len(features.maps)
+    labels = torch.zeros(rows, dtype=torch.int64, device=learner.device)
     inception.set_train_mode(learner.tail, config.model.batch_norm)
 
     def step() -> None:
@@ -153,7 +155,7 @@ def _training_rate(learner: Learner, features: torch.Tensor, config: Config) -> 
         optimizer.step()
 
     step()
-    return len(features) / _seconds(step)
+    return rows / _seconds(step)
 
 
 def _seconds(act: Callable[[], Any]) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors.torch import load as load_safetensors
 
 from rtl import storage
 from rtl.config.tree import Config
@@ -23,6 +24,10 @@ from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.loop import FitCallbacks, fit
 from rtl.training.train import build_fit
 from rtl.tuning.group_trial import Group
+
+
+HEAD_FILE = "head.safetensors"
+"""File with the probe's head."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,15 @@ class TrialSetup:
     """URI of the search's run."""
     features: FeaturePlan
 
+    def head(self) -> dict[str, torch.Tensor]:
+        """Reads the head that each trial starts from: the probe's. Raises NotFoundError."""
+        return load_safetensors(storage.read_committed(self.head_uri)[HEAD_FILE])
+
+    @property
+    def head_uri(self) -> str:
+        """URI of the folder that the probe's head is committed to."""
+        return storage.join(self.uri, "first_answer", "head")
+
 
 def trial_config(config: Config, point: Mapping[str, Any], seed: int) -> Config:
     """Returns the config of one trial: a search's config at one point, with a seed."""
@@ -71,7 +85,7 @@ def run_one_process(tune_config: dict[str, Any], setup: TrialSetup) -> None:
     torch.set_num_threads(config.train.cpus_per_worker or 1)
     where = device.pick(bool(config.train.gpus_per_worker))
     callbacks = _TrialCallbacks(setup.uri, job.number, config)
-    fit(build_fit(config, setup.features, where=where), callbacks)
+    fit(build_fit(config, setup.features, where=where, head=setup.head()), callbacks)
 
 
 def group_of_workers() -> Any:
@@ -86,7 +100,7 @@ def group_of_workers() -> Any:
             own = trial_config(setup.config, job.point, job.seed)
             callbacks = functools.partial(_TrialCallbacks, setup.uri, job.number, own)
             self._metric, self._best = own.train.metric, -math.inf
-            self._group = Group(own, setup.features, make_callbacks=callbacks)
+            self._group = Group(own, setup.features, head=setup.head(), make_callbacks=callbacks)
 
         def step(self) -> dict[str, Any]:
             epoch, last = self._group.epoch()

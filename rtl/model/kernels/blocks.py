@@ -78,7 +78,7 @@ def replace_blocks(network: nn.Sequential) -> nn.Sequential:
     Parameters and buffers are shared, their names equal. Blocks that were replaced before stay.
     """
     children = ((name, _replaced(child)) for name, child in network.named_children())
-    replaced = nn.Sequential(OrderedDict(children))
+    replaced = type(network)(OrderedDict(children))
     replaced.training = network.training
     return replaced
 

@@ -15,6 +15,7 @@ computed in fp32, slowly.
 from __future__ import annotations
 
 import timeit
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
@@ -23,6 +24,7 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models.inception import BasicConv2d
 
+from rtl.model.inception import TAPPED
 from rtl.model.kernels import blocks, convolution, torch_private
 from rtl.model.kernels.blocks import FusedConv
 from rtl.model.kernels.convolution import PackedWeights
@@ -197,17 +199,22 @@ def has_peaks(part: nn.Module) -> bool:
     return any(unit.peak is not None for unit in part.modules() if isinstance(unit, FusedConv))
 
 
-def quantize(part: nn.Sequential) -> nn.Sequential:
+def quantize(part: nn.Sequential) -> tuple[nn.Sequential, dict[str, torch.Tensor]]:
     """Makes a part in 8 bits of one with folded BatchNorm and peaks that takes pixels.
 
-    Its modules are changed.
+    Its modules are changed. The scales of the codes that the tapped blocks give come with it, by
+    the block's name: float32 (C,).
     """
     for parent in list(part.modules()):
         for name, unit in list(parent.named_children()):
             if isinstance(unit, FusedConv):
                 setattr(parent, name, _ScaledUnit(unit))
+    scales: dict[str, torch.Tensor] = {}
     with torch.inference_mode():
-        scale = part(torch.ones(1, 3, 299, 299))[0, :, 4, 4].clone()
+        passing = torch.ones(1, 3, 299, 299)
+        for name, block in part.named_children():
+            passing = block(passing)
+            scales[name] = passing[0, :, 4, 4].clone()
     for parent in list(part.modules()):
         if isinstance(parent, blocks.BranchedBlock):
             parent.add_module("entry", Int8Entry(parent.pop_entry_units()))
@@ -215,7 +222,9 @@ def quantize(part: nn.Sequential) -> nn.Sequential:
             if isinstance(unit, _ScaledUnit):
                 conv = Int8Conv(unit.weight, unit.bias, stride=unit.stride, padding=unit.padding)
                 setattr(parent, name, conv)
-    return nn.Sequential(*part.children(), Dequantize(scale))
+    last = Dequantize(scales[name])
+    quantized = nn.Sequential(OrderedDict([*part.named_children(), ("dequantize", last)]))
+    return quantized, {name: scales[name] for name in TAPPED if name in scales}
 
 
 class _ScaledUnit(nn.Module):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
-from rtl.model.inception import Normalize
-from rtl.model.kernels import blocks, graph, int8
+from rtl.model.inception import TAPPED, Activation, Normalize, no_taps
+from rtl.model.kernels import blocks, graph, int8, pooling
 from rtl.model.kernels.blocks import FusedConv
 
 _Channels = tuple[float, ...]
@@ -80,25 +81,53 @@ class InferenceNetwork(nn.Module):
                 first.fold_pixel_scaling(mean, std)
             else:  # no block is frozen
                 self.normalize = Normalize(mean, std, dtype).to(device)
+        self.scales: dict[str, torch.Tensor] = {}
+        """What the codes of a tapped block's channels stand for, of a network in 8 bits."""
         if int8.has_peaks(folded):
             self.dtype = torch.uint8
-            self.part = int8.quantize(folded).to(device)
+            folded, scales = int8.quantize(folded)
+            self.scales = {name: scale.to(device) for name, scale in scales.items()}
+            self.part = folded.to(device)
         else:
             blocks.fuse_entry_convs(folded)
             self.dtype = dtype
             self.part = folded.to(device, dtype).to(memory_format=torch.channels_last)
         self.eval()
-        self._compute = graph.trace_part(self.part, device=device, dtype=self.dtype)
+        self._segments = [
+            (last, graph.trace_part(segment, device=device, dtype=self.dtype))
+            for last, segment in _segments(self.part)
+        ]
 
     @torch.inference_mode()
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Maps images or features, (N, ...) on the device, to the part's output, (N, ...)."""
+    def forward(self, inputs: torch.Tensor) -> Activation:
+        """Maps images or maps of a cut, (N, ...) on the device, to the part's output and its taps.
+
+        The taps are those of the part's own blocks.
+        """
         if self.normalize is None:
-            inputs = inputs.contiguous(memory_format=torch.channels_last).to(self.dtype)
+            maps = inputs.contiguous(memory_format=torch.channels_last).to(self.dtype)
         else:
-            inputs = self.normalize(inputs)
-        output: torch.Tensor = self._compute(inputs)
-        return output
+            maps = self.normalize(inputs)
+        taps = []
+        for last, compute in self._segments:
+            maps = compute(maps)
+            if last in TAPPED:
+                taps.append(pooling.pool_taps(maps, self.scales.get(last)))
+        return Activation(maps, torch.cat(taps, 1) if taps else no_taps(maps))
+
+
+def _segments(part: nn.Sequential) -> list[tuple[str, nn.Sequential]]:
+    """Cuts a part after each tapped block; returns the segments with the name of their last one."""
+    segments: list[tuple[str, nn.Sequential]] = []
+    open_segment: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, module in part.named_children():
+        open_segment[name] = module
+        if name in TAPPED:
+            segments.append((name, nn.Sequential(open_segment)))
+            open_segment = OrderedDict()
+    if open_segment:
+        segments.append((next(reversed(open_segment)), nn.Sequential(open_segment)))
+    return segments
 
 
 def _fold(network: nn.Sequential) -> nn.Sequential:

@@ -1,0 +1,203 @@
+"""The first answer of a search: the probe, as trial 0, registered before anything is fine-tuned.
+
+It is a fit at k = 0 that was solved in one go, so that all that follows a fit serves it too: its
+checkpoint, its predictions, its bundle. The trials' heads start from it (Kumar et al. 2022,
+"Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution").
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors.torch import save as save_safetensors
+
+from rtl import storage
+from rtl.config.tree import Config
+from rtl.data import shards
+from rtl.data.batches import Batch, ImageReader, Reader, ShardRead
+from rtl.data.shards import Manifest
+from rtl.evaluation import metrics
+from rtl.evaluation.predictions import Predictions, encode
+from rtl.feature_extraction.trunk import open_reader
+from rtl.model import device
+from rtl.runs import trials
+from rtl.runs.records import Epoch, TrialEpoch
+from rtl.runs.trials import Trial
+from rtl.runtime import capacity
+from rtl.runtime.capacity import ResourceRequest
+from rtl.training import probe
+from rtl.training.checkpoint import Checkpoint, Checkpoints
+from rtl.training.finalize import finalize
+from rtl.training.loop import FitCallbacks, FitSetup, Learner, class_weights
+from rtl.training.probe import Probe
+from rtl.training.regularization import soft_targets
+from rtl.training.train import build_fit
+from rtl.tuning.trial_process import HEAD_FILE, TrialSetup, trial_config
+
+NUMBER = 0
+"""Number of the probe among the trials."""
+
+REFIT_UP_TO = 5000
+"""Rows of `train` and `val` up to which the probe is solved on both: cross-validation, which costs
+seconds then, gives each row of `val` an answer by a probe that was solved without it."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The driver's instructions for the process that solves the probe."""
+
+    setup: TrialSetup
+    threads: int
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """Result of that process."""
+
+    epoch: Epoch
+    strength: float
+    seconds: float
+
+
+def folder(run_uri: str) -> str:
+    """URI of the folder of the first answer: its predictions, its bundle, the trials' head."""
+    return storage.join(run_uri, "first_answer")
+
+
+def bundle_uri(run_uri: str) -> str:
+    """URI of the first answer's bundle."""
+    return storage.join(folder(run_uri), "bundle")
+
+
+def solve_first_answer(setup: TrialSetup) -> Trial:
+    """Solves the probe on the largest node and writes its bundle; returns it as a trial."""
+    gpus = setup.config.train.gpus_per_worker
+    cpus = capacity.most_cpus(gpus)
+    started = time.monotonic()
+    (solved,) = capacity.run(
+        ResourceRequest("The probe", 1, cpus, gpus), _solve, _Task(setup, cpus)
+    )
+    wall = time.monotonic() - started
+    score = solved.epoch.val.score(setup.config.train.metric)
+    epoch = TrialEpoch(
+        epoch=0, train_loss=solved.epoch.train_loss, score=score,
+        log_loss=solved.epoch.val.log_loss, seconds=solved.seconds, at=wall,
+    )  # fmt: skip
+    return Trial(
+        number=NUMBER, point={"model.unfrozen_layers": 0}, seed=setup.config.train.seed,
+        state="finished", history=(epoch,), wall_seconds=wall, cpus=cpus, gpus=float(gpus),
+        strength=solved.strength,
+    )  # fmt: skip
+
+
+def _solve(task: _Task) -> _Solved:
+    """Solves the probe in a process of its own."""
+    torch.set_num_threads(task.threads)
+    started = time.monotonic()
+    uri = task.setup.uri
+    config = trial_config(
+        task.setup.config, {"model.unfrozen_layers": 0}, task.setup.config.train.seed
+    )
+    where = device.pick(bool(config.train.gpus_per_worker))
+    setup = build_fit(config, task.setup.features, where=where)
+    manifest = setup.plan.manifest
+    reader = _open_reader(config, manifest, task.setup)
+    train = _read(setup, reader, "train", views=config.features.views)
+    val = _read(setup, reader, "val", views=1)
+    found = probe.solve(train.rows(setup))
+    _load(found, setup.learner)
+    state_dict = setup.learner.tail.state_dict()
+    storage.commit(task.setup.head_uri, {HEAD_FILE: save_safetensors(state_dict)})
+    if manifest.rows("train") + manifest.rows("val") <= REFIT_UP_TO:
+        both = _concatenated([train, val])
+        found = probe.solve(both.rows(setup), strengths=[found.strength])
+        _load(found, setup.learner)
+        logits = found.held_out[len(train.ids) :]
+    else:
+        logits = found.logits(val.features)
+    predictions = Predictions(val.ids, val.labels.numpy(), logits.softmax(1).numpy())
+    scores = metrics.evaluate(predictions.probabilities, predictions.labels, manifest.classes)
+    epoch = Epoch(
+        epoch=0, train_loss=found.loss, lr=0.0, val=scores, seconds=time.monotonic() - started,
+        rows_per_s=len(train.ids) / (time.monotonic() - started),
+    )  # fmt: skip
+    state = Checkpoint((epoch,), 0, setup.learner.tail.state_dict())
+    checkpoints = Checkpoints(trials.checkpoints(uri, NUMBER))
+    checkpoints.save(state)
+    storage.write_bytes(trials.val_predictions(uri, NUMBER), encode(predictions))
+    finalize(
+        folder(uri), setup, checkpoints=checkpoints, state=state, callbacks=FitCallbacks(),
+        found=task.setup.features.load(0), held_out=predictions, splits=("val",),
+    )  # fmt: skip
+    return _Solved(epoch, found.strength, time.monotonic() - started)
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """Features of some rows, in each of their views."""
+
+    ids: list[str]
+    labels: torch.Tensor
+    confidence: torch.Tensor
+    features: torch.Tensor
+    """float32 (N, F)"""
+
+    def rows(self, setup: FitSetup) -> probe.Rows:
+        """The rows as the solver takes them."""
+        targets = soft_targets(
+            self.labels, self.confidence, num_classes=setup.learner.num_classes, smoothing=0.0
+        )
+        counts = setup.plan.manifest.counts["train"]
+        weights = class_weights(counts, setup.config.train.class_weights)
+        _, groups = np.unique(np.array(self.ids), return_inverse=True)
+        return probe.Rows(self.features, targets * weights[self.labels, None], groups)
+
+
+def _open_reader(config: Config, manifest: Manifest, setup: TrialSetup) -> Reader:
+    found = setup.features.load(0)
+    if found is None:
+        return ImageReader(manifest, config.data)
+    return open_reader(config, manifest, found, keep=False)
+
+
+def _read(setup: FitSetup, reader: Reader, split: str, *, views: int) -> _Read:
+    parts = list(_parts(setup, reader, split, views))
+    return _concatenated(parts)
+
+
+def _parts(setup: FitSetup, reader: Reader, split: str, views: int) -> Iterator[_Read]:
+    for shard in setup.plan.manifest.split(split):
+        for view in range(views):
+            for batch in reader(ShardRead(0, split, shard, np.arange(shard.rows), view)):
+                yield _part(setup.learner, batch)
+
+
+def _part(learner: Learner, batch: Batch) -> _Read:
+    with torch.inference_mode():
+        maps, taps = learner.features(batch.inputs)
+        features = torch.cat([maps.float(), taps], 1).cpu()
+    return _Read(batch.ids, batch.labels, batch.confidence, features)
+
+
+def _concatenated(parts: Sequence[_Read]) -> _Read:
+    return _Read(
+        [row for part in parts for row in part.ids],
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.confidence for part in parts]),
+        torch.cat([part.features for part in parts]),
+    )
+
+
+def _load(found: Probe, learner: Learner) -> None:
+    """Gives the probe's weights to the learner's head: the pooled output's come first."""
+    pooled = learner.tail.get_parameter("fc.weight").shape[1]
+    head = {
+        "fc.weight": found.weight[:, :pooled], "fc.bias": found.bias,
+        "taps.weight": found.weight[:, pooled:],
+    }  # fmt: skip
+    learner.tail.load_state_dict({k: v.contiguous() for k, v in head.items()})
+
