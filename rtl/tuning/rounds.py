@@ -31,7 +31,7 @@ class Rounds:
 
     def run_points(self) -> None:
         """Fits every point that has not ended, for the first time."""
-        config, known = self.setup.config, self.tracker.trials
+        config, known = self.setup.config, self.tracker.fits
         first_fits = [t for t in known if t.finalist_of is None]
         pending = [Job(t.number, t.point, t.seed) for t in first_fits if t.state == "running"]
         ended = [t for t in first_fits if t.state != "running"]
@@ -47,7 +47,7 @@ class Rounds:
 
     def run_seeds(self) -> None:
         """Fits the finalists' points with their further seeds, as far as they have not ended."""
-        search, known = self.setup.config.search, self.tracker.trials
+        search, known = self.setup.config.search, self.tracker.fits
         ended = {(t.finalist_of, t.seed) for t in known if t.state != "running"}
         pending = {(t.finalist_of, t.seed): t.number for t in known if t.state == "running"}
         jobs: list[Job] = []
@@ -98,7 +98,7 @@ class Rounds:
     def fit_finalists(self, plan: BudgetPlan, *, deadline: float) -> None:
         """Fits the best points of a budget's first round, or the first point, on all rows."""
         final, config = plan.final, self.setup.config
-        best = [trial.point for trial in trials.finalists(self.tracker.trials, final.points)]
+        best = [trial.point for trial in trials.finalists(self.tracker.fits, final.points)]
         left = budget.SAFETY_PACE * (deadline - time.monotonic() - START_SECONDS)
         overrides: dict[str, Any] = {
             "train.rows": final.rows, "train.epochs": config.train.epochs,

@@ -1,6 +1,6 @@
-"""`rtl search`: which depth and learning rate, by Ray Tune over one pass of the frozen trunk.
+"""`rtl search`: a probe at once, then which depth and rate, over one pass of the frozen trunk.
 
-Each trial is a fit on cached features, of one process or of the workers of a TorchTrainer. Optuna
+The probe is registered as soon as it stands, and the trials' heads start from it. Each trial is a fit on cached features, of one process or of the workers of a TorchTrainer. Optuna
 proposes the points or all of a grid are tried, ASHA ends those that fall behind, and the finalists
 are fitted with further seeds. Each trial is recorded as it ends, so that `--resume` runs none again
 but those that failed through no fault of their own. `test` is opened once, for the winner.
@@ -85,10 +85,9 @@ def search(
     """
     started = time.monotonic()
     config, manifest = check(config)
-    depths = config.search.unfrozen_layers
-    fits = budget.count_points(config, depths)
-    cached = cost.depths_to_cache(config, manifest, depths, fits=fits)
-    concurrent = count_concurrent(config, data_cpus=0 if len(cached) == len(depths) else 1)
+    cached = depths_to_cache(config, manifest)
+    streams = any(k not in cached for k in config.search.unfrozen_layers)
+    concurrent = count_concurrent(config, data_cpus=1 if streams else 0)
     uri = run.create_or_resume(config, "search", manifest_digest=manifest.digest, resume=resume)
     done = run.result(uri)
     if done is None:
@@ -105,6 +104,7 @@ def search(
             running = _Search(config, manifest, begun, callbacks=callbacks, meter=meter)
             running.plan_budget(measure_rates)
             features = running.extract()
+            running.answer_first(features)
             choice = running.run_rounds(features)
             outcome = running.finalize_winner(choice, features)
             curves.outcome(outcome, choice.winner)
@@ -124,6 +124,14 @@ def check(config: Config) -> tuple[Config, Manifest]:
     checks.check_points(config, manifest)
     mlflow_log.check(config)
     return config, manifest
+
+
+def depths_to_cache(config: Config, manifest: Manifest) -> tuple[int, ...]:
+    """Selects the depths whose features a search caches: 0, the probe's, and where that pays."""
+    depths = config.search.unfrozen_layers
+    fits = budget.count_points(config, depths)
+    cached = cost.depths_to_cache(config, manifest, depths, fits=fits)
+    return cached if config.features.cache == "off" or 0 in cached else (0, *cached)
 
 
 def count_concurrent(config: Config, *, data_cpus: int) -> int:
@@ -210,7 +218,7 @@ class _Search:
             self._config = config.replace(
                 features={"views": self._plan.views}, search={"unfrozen_layers": depths}
             )
-            self._cached = tuple(k for k in self._cached if k in depths)
+            self._cached = tuple(k for k in self._cached if k in (0, *depths))
 
     def extract(self) -> FeaturePlan:
         """Computes the features and corrects the measured rates by the pass's own rate."""
@@ -219,7 +227,7 @@ class _Search:
             self._callbacks.progress, self._meter.features, lambda images, _: done.append(images)
         )
         features = extraction.build_plan(
-            self._config, self._manifest, self._config.search.unfrozen_layers,
+            self._config, self._manifest, (0, *self._config.search.unfrozen_layers),
             cached=self._cached, progress=progress,
         )  # fmt: skip
         if self._cached:
@@ -230,22 +238,35 @@ class _Search:
         self._features_seconds = time.monotonic() - self._begun.started
         return features
 
-    def run_rounds(self, features: FeaturePlan) -> Choice:
-        """Runs all rounds of trials, chooses the winner and writes the search's records."""
-        uri = self._begun.uri
-        tracker = TrialTracker(
-            self._config, uri, ended=self._earlier, watch=self._callbacks.watch,
+    def answer_first(self, features: FeaturePlan) -> None:
+        """Solves the probe, registers its model and says how to serve it."""
+        config, uri = self._config, self._begun.uri
+        self._setup = TrialSetup(config, uri, features)
+        self._tracker = TrialTracker(
+            config, uri, ended=self._earlier, watch=self._callbacks.watch,
             on_round=self._callbacks.on_round,
         )  # fmt: skip
-        setup = TrialSetup(self._config, uri, features)
-        rounds = Rounds(setup, tracker, self._begun.concurrent)
+        if first_answer.find(self._tracker.trials) is None:
+            self._callbacks.on_stage("Solving the probe")
+            self._tracker.add(first_answer.solve_first_answer(self._setup))
+        version = first_answer.register(self._setup)
+        if version is not None:
+            found = bundle.verify(first_answer.bundle_uri(uri)).metrics["val"]
+            self._callbacks.print_line(
+                first_answer.describe(config, version, found, seconds=self.worked_seconds())
+            )
+
+    def run_rounds(self, features: FeaturePlan) -> Choice:
+        """Runs all rounds of trials, chooses the winner and writes the search's records."""
+        uri, tracker = self._begun.uri, self._tracker
+        rounds = Rounds(self._setup, tracker, self._begun.concurrent)
         tradeoffs: list[str] = []
         if self._plan is None:
             rounds.run_points()
             rounds.run_seeds()
         elif self._rates is not None:
             tradeoffs = self._run_budget(rounds, self._plan, self._rates)
-        choice = trials.choose(tracker.trials)
+        choice = first_answer.choose(uri, tracker.trials)
         record = self._record(tracker, choice, tradeoffs)
         content = [trial.to_dict() for trial in tracker.trials]
         storage.write_json(storage.join(uri, TRIALS_FILE), content)

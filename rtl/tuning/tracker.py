@@ -67,14 +67,24 @@ class TrialTracker:
         return [self._trials[number] for number in sorted(self._trials)]
 
     @property
+    def fits(self) -> list[Trial]:
+        """All trials but the probe, by number."""
+        return [trial for trial in self.trials if trial.strength is None]
+
+    @property
     def ended(self) -> list[Trial]:
-        """Trials that have an epoch and no more to come."""
-        return [t for t in self.trials if t.state in ("finished", "stopped") and t.history]
+        """Fits that have an epoch and no more to come."""
+        return [t for t in self.fits if t.state in ("finished", "stopped") and t.history]
 
     @property
     def next_number(self) -> int:
         """The first number that no trial has."""
         return max(self._trials, default=-1) + 1
+
+    def add(self, trial: Trial) -> None:
+        """Records a trial that has ended already."""
+        trials.record(self.uri, trial)
+        self._put(trial)
 
     def begin(self, round_: Round) -> None:
         """Records that a round begins."""
