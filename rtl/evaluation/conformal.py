@@ -21,14 +21,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from rtl.evaluation.metrics import Estimate, wilson
-from rtl.evaluation.predictions import Predictions
+
+if TYPE_CHECKING:  # an endpoint needs no Parquet
+    from rtl.evaluation.predictions import Predictions
 
 Guarantee = Literal["confident", "average", "all_classes"]
 """Strength of the promise: see `PredictionSets.guarantee`."""
