@@ -6,8 +6,8 @@ no assumption about the model, only that later images are drawn as these rows we
 
 A class is in the set where its probability is at least a threshold, and the most probable class
 always is (the score 1 - p of LAC: M. Sadinle, J. Lei and L. Wasserman 2019, JASA 114:223). Sets by
-cumulated probability (APS, RAPS) were larger in every simulation, also for uncertain images alone,
-where LAC's coverage held as well: see docs/decisions/0017-prediction-sets.md.
+cumulated probability (APS, RAPS) were larger in every simulation, and for uncertain images alone
+LAC's coverage held at 300 rows: see docs/decisions/0017-prediction-sets.md.
 
 With the k-th of n rows as threshold the coverage over later images is distributed as
 Beta(k, n + 1 - k) over the draws of these rows, or is larger where probabilities tie. Usual
@@ -136,7 +136,7 @@ def measure(predictions: Predictions, sets: PredictionSets) -> SetCoverage | Non
 
 
 def with_test(sets: PredictionSets, test: Predictions | None) -> PredictionSets:
-    """The same sets with their coverage on `test`."""
+    """Adds the coverage on `test` to the sets; None where there is no such split."""
     return replace(sets, test=measure(test, sets) if test is not None else None)
 
 
