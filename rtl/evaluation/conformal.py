@@ -91,7 +91,7 @@ def fit(predictions: Predictions, *, coverage: float, confidence: float) -> Pred
             rows=rows, expected=None,
         )  # fmt: skip
     of_true = predictions.probabilities[np.arange(rows), predictions.labels]
-    low, high = stats.beta.ppf([0.025, 0.975], rank, rows + 1 - rank)
+    low, high = np.asarray(stats.beta.ppf([0.025, 0.975], rank, rows + 1 - rank))
     return PredictionSets(
         threshold=float(np.sort(of_true)[rows - rank]),
         coverage=coverage,
@@ -113,9 +113,10 @@ def threshold_rank(
     from scipy import stats
 
     ranks = np.arange(1, rows + 1)
-    reached = stats.beta.sf(coverage, ranks, rows + 1 - ranks) >= confidence  # rises with the rank
-    if reached.any():
-        return int(ranks[reached.argmax()]), "confident"
+    reached = np.asarray(stats.beta.sf(coverage, ranks, rows + 1 - ranks))  # rises with the rank
+    enough = np.flatnonzero(reached >= confidence)
+    if len(enough):
+        return int(ranks[enough[0]]), "confident"
     mean = int(np.ceil((rows + 1) * coverage - 1e-9))  # the sum of floats lies a little too high
     return (mean, "average") if mean <= rows else (None, "all_classes")
 
