@@ -39,6 +39,12 @@ class Answer:
     """Whether the probability is too low to rely on."""
     probabilities: Mapping[str, float]
     """Probability of every class, most probable first."""
+    one_of: tuple[str, ...] = ()
+    """Prediction set: classes among which the true one is with probability `coverage`, most
+    probable first. Empty for a model that an earlier version made."""
+    coverage: float | None = None
+    """Probability that the true class is in `one_of`, over all images like those of `val`; None for
+    a model that an earlier version made. `Model.info.prediction_sets` has more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +116,21 @@ class Model:
 
         Raises ImageError for bytes that are no usable image, NotFoundError and StorageError.
         """
+        from rtl.evaluation import conformal
+
         pixels = self._pixels(image)
         found = self.classifier.predict(pixels[None])[0].tolist()
         ranked = sorted(zip(self.classes, found, strict=True), key=lambda pair: -pair[1])
         label, probability = ranked[0]
-        return Answer(label, probability, probability < self.info.uncertain_below, dict(ranked))
+        sets = self.info.prediction_sets
+        return Answer(
+            label=label,
+            probability=probability,
+            uncertain=probability < self.info.uncertain_below,
+            probabilities=dict(ranked),
+            one_of=conformal.one_of(sets, self.classes, found),
+            coverage=sets.coverage if sets else None,
+        )
 
     def explain(self, image: Image, *, label: str | None = None) -> Explanation:
         """The parts of an image that speak for `label`, by default the most probable class.
@@ -203,7 +219,8 @@ def predict(
     """Answers for many images, in Parquet files below `dest`; called again, it goes on.
 
     `model` as in `load_model`. `source` is a folder or prefix of images, or a packed data set. The
-    answers have the columns `id`, `label`, `probability`, `uncertain`, `probabilities` and `error`.
+    answers have the columns `id`, `label`, `probability`, `uncertain`, `probabilities`, `one_of`
+    and `error`.
     Raises BundleError, DataError, NotFoundError, ConfigError, ResourceError and StorageError.
     """
     session.silence()

@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         ("probability", pa.float32()),  # of that class
         ("uncertain", pa.bool_()),  # the bundle's `uncertain_below` is above `probability`
         ("probabilities", pa.list_(pa.float32())),  # in the order of the bundle's classes
+        ("one_of", pa.list_(pa.string())),  # the prediction set, the most probable class first
         ("error", pa.string()),  # type and message; null beside a prediction
     ]
 )

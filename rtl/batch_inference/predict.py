@@ -50,6 +50,8 @@ class Summary:
     """Images that could not be read."""
     uncertain: int
     """Predictions below the bundle's `uncertain_below`."""
+    set_coverage: float | None = None
+    """Probability that `one_of` holds the true class; None for a bundle without prediction sets."""
     left_out: tuple[LeftOut, ...] = ()
     """Files of the source that are no images: hidden ones, clutter of systems, links."""
 
@@ -98,6 +100,7 @@ def predict(
         rows=sum(file.rows for file in files),
         errors=sum(file.errors for file in files),
         uncertain=sum(file.uncertain for file in files),
+        set_coverage=info.prediction_sets.coverage if info.prediction_sets else None,
         left_out=left_out.result(),
     )
     _seal(target, summary, files)

@@ -21,7 +21,7 @@ from rtl.config.schema import AugmentConfig, DataConfig
 from rtl.data.batches import EpochSampler, ImageReader, InMemorySource
 from rtl.data.shards import Manifest, load_manifest
 from rtl.errors import BundleError, DataError
-from rtl.evaluation import baseline, calibration, metrics, paired
+from rtl.evaluation import baseline, calibration, conformal, metrics, paired
 from rtl.evaluation.metrics import Scores
 from rtl.evaluation.paired import Comparison
 from rtl.evaluation.predictions import Predictions, gather
@@ -77,15 +77,22 @@ def quantize(
     final = _calibrated(after, temperature)
     val = metrics.evaluate(final.probabilities, final.labels, manifest.classes)
     test: Scores | None = None
+    found: Predictions | None = None
     if manifest.rows("test"):
         found = _calibrated(rows.predict(quantized, "test")[0], temperature)
         test = metrics.evaluate(found.probabilities, found.labels, manifest.classes)
-    certain = info.config.get("train", {}).get("certain_accuracy", 0.95)
+    asked = info.config.get("train", {})  # keys that are missing in bundles of earlier versions
+    sets = conformal.fit(
+        final,
+        coverage=asked.get("set_coverage", 0.95),
+        confidence=asked.get("set_confidence", 0.9),
+    )
     made = replace(
         info,
         quantized=proof,
         temperature=temperature,
-        uncertain_below=calibration.uncertain_below(final, certain),
+        uncertain_below=calibration.uncertain_below(final, asked.get("certain_accuracy", 0.95)),
+        prediction_sets=conformal.with_test(sets, found),
         baseline=baseline.measure(torch.from_numpy(final.probabilities), pooled),
         metrics={"val": val.to_dict(), "test": test.to_dict() if test else None},
         versions=bundle.software_versions(),

@@ -183,6 +183,12 @@ class TrainConfig(Section):
     certain_accuracy: float = Field(default=0.95, gt=0, le=1)
     """Accuracy on `val` that the answers above the threshold of uncertainty reach; the others are
     marked uncertain."""
+    set_coverage: float = Field(default=0.95, gt=0, lt=1)
+    """Probability that an answer's `one_of`, the classes that the image may have, holds the true
+    one."""
+    set_confidence: float = Field(default=0.9, gt=0, lt=1)
+    """Probability that a model's sets reach `set_coverage`; where `val` has too few rows (below 45
+    at the defaults) they reach it in the mean over models alone."""
     seed: int = Field(default=0, ge=0)
     """Seed of the head's initial weights, the order of the rows and dropout."""
     max_failures: int = Field(default=3, ge=0)

@@ -207,7 +207,35 @@ def _calibration(info: BundleInfo) -> list[str]:
             f"(`uncertain_below`) is called uncertain. On `val` at least {share} of the others "
             "were right."
         )
-    return ["## Calibration", f"{scaling} {means}"]
+    return ["## Calibration", f"{scaling} {means}", *_prediction_sets(info)]
+
+
+def _prediction_sets(info: BundleInfo) -> list[str]:
+    sets = info.prediction_sets
+    if sets is None:
+        return []
+    promise = {
+        "confident": f"with a confidence of {sets.confidence:.0%}",
+        "average": f"in the mean over models made so; {sets.rows} rows are too few for more",
+        "all_classes": f"because each set is all classes: {sets.rows} rows are too few for less",
+    }[sets.guarantee]
+    lines = [
+        "Beside an answer stands its prediction set (`one_of`): the most probable class, and all "
+        f"with a probability of at least {sets.threshold:.4g}, found on {sets.rows} rows of `val` "
+        f"by split conformal prediction. It holds the true class for {sets.coverage:.0%} of the "
+        f"images, {promise}."
+    ]
+    if sets.expected is not None:
+        low, high = sets.expected.low, sets.expected.high
+        lines[0] += f" Expected of this model are {low:.1%} to {high:.1%}."
+    if sets.test is not None:
+        found = sets.test
+        lines.append(
+            f"On the {found.rows} rows of `test` {found.coverage.value:.1%} of the sets hold the "
+            f"true class (95 % interval {found.coverage.low:.1%} to {found.coverage.high:.1%}). "
+            f"A set has {found.mean_size:.2f} classes in the mean; {found.single:.0%} have one."
+        )
+    return lines
 
 
 def _quantized(info: BundleInfo) -> list[str]:

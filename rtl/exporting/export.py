@@ -12,7 +12,7 @@ import importlib.util
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,6 +130,7 @@ def metadata(info: BundleInfo, sha256: str) -> dict[str, Any]:
         "test_flips": info.test_flips,
         "temperature": info.temperature,
         "uncertain_below": info.uncertain_below,
+        "prediction_sets": asdict(info.prediction_sets) if info.prediction_sets else None,
         "data_digest": info.manifest_digest,
         "bundle_sha256": sha256,
         "created": info.created,

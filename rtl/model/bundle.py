@@ -25,7 +25,9 @@ from rtl import storage
 from rtl.config.schema import Flips
 from rtl.data.images import decoding
 from rtl.errors import BundleError, DataError, NotFoundError, reason
+from rtl.evaluation import conformal
 from rtl.evaluation.baseline import Baseline
+from rtl.evaluation.conformal import PredictionSets
 from rtl.model import device as devices
 from rtl.model import inception
 from rtl.model.inference import Output, Prediction, Predictor
@@ -98,6 +100,8 @@ class BundleInfo:
     """Flips of an image that its probabilities are the mean over."""
     uncertain_below: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Predictions whose most probable class has less than this are called uncertain."""
+    prediction_sets: PredictionSets | None = None
+    """Classes that an image may have, and how surely; None in bundles of earlier versions."""
     quantized: Quantized | None = None
     """Set for a network that computes in 8 bits: see `rtl.model.kernels.int8`."""
     baseline: Baseline | None = None
@@ -334,11 +338,13 @@ class Classifier:
         """The prediction for one image with these probabilities, float32 (C,)."""
         best = int(probabilities.argmax())
         probability = float(probabilities[best])
+        every = tuple(probabilities.tolist())
         return Prediction(
             label=self.info.classes[best],
             probability=probability,
             uncertain=probability < self.info.uncertain_below,
-            probabilities=tuple(probabilities.tolist()),
+            probabilities=every,
+            one_of=conformal.one_of(self.info.prediction_sets, self.info.classes, every),
         )
 
     def heatmap(self, maps: torch.Tensor, number: int) -> torch.Tensor:

@@ -43,6 +43,9 @@ class Prediction:
     """Whether that is below the bundle's `uncertain_below`."""
     probabilities: tuple[float, ...]
     """Probability of every class, in the order of the bundle's classes."""
+    one_of: tuple[str, ...]
+    """Prediction set: classes among which the true one is with the probability of the bundle's
+    `prediction_sets`, most probable first; empty for a bundle without them."""
 
 
 class Predictor:

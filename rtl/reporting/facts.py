@@ -15,8 +15,11 @@ from rtl.data import shards
 from rtl.data.images import decoding
 from rtl.errors import NotFoundError, RtlError
 from rtl.evaluation.calibration import Bin, calibration_error, reliability
+from rtl.evaluation.conformal import PredictionSets, SetCoverage, measure
 from rtl.evaluation.paired import Comparison, compare
 from rtl.evaluation.predictions import Predictions, decode
+from rtl.model import bundle
+from rtl.model.bundle import BundleInfo
 from rtl.runs import run, trials
 from rtl.runs.records import (
     OUTCOME_FILE,
@@ -61,6 +64,17 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class SetFacts:
+    """Prediction sets: the promise, and what was measured on the report's split."""
+
+    promise: PredictionSets
+    every: SetCoverage
+    uncertain: SetCoverage | None
+    """The same of the uncertain rows alone, which the promise does not single out; None without
+    any."""
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything that a report shows."""
 
@@ -80,6 +94,8 @@ class Facts:
     """Split of the scores, the calibration and the mistakes: `test`, else `val`."""
     bins: list[Bin]
     calibration_error: float
+    sets: SetFacts | None
+    """Prediction sets; None for a model of an earlier version."""
     lead: Lead | None
     mistakes: list[Mistake]
     photos_missing: str
@@ -119,7 +135,7 @@ def gather(run_uri: str) -> Facts:
             f"{run_uri} has not ended; go on with it by `rtl {record.kind} --resume`, then report."
         )
     outcome = Outcome.from_dict(storage.read_json(storage.join(run_uri, OUTCOME_FILE)))
-    info = storage.read_json(storage.join(run_uri, "bundle", "bundle.json"))
+    info = BundleInfo.from_dict(storage.read_json(storage.join(run_uri, "bundle", bundle.INFO)))
     config = from_dict(dict(record.config))
     found: list[Trial] = []
     search: SearchSummary | None = None
@@ -143,13 +159,14 @@ def gather(run_uri: str) -> Facts:
         config=config,
         started=record.started,
         digest=record.manifest_digest,
-        versions=info["versions"],
+        versions=info.versions,
         history=outcome.history,
         trials=found,
         search=search,
         split=split,
         bins=bins,
         calibration_error=calibration_error(bins),
+        sets=measure_sets(predictions, info),
         lead=lead,
         mistakes=[
             Mistake(row, classes[true], classes[predicted], p, photos.get(row))
@@ -157,6 +174,24 @@ def gather(run_uri: str) -> Facts:
         ],
         photos_missing=missing,
     )
+
+
+def measure_sets(predictions: Predictions, info: BundleInfo) -> SetFacts | None:
+    """Measures a model's prediction sets on calibrated predictions.
+
+    None without rows, and for a model without sets.
+    """
+    promise = info.prediction_sets
+    every = measure(predictions, promise) if promise else None
+    if promise is None or every is None:
+        return None
+    doubtful = np.flatnonzero(predictions.probabilities.max(axis=1) < info.uncertain_below)
+    some = Predictions(
+        [predictions.ids[i] for i in doubtful],
+        predictions.labels[doubtful],
+        predictions.probabilities[doubtful],
+    )
+    return SetFacts(promise, every, measure(some, promise))
 
 
 def worst(predictions: Predictions, count: int = MISTAKES) -> list[tuple[str, int, int, float]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rtl.evaluation import conformal
 from rtl.model.bundle import BundleInfo, Classifier
 
 
@@ -65,6 +66,18 @@ class Answer:
     def uncertain(self) -> bool:
         """Whether the confidence is below the bundle's threshold."""
         return self.confidence < self.served.info.uncertain_below
+
+    @property
+    def one_of(self) -> tuple[str, ...]:
+        """Prediction set, the most probable class first; empty for a bundle without sets."""
+        info = self.served.info
+        return conformal.one_of(info.prediction_sets, info.classes, self.probabilities.tolist())
+
+    @property
+    def coverage(self) -> float | None:
+        """Probability that `one_of` holds the true class; None for a bundle without sets."""
+        sets = self.served.info.prediction_sets
+        return sets.coverage if sets else None
 
     def top(self, k: int) -> list[tuple[str, float]]:
         """The k most probable classes with their probabilities, the most probable first.

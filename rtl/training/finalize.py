@@ -1,8 +1,8 @@
 """The end of a fit: the best epoch's scores, its calibration, its bundle, and the run's result.
 
 The network predicts as it will be served, with its test-time flips. `val` gives its temperature,
-the confidence below which it is uncertain, and the baseline of its predictions; `test` is opened
-once, here.
+the confidence below which it is uncertain, its prediction sets, and the baseline of its
+predictions; `test` is opened once, here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from rtl import storage
 from rtl.config.tree import Config
-from rtl.evaluation import baseline, calibration, metrics
+from rtl.evaluation import baseline, calibration, conformal, metrics
 from rtl.evaluation.metrics import Scores
 from rtl.evaluation.predictions import Predictions, encode, gather
 from rtl.feature_extraction.cache import Features
@@ -130,6 +130,11 @@ def _describe_bundle(
     probabilities = torch.cat([part.probabilities for part in val])
     pooled = torch.cat([part.pooled for part in val])
     uncertain = calibration.uncertain_below(final.splits["val"], config.train.certain_accuracy)
+    sets = conformal.fit(
+        final.splits["val"],
+        coverage=config.train.set_coverage,
+        confidence=config.train.set_confidence,
+    )
     return bundle.BundleInfo(
         name=str(config.name),
         classes=manifest.classes,
@@ -140,6 +145,7 @@ def _describe_bundle(
         weights={"source": weights.source, "sha256": weights.sha256},
         temperature=final.temperature,
         uncertain_below=uncertain,
+        prediction_sets=conformal.with_test(sets, final.splits.get("test")),
         baseline=baseline.measure(calibrate(probabilities, final.temperature), pooled),
         test_flips=config.model.test_flips,
         metrics={

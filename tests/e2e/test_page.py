@@ -151,7 +151,8 @@ def test_each_photo_has_its_own_answer_doubt_or_error(page: Page) -> None:
     unsure = page.locator(".photo", has_text="between.png")
     expect(unsure.locator(".badge")).to_have_text("Uncertain: check by eye")
     expect(page.locator(".badge")).to_have_count(1)
-    expect(page.locator("#log")).to_contain_text("%, uncertain")
+    expect(page.locator("#log")).to_contain_text("%, uncertain, one of ")
+    expect(unsure).to_contain_text(re.compile(r"one of \w+, \w+ \(95 %\)"))
     bad = page.locator(".photo", has_text="cut.jpg")
     expect(bad.locator(".wrong")).to_have_text("This photo is damaged or incomplete.")
     expect(bad.get_by_text("cannot be decoded to its end")).to_be_visible()
@@ -326,6 +327,7 @@ def test_the_card_tells_how_far_to_trust_the_model(page: Page, canned: Canned) -
     expect(about).to_be_visible()
     for text in (
         "93 %", "Measured on 300 test photos", "89.1 % to 95.7 %", "below 70 % is marked uncertain",
+        "95 % of all photos show one of theirs. Of the test photos 93 % did",
         "temperature 1.31", "95 of 100", "the last 412 photos are like the validation photos",
         "colours@4 is a canary: it answers 10 %", "Accuracy", "Calibration",
     ):  # fmt: skip

@@ -81,6 +81,8 @@ def _answer(canned: Canned, data: bytes) -> Response:
         "file": None,
         "predictions": [{"label": canned.classes[i], "probability": shares[i]} for i in order],
         "uncertain": bool(shares.max() < 0.7),
+        "one_of": [canned.classes[i] for n, i in enumerate(order) if not n or shares[i] >= 0.2],
+        "coverage": 0.95,
         "heatmap": base64.b64encode(buffer.getvalue()).decode(),
     }
     model = {"name": "colours", "version": 3, "created": "2026-11-20T10:00:00Z"}
@@ -101,6 +103,11 @@ def _describe(canned: Canned) -> dict[str, Any]:
         "name": "colours", "version": 3, "classes": list(canned.classes), "image_size": SIZE,
         "metrics": {"val": {**scores, "rows": 120}, "test": scores if canned.test else None},
         "temperature": 1.31, "uncertain_below": 0.7, "manifest_digest": "ab" * 32,
+        "prediction_sets": {
+            "threshold": 0.2, "coverage": 0.95, "confidence": 0.9, "guarantee": "confident",
+            "rows": 120, "expected": {"value": 0.975, "low": 0.941, "high": 0.995},
+            "test": {"rows": 300, "coverage": ratio, "mean_size": 1.2, "single": 0.8},
+        },
         "created": "2026-11-20T10:00:00Z", "versions": {}, "unfrozen_layers": 2,
     }  # fmt: skip
 

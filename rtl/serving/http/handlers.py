@@ -102,6 +102,8 @@ class Handlers:
         served = self._engine.served
         info = served.info
         quantized = cast(schemas.Quantization, asdict(info.quantized)) if info.quantized else None
+        found = info.prediction_sets
+        sets = cast(schemas.PredictionSets, asdict(found)) if found else None
         content: schemas.Card = {
             **_describe(served),
             "classes": list(info.classes),
@@ -109,6 +111,7 @@ class Handlers:
             "metrics": info.metrics,
             "temperature": info.temperature,
             "uncertain_below": info.uncertain_below,
+            "prediction_sets": sets,
             "test_flips": info.test_flips,
             "manifest_digest": info.manifest_digest,
             "versions": info.versions,
@@ -204,6 +207,8 @@ def _result(name: str | None, answer: Answer | ImageError, *, top_k: int) -> sch
         "file": name,
         "predictions": [{"label": label, "probability": p} for label, p in answer.top(top_k)],
         "uncertain": answer.uncertain,
+        "one_of": list(answer.one_of),
+        "coverage": answer.coverage,
         "version": answer.served.version,
     }
     if answer.heatmap is not None:

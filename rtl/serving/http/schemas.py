@@ -57,6 +57,25 @@ class Result(TypedDict):
     uncertain: NotRequired[
         Annotated[bool, Field(description="The confidence is too low to rely on.")]
     ]
+    one_of: NotRequired[
+        Annotated[
+            list[str],
+            Field(
+                description="Prediction set: classes among which the true one is with probability "
+                "`coverage`, the most probable first; all of them, whatever `top_k` is. Empty "
+                "where the model has no prediction sets."
+            ),
+        ]
+    ]
+    coverage: NotRequired[
+        Annotated[
+            float | None,
+            Field(
+                description="Probability that `one_of` holds the true class, over all images like "
+                "the validation images; null where the model has no prediction sets."
+            ),
+        ]
+    ]
     version: NotRequired[
         Annotated[int | None, Field(description="Version of the model that answered.")]
     ]
@@ -88,6 +107,53 @@ class Quantization(TypedDict):
     agreement: Annotated[float, Field(description="Share with the same class from both.")]
 
 
+class Estimate(TypedDict):
+    """A share with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class SetCoverage(TypedDict):
+    """Prediction sets measured on test images."""
+
+    rows: int
+    coverage: Annotated[Estimate, Field(description="Share of sets that hold the true class.")]
+    mean_size: Annotated[float, Field(description="Classes in a set, in the mean.")]
+    single: Annotated[float, Field(description="Share of sets that are one class.")]
+
+
+class PredictionSets(TypedDict):
+    """The rule of `one_of` and its promise."""
+
+    threshold: Annotated[
+        float, Field(description="Lowest probability of a class in a set; 0 for all classes.")
+    ]
+    coverage: Annotated[
+        float, Field(description="Probability asked for that a set holds the true class.")
+    ]
+    confidence: Annotated[
+        float, Field(description="Probability asked for that this model reaches `coverage`.")
+    ]
+    guarantee: Annotated[
+        Literal["confident", "average", "all_classes"],
+        Field(
+            description="`confident`: `coverage` is reached with probability `confidence`; "
+            "`average`: in the mean over models made so; `all_classes`: too few validation images "
+            "for either, so that sets are all classes."
+        ),
+    ]
+    rows: Annotated[int, Field(description="Validation images that it was made from.")]
+    expected: Annotated[
+        Estimate | None,
+        Field(description="Expected coverage over later images; null where sets are all classes."),
+    ]
+    test: Annotated[
+        SetCoverage | None, Field(description="Measured on test images; null without any.")
+    ]
+
+
 class Card(Model):
     """The current model and its measured quality."""
 
@@ -100,6 +166,9 @@ class Card(Model):
     temperature: Annotated[float, Field(description="Calibration temperature; 1 for none.")]
     uncertain_below: Annotated[
         float, Field(description="Confidence below which an answer is `uncertain`.")
+    ]
+    prediction_sets: Annotated[
+        PredictionSets | None, Field(description="Null for a model of an earlier version.")
     ]
     test_flips: str
     manifest_digest: Annotated[str, Field(description="Digest of the data set.")]

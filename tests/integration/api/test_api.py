@@ -78,6 +78,15 @@ def test_a_model_answers_and_explains(storage: Path) -> None:
     assert next(iter(answer.probabilities)) == "green"
     assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-4)
     assert answer.uncertain == (answer.probability < model.info.uncertain_below)
+    sets = model.info.prediction_sets
+    assert sets is not None
+    assert sets.test is not None
+    assert answer.coverage == sets.coverage == 0.95
+    assert answer.one_of[0] == "green"
+    assert all(
+        (name in answer.one_of) == (p >= sets.threshold or name == "green")
+        for name, p in answer.probabilities.items()
+    )
     shown = model.explain(make_image("green", 99), label="red")
     assert (shown.label, shown.heatmap.dtype) == ("red", np.float32)
     assert shown.probability == pytest.approx(answer.probabilities["red"], abs=0.01)

@@ -18,6 +18,7 @@ from rtl.batch_inference.predict import SUMMARY, Summary, predict
 from rtl.data.shards import LeftOut, read_shard
 from rtl.data.sources.clutter import HIDDEN, SYSTEM
 from rtl.errors import BundleError, ConfigError, DataError, NotFoundError
+from rtl.evaluation.conformal import PredictionSets
 from rtl.model import bundle, inception, pretrained
 from rtl.model.bundle import BundleInfo, Classifier
 from rtl.storage.walk import LINKS
@@ -36,6 +37,9 @@ INFO = BundleInfo(
     manifest_digest="d" * 64,
     config={},
     uncertain_below=0.6,
+    prediction_sets=PredictionSets(
+        threshold=0.2, coverage=0.8, confidence=0.9, guarantee="confident", rows=120, expected=None
+    ),
 )
 TOLERANCE = 1e-3  # bf16 probabilities of an image may depend on the others of its batch
 CUT, TEXT = "blue/cut.jpg", "notes.txt"
@@ -113,6 +117,9 @@ def check_answers(
         assert row["probability"] == max(row["probabilities"])
         assert row["label"] == INFO.classes[row["probabilities"].index(row["probability"])]
         assert row["uncertain"] == (row["probability"] < INFO.uncertain_below)
+        pairs = zip(INFO.classes, row["probabilities"], strict=True)
+        inside = [name for name, p in sorted(pairs, key=lambda pair: -pair[1]) if p >= 0.2]
+        assert row["one_of"] == inside
 
 
 def test_every_image_of_a_folder_has_the_classifiers_answer(
@@ -138,6 +145,7 @@ def test_every_image_of_a_folder_has_the_classifiers_answer(
         rows=71,
         errors=2,
         uncertain=sum(row["uncertain"] is True for row in rows.values()),
+        set_coverage=0.8,
         left_out=(
             LeftOut(HIDDEN, 2, ".hidden.jpg"),
             LeftOut(SYSTEM, 1, "red/@eaDir/0.jpg"),

@@ -19,6 +19,8 @@ from rtl import storage
 from rtl.config.tree import Config
 from rtl.errors import BundleError, ConfigError, DataError
 from rtl.evaluation import metrics
+from rtl.evaluation.conformal import PredictionSets, SetCoverage
+from rtl.evaluation.metrics import Estimate
 from rtl.exporting import export
 from rtl.exporting.card import card
 from rtl.model import bundle, inception, pretrained
@@ -48,7 +50,14 @@ PLAIN = BundleInfo(
     manifest_digest="d" * 64,
     config=Config().to_dict(),
 )
-TURNED = dataclasses.replace(PLAIN, test_flips="both", temperature=1.7, uncertain_below=0.625)
+SETS = PredictionSets(
+    threshold=0.1234, coverage=0.95, confidence=0.9, guarantee="confident", rows=120,
+    expected=Estimate(0.975, 0.941, 0.995),
+    test=SetCoverage(80, Estimate(0.9625, 0.895, 0.987), mean_size=1.25, single=0.8),
+)  # fmt: skip
+TURNED = dataclasses.replace(
+    PLAIN, test_flips="both", temperature=1.7, uncertain_below=0.625, prediction_sets=SETS
+)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +129,8 @@ def test_an_export_tells_what_it_is(turned: Path) -> None:
     assert json.loads(inside["classes"]) == beside["classes"] == list(COLOURS)
     assert json.loads(inside["image_size"]) == beside["image_size"] == 75
     assert json.loads(inside["uncertain_below"]) == beside["uncertain_below"] == 0.625
+    assert json.loads(inside["prediction_sets"]) == beside["prediction_sets"]
+    assert beside["prediction_sets"] == dataclasses.asdict(SETS)
     assert inside["name"] == "colours"
     assert inside["data_digest"] == "d" * 64
     commit = (turned / "bundle" / storage.COMMIT).read_bytes()
@@ -200,6 +211,11 @@ def test_a_card_has_the_numbers() -> None:
     assert "temperature of 1.7" in text
     assert "less than 0.625" in text
     assert "at least 95% of the others" in text
+    assert "at least 0.1234, found on 120 rows" in text
+    assert "for 95% of the images, with a confidence of 90%. Expected of this model" in text
+    assert "On the 80 rows of `test` 96.2% of the sets hold the true class" in text
+    assert "89.5% to 98.7%" in text
+    assert "1.25 classes in the mean; 80% have one" in text
     assert "Mixed_7b to Mixed_7c" in text
     assert "| Peak learning rate of the head | 0.001 |" in text
     assert "d" * 64 in text
@@ -232,6 +248,18 @@ def test_a_card_is_honest_about_what_was_not_measured() -> None:
     nothing = card(dataclasses.replace(bare, metrics={"val": None, "test": None}))
     assert "optimistic" not in nothing
     assert "None" not in nothing
+
+
+@pytest.mark.parametrize(
+    ("guarantee", "words"),
+    [("average", "120 rows are too few for more"), ("all_classes", "each set is all classes")],
+)
+def test_a_card_tells_where_rows_are_too_few_for_a_promise(guarantee: Any, words: str) -> None:
+    sets = dataclasses.replace(SETS, guarantee=guarantee, expected=None, test=None)
+    text = card(dataclasses.replace(PLAIN, prediction_sets=sets))
+    assert words in text
+    assert "confidence" not in text
+    assert "None" not in text
 
 
 def test_a_class_name_cannot_break_a_card() -> None:

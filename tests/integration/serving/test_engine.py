@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import os
 import sys
@@ -13,18 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 import torch
 
 from rtl import storage
+from rtl.evaluation.conformal import PredictionSets, SetCoverage
+from rtl.evaluation.metrics import Estimate
 from rtl.model import bundle
 from rtl.model.bundle import Classifier
 from rtl.model.inference import Output
 from rtl.serving.batching import Batcher
 from rtl.serving.engine import Engine
+from rtl.serving.http import openapi
 from rtl.serving.http.error_limit import ErrorRateLimiter
-from tests.conftest import make_image
-from tests.support.endpoint import Workers, until, with_engine
+from tests.conftest import COLOURS, make_image
+from tests.support.endpoint import Workers, make_bundle, until, with_engine
 from tests.support.photos import JPEG
 from tests.support.ray_endpoint import CONFIG
 
@@ -55,6 +60,41 @@ def test_what_waits_for_the_model_goes_as_one_batch(local: str) -> None:
 
     workers = Workers()
     with_engine(Engine(CONFIG, new_batcher=workers.batcher), local, test)
+
+
+def checked(reply: httpx.Response, schema: str) -> Any:
+    """The body, which must be what the OpenAPI document says."""
+    document = openapi.document(secured=False)
+    rule = {"$ref": f"#/components/schemas/{schema}", "components": document["components"]}
+    jsonschema.validate(reply.json(), rule)
+    return reply.json()
+
+
+def test_an_answer_names_the_classes_that_the_image_may_have(tmp_path: Path, local: str) -> None:
+    sets = PredictionSets(
+        threshold=0.0, coverage=0.8, confidence=0.9, guarantee="average", rows=30,
+        expected=Estimate(0.806, 0.65, 0.93),
+        test=SetCoverage(80, Estimate(0.9, 0.8, 0.95), mean_size=1.2, single=0.8),
+    )  # fmt: skip
+
+    async def all_classes(_: Engine, http: httpx.AsyncClient) -> None:
+        content = checked(await http.post("/v1/predict?top_k=1", content=JPEG), "Answer")
+        (result,) = content["results"]
+        assert len(result["predictions"]) == 1
+        assert result["one_of"][0] == result["predictions"][0]["label"]
+        assert sorted(result["one_of"]) == sorted(COLOURS)  # whatever top_k is
+        assert result["coverage"] == 0.8
+        card = checked(await http.get("/v1/model"), "Card")
+        assert card["prediction_sets"] == dataclasses.asdict(sets)
+
+    async def none(_: Engine, http: httpx.AsyncClient) -> None:
+        (result,) = checked(await http.post("/v1/predict", content=JPEG), "Answer")["results"]
+        assert (result["one_of"], result["coverage"]) == ([], None)
+        assert checked(await http.get("/v1/model"), "Card")["prediction_sets"] is None
+
+    made = make_bundle(str(tmp_path / "sets"), prediction_sets=sets)
+    with_engine(Engine(CONFIG), made, all_classes)
+    with_engine(Engine(CONFIG), local, none)
 
 
 @pytest.mark.parametrize(("cpus", "sizes"), [(1, [1, 2, 3, 4]), (2, [1, 2])])

@@ -14,6 +14,8 @@ import torch
 
 from rtl import storage
 from rtl.errors import BundleError, RtlError
+from rtl.evaluation.conformal import PredictionSets, SetCoverage
+from rtl.evaluation.metrics import Estimate
 from rtl.model import bundle, inception, pretrained, registry
 from rtl.model.bundle import BundleInfo, Classifier
 from rtl.storage import objects
@@ -35,6 +37,12 @@ INFO = BundleInfo(
     config={"name": "solar", "model": {"unfrozen_layers": 2}},
     cost={"seconds": 12.5},
 )
+
+SETS = PredictionSets(
+    threshold=0.3, coverage=0.95, confidence=0.9, guarantee="confident", rows=120,
+    expected=Estimate(0.975, 0.941, 0.995),
+    test=SetCoverage(80, Estimate(0.9625, 0.895, 0.987), mean_size=1.2, single=0.8),
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -97,6 +105,29 @@ def test_a_bundle_comes_back_as_it_was_saved(place: str, network: torch.nn.Seque
     assert not loaded.training
     assert storage.list_names(place) == ["COMMIT", "bundle.json", "model.safetensors"]
     assert INFO.versions.keys() == {"rtl", "torch", "torchvision", "ray", "python"}
+
+
+def test_prediction_sets_come_back_as_they_were_saved() -> None:
+    info = dataclasses.replace(INFO, prediction_sets=SETS)
+    content = json.loads(json.dumps(info.to_dict()))
+    assert BundleInfo.from_dict(content) == info
+    del content["prediction_sets"]  # as earlier versions wrote it
+    assert BundleInfo.from_dict(content) == INFO
+    content["prediction_sets"] = {**dataclasses.asdict(SETS), "threshold": 1.5}
+    with pytest.raises(BundleError, match=r"prediction_sets.threshold is '1.5'"):
+        BundleInfo.from_dict(content)
+
+
+def test_a_prediction_names_the_classes_that_the_image_may_have(
+    network: torch.nn.Sequential,
+) -> None:
+    info = dataclasses.replace(INFO, prediction_sets=SETS, uncertain_below=0.9)
+    classifier = Classifier(info, network, torch.device("cpu"))
+    found = classifier.prediction(torch.tensor([0.35, 0.1, 0.55]))
+    assert (found.label, found.uncertain, found.one_of) == ("red", True, ("red", "blue"))
+    assert classifier.prediction(torch.tensor([0.05, 0.9, 0.05])).one_of == ("green",)
+    older = Classifier(INFO, network, torch.device("cpu"))
+    assert older.prediction(torch.tensor([0.35, 0.1, 0.55])).one_of == ()
 
 
 DAMAGE = {

@@ -79,7 +79,7 @@ function scores({ metrics }) {
   return block("Accuracy", ...lines);
 }
 
-function calibration({ uncertain_below: below, temperature }) {
+function calibration({ uncertain_below: below, temperature, prediction_sets: sets }) {
   const unsure = !below
     ? "No answer is marked uncertain: all answers together were accurate enough on validation photos."
     : below >= 1
@@ -90,7 +90,15 @@ function calibration({ uncertain_below: below, temperature }) {
       ? "The percentages are not calibrated."
       : `The percentages are calibrated on validation photos (temperature ${temperature}): of 100 answers with 80 %, about 80 should be correct.`;
   const limits = "The model always names one of its classes, even for a photo that shows none of them.";
-  return block("Calibration", ...[calibrated, unsure, limits].map((text) => make("p", "small", text)));
+  const texts = [calibrated, unsure, ...(sets ? [promise(sets)] : []), limits];
+  return block("Calibration", ...texts.map((text) => make("p", "small", text)));
+}
+
+function promise({ coverage, guarantee, test }) {
+  if (guarantee === "all_classes") return "There were too few validation photos to name the few classes that a photo may show.";
+  const sure = guarantee === "confident" ? "" : " on average";
+  const found = test ? ` Of the test photos ${points(test.coverage.value)} did (${between(test.coverage)}).` : "";
+  return `“One of …” names the classes that a photo may show; ${points(coverage)} of all photos show one of theirs${sure}.${found}`;
 }
 
 function perClass({ classes, metrics }) {

@@ -5,6 +5,7 @@ import { describe, make, percent, showTraffic, title } from "./card.js";
 
 const MAX_PHOTOS = 50;
 const MAX_REQUESTS = 3;
+const MAX_NAMES = 5; // of a prediction set
 const MAX_BYTES = 10e6; // above it the browser sends a smaller copy
 const COPY_SIDE = 2048; // pixels; more than any model uses
 
@@ -190,13 +191,23 @@ function showResult(photo, result, by) {
   }
   const nodes = [make("p", "verdict", first.label)];
   if (result.uncertain) nodes.push(make("p", "badge", "Uncertain: check by eye"));
+  const choice = oneOf(result);
+  if (choice) nodes.push(make("p", "small", choice));
   nodes.push(bars);
   const others = model ? model.classes.length - result.predictions.length : 0;
   if (others > 0) nodes.push(make("p", "small soft", `${others} other classes share ${percent(Math.max(0, rest))}.`));
   if (photo.altered) nodes.push(make("p", "small soft", photo.altered));
   if (by && model && title(by) !== title(model)) nodes.push(make("p", "small soft", `Answered by ${title(by)}.`));
   setState(photo, "answered", ...nodes);
-  announce(`${photo.file.name}: ${first.label}, ${percent(first.probability)}${result.uncertain ? ", uncertain" : ""}`);
+  announce(`${photo.file.name}: ${first.label}, ${percent(first.probability)}${result.uncertain ? ", uncertain" : ""}${choice ? `, ${choice}` : ""}`);
+}
+
+/** The prediction set in words; empty where it is the first class alone, or where the model has none. */
+function oneOf({ one_of: names = [], coverage }) {
+  if (names.length < 2) return "";
+  const more = names.length - MAX_NAMES;
+  const list = more > 0 ? `${names.slice(0, MAX_NAMES).join(", ")} or ${more} more` : names.join(", ");
+  return `one of ${list} (${Number((100 * coverage).toFixed(1))} %)`;
 }
 
 function showProblem(photo, problem) {
