@@ -31,7 +31,7 @@ class Fit:
     unfrozen_layers: int
     """Number of the network's last blocks that were trained beside the head, 0 to 16."""
     lr: float
-    """Peak learning rate of the head."""
+    """Peak learning rate of the head; 0 of a probe, which takes no steps."""
     best_epoch: int
     """Epoch whose weights were kept, from 0."""
     epochs: int

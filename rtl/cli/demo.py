@@ -280,7 +280,8 @@ def show(
     )
     for name, accuracy, auc in PAPER:
         scores.add_row(name, f"{accuracy:.3f}", f"{auc:.3f}")
-    ours = f"rtl, k = {fit.unfrozen_layers}, lr = {fit.lr:.2g}"
+    depth = f"k = {fit.unfrozen_layers}, lr = {fit.lr:.2g}" if fit.lr else "the probe"
+    ours = f"rtl, {depth}"
     scores.add_row(
         ours, console.interval(test.accuracy), console.interval(test.auc) if test.auc else "-"
     )

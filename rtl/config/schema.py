@@ -226,8 +226,9 @@ Values = Annotated[
 class SearchConfig(Section):
     """The sweep over `model.unfrozen_layers`, `optimizer.lr` and what else is asked for."""
 
-    unfrozen_layers: tuple[int, ...] = (0, 1, 2, 3)
-    """Values of `model.unfrozen_layers` that are tried, each from 0 to 16."""
+    unfrozen_layers: tuple[int, ...] = (1, 2, 3)
+    """Values of `model.unfrozen_layers` that are tried, each from 0 to 16. The probe, which is k =
+    0 solved to its optimum, comes first in any case."""
     lr: Values = Range(min=3e-4, max=3e-3)
     """Values of `optimizer.lr` that are tried: a range `{min, max}`, or a list with the likeliest
     first. A grid tries one rate at all depths before the next, and ASHA compares later ones with

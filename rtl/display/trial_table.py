@@ -58,20 +58,25 @@ class TrialView:
             for t in shown:
                 state = "" if t.state in ("running", "finished") else f" {t.state}"
                 table.add_row(
-                    f"{t.number}{state}", str(t.unfrozen_layers), f"{t.lr:.2g}",
+                    f"{t.number}{state}", str(t.unfrozen_layers), t.rate,
                     self._epoch(t), console.number(t.score),
                 )  # fmt: skip
             return table
         table = Table("trial", "unfrozen", "lr", "epoch", f"val {self._metric}", "time", "state")
         for t in shown:
             table.add_row(
-                str(t.number), str(t.unfrozen_layers), f"{t.lr:.2g}", self._epoch(t),
+                str(t.number), str(t.unfrozen_layers), t.rate, self._epoch(t),
                 console.number(t.score), f"{t.seconds:.0f} s", t.state,
             )  # fmt: skip
         return table
 
     def line(self, trial: Trial) -> str:
         """A trial that ended, in one line."""
+        if trial.strength is not None:
+            return (
+                f"Probe: {self._metric} {console.number(trial.score)} on val "
+                f"({trial.seconds:.0f} s)"
+            )
         return (
             f"Trial {trial.number}: k = {trial.unfrozen_layers}, lr = {trial.lr:.2g}, "
             f"{self._metric} {console.number(trial.score)} on val after {trial.epochs} epochs "
@@ -102,7 +107,8 @@ class TrialView:
         if self._round is None:
             return None
         until = math.inf if self._round.ends is None else self._round.ends - self._clock()
-        times = [epoch.seconds for trial in self._trials for epoch in trial.history]
+        fits = [trial for trial in self._trials if trial.strength is None]
+        times = [epoch.seconds for trial in fits for epoch in trial.history]
         if times:
             mine = self._mine()
             running = sum(self._round.epochs - t.epochs for t in mine if t.state == "running")

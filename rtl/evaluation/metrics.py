@@ -115,18 +115,22 @@ class Scores:
     """Rows by (true class, most probable class), C x C."""
 
     def score(self, name: str) -> float:
-        """Value of one of `SCORES`.
+        """Value of one of `SCORES`. Raises the errors of `estimate`."""
+        return float(self.estimate(name).value)
+
+    def estimate(self, name: str) -> Estimate:
+        """One of `SCORES`, with its 95 % interval.
 
         Raises ConfigError for another name, DataError where the score is undefined.
         """
         if name not in SCORES:
             raise ConfigError(f"{name!r} is not a score; it must be one of {', '.join(SCORES)}.")
-        estimate = getattr(self, name)
+        estimate: Estimate | None = getattr(self, name)
         if estimate is None:
             alike = f"all {self.rows} rows are of one class"
             rule = "all classes are among the first 5" if name == "top5" else alike
             raise DataError(f"{name} is undefined: {rule}. Choose accuracy, or other rows.")
-        return float(estimate.value)
+        return estimate
 
     def per_class(self) -> tuple[ClassScores, ...]:
         """Recall, precision, F1 and support of every class, from the confusion table."""

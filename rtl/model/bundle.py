@@ -39,7 +39,10 @@ INFO = "bundle.json"
 GOLDEN_TOLERANCE = 0.05
 """Largest allowed difference of a golden probability: bf16 changes one by up to a hundredth."""
 
-_FORMAT = 1
+_FORMAT = 2
+_WITHOUT_TAPS = 1
+"""Format of bundles whose head saw the last block alone."""
+
 _UNSAVED = "num_batches_tracked"  # counts training steps, which inference never reads
 _REMEDY = "Use another bundle, or make this one again with `rtl train` or `rtl search`."
 
@@ -229,10 +232,10 @@ def _check(uri: str, files: dict[str, bytes]) -> tuple[BundleInfo, dict[str, tor
         written, recorded = document["format"], document["files"][MODEL]
     except (ValueError, KeyError, TypeError):
         raise BundleError(f"{uri}: {INFO} is not what rtl writes. {_REMEDY}") from None
-    if written != _FORMAT:
+    if written not in (_FORMAT, _WITHOUT_TAPS):
         raise BundleError(
-            f"{uri} is of bundle format {written!r}, this rtl reads {_FORMAT}; use the rtl that "
-            "wrote it, or make the bundle again."
+            f"{uri} is of bundle format {written!r}, this rtl reads up to {_FORMAT}; use the rtl "
+            "that wrote it, or make the bundle again."
         )
     if recorded != storage.describe(files[MODEL]):
         raise BundleError(f"{uri}: {MODEL} is not the model that {INFO} describes. {_REMEDY}")
@@ -243,6 +246,8 @@ def _check(uri: str, files: dict[str, bytes]) -> tuple[BundleInfo, dict[str, tor
         raise BundleError(
             f"{uri}: {MODEL} is not safetensors ({reason(error)}). {_REMEDY}"
         ) from None
+    if written == _WITHOUT_TAPS:
+        state["taps.weight"] = torch.zeros_like(inception.Taps(len(info.classes)).weight)
     _check_state(state, info, uri)
     return info, state
 

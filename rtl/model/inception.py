@@ -115,7 +115,7 @@ class Network(nn.Sequential):
     the `Activation` that the next part takes.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, maps: torch.Tensor, taps: torch.Tensor | None = None
     ) -> torch.Tensor | Activation:
         """Maps normalised images (N, 3, H, W), or the two parts of an `Activation`."""
@@ -123,7 +123,8 @@ class Network(nn.Sequential):
         for name, module in self._modules.items():
             assert module is not None  # noqa: S101 -- `nn.Sequential` has no gaps
             if name == "taps":
-                return maps.float() + module(torch.cat(found, 1))
+                logits: torch.Tensor = maps.float() + module(torch.cat(found, 1))
+                return logits
             maps = module(maps)
             if name in TAPPED:
                 found.append(pool_taps(maps))
@@ -135,12 +136,11 @@ def pool_taps(maps: torch.Tensor) -> torch.Tensor:
 
     Mean, maximum and standard deviation of each channel, of the pixels as a population.
     """
-    with torch.autocast(maps.device.type, enabled=False):
-        values = maps.float()
-        mean = values.mean((2, 3))
-        variance = values.square().mean((2, 3)) - mean.square()
-        deviation = variance.clamp(min=MIN_VARIANCE).sqrt()
-        return torch.cat([mean, values.amax((2, 3)), deviation], 1)
+    values = maps.float()
+    mean = values.mean((2, 3))
+    variance = values.square().mean((2, 3)) - mean.square()
+    deviation = variance.clamp(min=MIN_VARIANCE).sqrt()
+    return torch.cat([mean, values.amax((2, 3)), deviation], 1)
 
 
 def no_taps(maps: torch.Tensor) -> torch.Tensor:

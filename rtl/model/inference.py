@@ -88,9 +88,7 @@ class Predictor:
         self._threads = threads
 
     @torch.inference_mode()
-    def __call__(
-        self, images: torch.Tensor | None, features: Activation | None = None
-    ) -> Output:
+    def __call__(self, images: torch.Tensor | None, features: Activation | None = None) -> Output:
         """Computes uint8 images (N, 3, S, S) on the predictor's device in one pass.
 
         Where `features` (`Learner.features` of the same images) are given, they stand for the

@@ -80,8 +80,7 @@ def _trial_curves(facts: Facts) -> Markup | None:
     drawn = [
         Line(
             [(epoch.epoch + 1, epoch.score) for epoch in trial.history],
-            f"trial {trial.number}: k = {trial.unfrozen_layers}, lr = {trial.lr:.2g}, best "
-            f"{trial.score:.3f}, {trial.state}",
+            f"{trial.title}, best {trial.score:.3f}, {trial.state}",
             depths.index(trial.unfrozen_layers),
             trial.number == winner,
         )
@@ -109,7 +108,7 @@ def _over_epochs(drawn: Sequence[Line], name: str, label: str) -> Markup | None:
 
 def _space(facts: Facts) -> Markup | None:
     """Depth against learning rate, each point with its best score."""
-    points = [trial for trial in facts.points if trial.best]
+    points = [trial for trial in facts.points if trial.best and trial.strength is None]
     if not points or facts.search is None:
         return None
     low = min(trial.score for trial in points)

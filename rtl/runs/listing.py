@@ -137,13 +137,13 @@ def _read_search(row: Row, config: Mapping[str, Any]) -> None:
         ended = [trial for trial in found if trial.state != "running"]
         scores = [float(trial.score) for trial in ended if trial.state != "failed"]
         row.val = max((score for score in scores if not math.isnan(score)), default=None)
-        row.trials_done = len(ended)
+        row.trials_done = sum(trial.strength is None for trial in ended)
         row.spent = _at_prices(
             config,
             cpu_seconds=sum(float(trial.wall_seconds) * float(trial.cpus) for trial in ended),
             gpu_seconds=sum(float(trial.wall_seconds) * float(trial.gpus) for trial in ended),
         )
-        if ended and len(ended) == row.trials_planned and not scores:
+        if ended and row.trials_done == row.trials_planned and not scores:
             row.state, row.reason = "failed", row.reason or str(ended[0].reason)
 
 

@@ -168,7 +168,7 @@ class Outcome:
     """Index in `history` of the epoch whose weights were kept."""
     unfrozen_layers: int
     lr: float
-    """The head's peak learning rate."""
+    """The head's peak learning rate; 0 of a probe, which takes no steps."""
     test: Scores | None
     """None where the data set has no `test` rows."""
     epochs: int

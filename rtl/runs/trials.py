@@ -63,6 +63,13 @@ class Trial:
         return f"{self.lr:.2g}" if self.strength is None else "probe"
 
     @property
+    def title(self) -> str:
+        """`trial 2: k = 3, lr = 0.001`, or `the probe`."""
+        if self.strength is not None:
+            return "the probe"
+        return f"trial {self.number}: k = {self.unfrozen_layers}, lr = {self.rate}"
+
+    @property
     def rows(self) -> float:
         """Share of the training rows that it saw."""
         return float(self.point.get("train.rows", 1.0))

@@ -51,9 +51,7 @@ def finalize(
     learner.tail.load_state_dict(checkpoints.read(state.best).best_weights)
     evaluate = SplitEvaluator(setup.config, learner, plan, found=found)
     parts = {
-        split: callbacks.gather(evaluate(split))
-        for split in splits
-        if plan.manifest.rows(split)
+        split: callbacks.gather(evaluate(split)) for split in splits if plan.manifest.rows(split)
     }
     if plan.rank == 0:
         if held_out is not None:
@@ -92,7 +90,7 @@ def _write(
         history=state.history,
         best=state.best,
         unfrozen_layers=config.model.unfrozen_layers,
-        lr=config.optimizer.lr,
+        lr=state.history[state.best].lr and config.optimizer.lr,
         test=test,
         epochs=len(state.history),
     )

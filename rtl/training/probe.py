@@ -147,8 +147,8 @@ def _minimize(
         optimizer.zero_grad()
         value = -(targets * (scaled @ solution).log_softmax(1)).sum() / len(rows)
         value = value + 0.5 * (penalty * solution.square()).sum()
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimizer.step(loss)
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
     return solution.detach() * unit

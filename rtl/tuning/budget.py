@@ -51,6 +51,13 @@ EPOCHS_PER_VIEW = 3
 """Epochs of the winner on each view for which another view is worth its pass. Where all epochs fit,
 there is time for the views anyway."""
 
+LEAST_MINUTES = 2.0
+"""Budget below which nothing is measured or fine-tuned: one view for the probe, which is the
+result however long its pass takes."""
+
+FIRST_ANSWER_SECONDS = 20.0
+"""Time that is kept for the probe before the features are there: 10 s and more were measured."""
+
 SHARES = (1.0, 0.5, 0.25, 0.125)
 """Shares of the training rows that the first round may use."""
 
@@ -79,7 +86,7 @@ class PlannedRound:
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """The views, depths and rounds that fit into the time."""
+    """The views, depths and rounds that fit into the time; without depths, the probe alone."""
 
     views: int
     depths: tuple[int, ...]
@@ -116,27 +123,30 @@ def make_plan(
     """Plans a search that ends in `seconds`.
 
     `concurrent` trials run side by side, those of the depths in `cached` on cached features;
-    `built` tells that these are there. Raises ConfigError where they are not, and the time does not
-    suffice to pass one view of each image through the trunk and train one depth for an epoch.
+    `built` tells that these are there, and the probe is solved. Raises ConfigError where they are
+    not, and the time does not suffice to pass one view of each image through the trunk. Where it
+    does not suffice for an epoch of any fit besides, the plan has no round and the probe wins.
     """
     safety = SAFETY_BUILT if built else SAFETY
     planner = _Planner(config, manifest, rates, concurrent=concurrent)
     evaluation = planner.evaluation_seconds(cached)
     left = safety * seconds - evaluation - START_SECONDS
-    if built:  # what was begun is ended, by the fastest fit there is even if that takes too long
-        views, plan = config.features.views, planner.rounds(max(left, 0.0))
+    if built:
+        views, plan = config.features.views, planner.rounds(left)
     else:
+        left -= FIRST_ANSWER_SECONDS
         affordable = planner.check_pass(left, seconds=seconds, evaluation=evaluation)
         views, plan = planner.rounds_after_pass(left, most_views=affordable)
     extraction_tradeoffs: list[str] = []
     if views < config.features.views:
         extraction_tradeoffs.append(f"{views} instead of {config.features.views} views of an image")
-    if dropped := sorted(set(config.search.unfrozen_layers) - set(plan.depths)):
+    dropped = sorted(set(config.search.unfrozen_layers) - set(plan.depths))
+    if dropped and plan.depths:
         extraction_tradeoffs.append(f"the depths {dropped}")
     flips, tradeoffs = config.train.flip_features, plan.tradeoffs
     if flips != "none" and plan.epochs < planner.min_epochs:
         flips, tradeoffs = "none", (*tradeoffs, "flipped features: few epochs learn less from them")
-    if config.search.seeds > 1:
+    if plan.depths and config.search.seeds > 1:
         seeds = f"the finalists' further seeds: 1 instead of {config.search.seeds}"
         tradeoffs = (*tradeoffs, seeds)
     return dataclasses.replace(
@@ -173,18 +183,16 @@ class _Planner:
         return START_SECONDS + (self._val + self._test) * row
 
     def check_pass(self, left: float, *, seconds: float, evaluation: float) -> int:
-        """Number of affordable views. Raises ConfigError where there is no time for one epoch."""
+        """Number of affordable views. Raises ConfigError where there is no time for one."""
         rate = PASS_RATE * self._rates.trunk
-        need = (self._train + self._val + self._test) / rate + min(
-            self._alone(k, 1) for k in self._config.search.unfrozen_layers
-        )
+        need = (self._train + self._val + self._test) / rate
         if need > left:
-            needed = (need + evaluation + START_SECONDS) / SAFETY
+            needed = (need + evaluation + START_SECONDS + FIRST_ANSWER_SECONDS) / SAFETY
             given = self._config.search.budget_minutes or 0.0
             enough = math.ceil(given + (needed - seconds) / 60)
             raise ConfigError(
                 f"The time budget leaves {seconds / 60:.1f} minutes from here. One view of "
-                f"{self._train} images at {rate:.0f} a second and one epoch of a fit need "
+                f"{self._train} images at {rate:.0f} a second and a probe need "
                 f"{needed / 60:.1f}. Give --budget {enough}m or more, or pack fewer images."
             )
         spare = VIEWS_SHARE * SAFETY * seconds * rate - self._val - self._test
@@ -208,6 +216,8 @@ class _Planner:
         """Arranges the fits within `seconds`; the plan's views and evaluation are left open."""
         depths = self._config.search.unfrozen_layers
         one = self._deepest(depths, seconds)
+        if self._alone(one, 1) > seconds:
+            return BudgetPlan(0, (), _NO_ROUND, _NO_ROUND, 0.0, ("fine-tuning: the probe alone",))
         return (
             self._in_full(depths, seconds)
             or self._in_two_rounds(depths, seconds)

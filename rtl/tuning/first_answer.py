@@ -8,7 +8,7 @@ checkpoint, its predictions, its bundle. The trials' heads start from it (Kumar 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,16 +17,16 @@ from safetensors.torch import save as save_safetensors
 
 from rtl import storage
 from rtl.config.tree import Config
-from rtl.data import shards
 from rtl.data.batches import Batch, ImageReader, Reader, ShardRead
 from rtl.data.shards import Manifest
 from rtl.evaluation import metrics
-from rtl.evaluation.predictions import Predictions, encode
+from rtl.evaluation.metrics import Scores
+from rtl.evaluation.predictions import Predictions, decode, encode
 from rtl.feature_extraction.trunk import open_reader
-from rtl.model import device
+from rtl.model import bundle, device, registry
 from rtl.runs import trials
 from rtl.runs.records import Epoch, TrialEpoch
-from rtl.runs.trials import Trial
+from rtl.runs.trials import Choice, Trial
 from rtl.runtime import capacity
 from rtl.runtime.capacity import ResourceRequest
 from rtl.training import probe
@@ -40,6 +40,11 @@ from rtl.tuning.trial_process import HEAD_FILE, TrialSetup, trial_config
 
 NUMBER = 0
 """Number of the probe among the trials."""
+
+FEW_ROWS = 200
+"""Rows of `val` below which a fit has to be better than the probe by more than chance."""
+
+_DRAWS = 100
 
 REFIT_UP_TO = 5000
 """Rows of `train` and `val` up to which the probe is solved on both: cross-validation, which costs
@@ -71,6 +76,81 @@ def folder(run_uri: str) -> str:
 def bundle_uri(run_uri: str) -> str:
     """URI of the first answer's bundle."""
     return storage.join(folder(run_uri), "bundle")
+
+
+def find(known: Sequence[Trial]) -> Trial | None:
+    """The probe among the trials of a search; None before it is solved."""
+    return next((trial for trial in known if trial.strength is not None), None)
+
+
+def register(setup: TrialSetup) -> int | None:
+    """Registers the first answer's bundle; returns its version, None where an attempt did before.
+
+    Raises StorageError.
+    """
+    record = storage.join(folder(setup.uri), "registered.json")
+    if storage.exists(record):
+        return None
+    version = registry.register(setup.config.storage, str(setup.config.name), bundle_uri(setup.uri))
+    storage.write_json(record, {"version": version})
+    return version
+
+
+def describe(setup: TrialSetup, version: int, *, seconds: float) -> str:
+    """One line for the console: the score, and the command that serves the model."""
+    config = setup.config
+    val = bundle.verify(bundle_uri(setup.uri)).metrics["val"]
+    score = Scores.from_dict(val or {}).estimate(config.train.metric)
+    return (
+        f"First answer after {seconds:.0f} s, a probe: {config.train.metric} {score.value:.3f} "
+        f"({score.low:.3f} to {score.high:.3f}) on val. Serve it meanwhile: rtl serve "
+        f"{config.name}@{version} --storage {config.storage}"
+    )
+
+
+def choose(run_uri: str, known: Sequence[Trial], *, metric: str) -> Choice:
+    """The best fit, where it is better than the probe; else the probe.
+
+    By the `val` score. Where `val` has fewer than `FEW_ROWS` rows, its difference has to be more
+    than one standard error besides, of draws of the same rows for both (the paired bootstrap): of
+    many fits one is ahead on few rows by chance. Raises TrainingError where no fit has a score and
+    there is no probe.
+    """
+    fits = [trial for trial in known if trial.strength is None]
+    first = find(known)
+    if first is None or first.best is None:
+        return trials.choose(fits)
+    alone = Choice(first, first.number, first.score, None, 1)
+    if not any(fit.best for fit in fits):
+        return alone
+    best = trials.choose(fits)
+    if not best.mean > first.score:
+        return alone
+    mine, others = (
+        decode(storage.read_bytes(trials.val_predictions(run_uri, trial.number)))
+        for trial in (best.winner, first)
+    )
+    return best if len(mine.ids) >= FEW_ROWS or _surely_better(mine, others, metric) else alone
+
+
+def _surely_better(mine: Predictions, others: Predictions, metric: str) -> bool:
+    """Whether the difference of two models on the same rows is above one standard error."""
+    place = {row: i for i, row in enumerate(others.ids)}
+    order = [place[row] for row in mine.ids]
+    names = [str(i) for i in range(mine.probabilities.shape[1])]
+    rng = np.random.default_rng(0)
+    differences = []
+    for _ in range(_DRAWS):
+        drawn = rng.integers(len(mine.ids), size=len(mine.ids))
+        labels = mine.labels[drawn]
+        if len(np.unique(labels)) == 1:
+            continue  # the area under the curve is undefined
+        first, second = (
+            metrics.evaluate(probabilities[drawn], labels, names).score(metric)
+            for probabilities in (mine.probabilities, others.probabilities[order])
+        )
+        differences.append(first - second)
+    return bool(np.mean(differences) > np.std(differences))
 
 
 def solve_first_answer(setup: TrialSetup) -> Trial:
@@ -165,15 +245,13 @@ def _open_reader(config: Config, manifest: Manifest, setup: TrialSetup) -> Reade
 
 
 def _read(setup: FitSetup, reader: Reader, split: str, *, views: int) -> _Read:
-    parts = list(_parts(setup, reader, split, views))
+    reads = (
+        ShardRead(0, split, shard, np.arange(shard.rows), view)
+        for shard in setup.plan.manifest.split(split)
+        for view in range(views)
+    )
+    parts = [_part(setup.learner, batch) for read in reads for batch in reader(read)]
     return _concatenated(parts)
-
-
-def _parts(setup: FitSetup, reader: Reader, split: str, views: int) -> Iterator[_Read]:
-    for shard in setup.plan.manifest.split(split):
-        for view in range(views):
-            for batch in reader(ShardRead(0, split, shard, np.arange(shard.rows), view)):
-                yield _part(setup.learner, batch)
 
 
 def _part(learner: Learner, batch: Batch) -> _Read:
@@ -200,4 +278,3 @@ def _load(found: Probe, learner: Learner) -> None:
         "taps.weight": found.weight[:, pooled:],
     }  # fmt: skip
     learner.tail.load_state_dict({k: v.contiguous() for k, v in head.items()})
-

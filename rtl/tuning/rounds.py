@@ -66,6 +66,8 @@ class Rounds:
 
         `deadline` is the time of the monotonic clock at which the search is to have its bundle.
         """
+        if not plan.depths:
+            return
         last = deadline - plan.evaluation
         depths = {"unfrozen_layers": plan.depths}
         narrowed = replace(self, setup=self._with(self.setup.config.replace(search=depths)))

@@ -1,9 +1,10 @@
 """`rtl search`: a probe at once, then which depth and rate, over one pass of the frozen trunk.
 
-The probe is registered as soon as it stands, and the trials' heads start from it. Each trial is a fit on cached features, of one process or of the workers of a TorchTrainer. Optuna
-proposes the points or all of a grid are tried, ASHA ends those that fall behind, and the finalists
-are fitted with further seeds. Each trial is recorded as it ends, so that `--resume` runs none again
-but those that failed through no fault of their own. `test` is opened once, for the winner.
+The probe is registered as soon as it stands, and the trials' heads start from it. Each trial is a
+fit on cached features, of one process or of the workers of a TorchTrainer. Optuna proposes the
+points or all of a grid are tried, ASHA ends those that fall behind, and the finalists are fitted
+with further seeds. Each trial is recorded as it ends, so that `--resume` runs none again but those
+that failed through no fault of their own. `test` is opened once, for the winner.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rtl import storage
 from rtl.config.tree import Config
 from rtl.data.shards import Manifest
 from rtl.errors import NotFoundError, TrainingError
+from rtl.evaluation.predictions import decode
 from rtl.feature_extraction import cost, extraction
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.model import device
@@ -34,7 +36,7 @@ from rtl.training.checkpoint import Checkpoints
 from rtl.training.finalize import finalize, read_outcome, register_result
 from rtl.training.loop import FitCallbacks
 from rtl.training.train import build_fit, prepare, resolve_precision
-from rtl.tuning import budget, sweep
+from rtl.tuning import budget, first_answer, sweep
 from rtl.tuning.rounds import Rounds
 from rtl.tuning.throughput import Rates, measure
 from rtl.tuning.tracker import Round, TrialTracker, Watch
@@ -105,8 +107,8 @@ def search(
             running.plan_budget(measure_rates)
             features = running.extract()
             running.answer_first(features)
-            choice = running.run_rounds(features)
-            outcome = running.finalize_winner(choice, features)
+            choice = running.run_rounds()
+            outcome = running.finalize_winner(choice)
             curves.outcome(outcome, choice.winner)
             done = register_result(
                 config, outcome, kind="search", uri=uri, seconds=running.worked_seconds()
@@ -201,7 +203,10 @@ class _Search:
         if config.search.budget_minutes:
             budget_seconds = 60 * config.search.budget_minutes
             self._deadline = self._begun.started - self._worked + budget_seconds
-            if not any(_ended_last_round(trial) for trial in self._earlier):
+            if config.search.budget_minutes < budget.LEAST_MINUTES:
+                lines = ("fine-tuning: the probe alone", f"{config.features.views} views: one")
+                self._plan = SearchPlan(1, (), lines[: 1 + (config.features.views > 1)])
+            elif not any(_ended_last_round(trial) for trial in self._earlier):
                 self._callbacks.on_stage("Measuring how fast this machine is")
                 self._rates = measure_rates(config, concurrent)
         if self._rates is not None and self._plan is None:
@@ -215,9 +220,9 @@ class _Search:
             storage.write_json(path, self._plan.to_dict())
         if self._plan is not None:
             depths = self._plan.depths
-            self._config = config.replace(
-                features={"views": self._plan.views}, search={"unfrozen_layers": depths}
-            )
+            self._config = config.replace(features={"views": self._plan.views})
+            if depths:
+                self._config = self._config.replace(search={"unfrozen_layers": depths})
             self._cached = tuple(k for k in self._cached if k in (0, *depths))
 
     def extract(self) -> FeaturePlan:
@@ -226,8 +231,9 @@ class _Search:
         progress = ray_metrics.each(
             self._callbacks.progress, self._meter.features, lambda images, _: done.append(images)
         )
+        depths = (0, *self._config.search.unfrozen_layers)
         features = extraction.build_plan(
-            self._config, self._manifest, (0, *self._config.search.unfrozen_layers),
+            self._config, self._manifest, depths,
             cached=self._cached, progress=progress,
         )  # fmt: skip
         if self._cached:
@@ -251,12 +257,10 @@ class _Search:
             self._tracker.add(first_answer.solve_first_answer(self._setup))
         version = first_answer.register(self._setup)
         if version is not None:
-            found = bundle.verify(first_answer.bundle_uri(uri)).metrics["val"]
-            self._callbacks.print_line(
-                first_answer.describe(config, version, found, seconds=self.worked_seconds())
-            )
+            line = first_answer.describe(self._setup, version, seconds=self.worked_seconds())
+            self._callbacks.print_line(line)
 
-    def run_rounds(self, features: FeaturePlan) -> Choice:
+    def run_rounds(self) -> Choice:
         """Runs all rounds of trials, chooses the winner and writes the search's records."""
         uri, tracker = self._begun.uri, self._tracker
         rounds = Rounds(self._setup, tracker, self._begun.concurrent)
@@ -264,9 +268,11 @@ class _Search:
         if self._plan is None:
             rounds.run_points()
             rounds.run_seeds()
-        elif self._rates is not None:
+        elif self._rates is not None and self._plan.depths:
             tradeoffs = self._run_budget(rounds, self._plan, self._rates)
-        choice = first_answer.choose(uri, tracker.trials)
+        else:
+            tradeoffs = list(self._plan.tradeoffs)
+        choice = first_answer.choose(uri, tracker.trials, metric=self._config.train.metric)
         record = self._record(tracker, choice, tradeoffs)
         content = [trial.to_dict() for trial in tracker.trials]
         storage.write_json(storage.join(uri, TRIALS_FILE), content)
@@ -283,7 +289,7 @@ class _Search:
         tradeoffs = [*plan.tradeoffs, *second.extraction_tradeoffs, *second.tradeoffs]
         self._print_tradeoffs(tradeoffs)
         rounds.run_budget(second, deadline=self._deadline)
-        late = budget.unfinished(second, rounds.tracker.trials)
+        late = budget.unfinished(second, rounds.tracker.fits)
         self._print_tradeoffs(late)
         return tradeoffs + late
 
@@ -302,11 +308,10 @@ class _Search:
             features_seconds=self._features_seconds, tradeoffs=tuple(tradeoffs),
         )  # fmt: skip
 
-    def finalize_winner(self, choice: Choice, features: FeaturePlan) -> Outcome:
+    def finalize_winner(self, choice: Choice) -> Outcome:
         """Has the winner predict `val` and `test` and writes its bundle; returns its outcome."""
         self._callbacks.on_stage("Scoring the winner on val and test")
-        setup = TrialSetup(self._config, self._begun.uri, features)
-        return finalize_trial(setup, choice.winner)
+        return finalize_trial(self._setup, choice.winner)
 
 
 def _read_plan(uri: str) -> SearchPlan | None:
@@ -331,6 +336,9 @@ class WinnerTask:
     features: FeaturePlan
     checkpoints: str
     """URI of the winner's checkpoints."""
+    held_out: str | None
+    """URI of predictions for `val` by weights that did not see it; None where the winner's did not.
+    """
     threads: int
 
 
@@ -343,9 +351,11 @@ def finalize_trial(
     """Finalizes a trial on the largest node: writes its predictions, its bundle and its outcome."""
     gpus = setup.config.train.gpus_per_worker
     cpus = capacity.most_cpus(gpus)  # the whole network is run: on all cores of a node
+    held_out = trials.val_predictions(setup.uri, winner.number)
     task = WinnerTask(
         trial_config(setup.config, winner.point, winner.seed), setup.uri, setup.features,
-        trials.checkpoints(setup.uri, winner.number), cpus,
+        trials.checkpoints(setup.uri, winner.number),
+        None if winner.strength is None else held_out, cpus,
     )  # fmt: skip
     capacity.run(
         ResourceRequest("The winner's evaluation", 1, cpus, gpus), finalize_task or _finalize, task
@@ -367,4 +377,5 @@ def _finalize(task: WinnerTask) -> None:
         task.uri, build_fit(task.config, task.features, where=where), checkpoints=checkpoints,
         state=state, callbacks=FitCallbacks(),
         found=task.features.load(task.config.model.unfrozen_layers),
+        held_out=None if task.held_out is None else decode(storage.read_bytes(task.held_out)),
     )  # fmt: skip

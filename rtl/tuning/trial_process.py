@@ -25,7 +25,6 @@ from rtl.training.loop import FitCallbacks, fit
 from rtl.training.train import build_fit
 from rtl.tuning.group_trial import Group
 
-
 HEAD_FILE = "head.safetensors"
 """File with the probe's head."""
 

@@ -96,6 +96,7 @@ class Search(_Run):
 
         uri = run.locate(self.settings())
         ended = [t for t in trials.recorded(uri) if t.state in ("finished", "stopped")]
+        ended = [trial for trial in ended if trial.strength is None]
         return _kept(f"{len(ended)} {'trial' if len(ended) == 1 else 'trials'} that ended", uri)
 
 
@@ -178,10 +179,13 @@ def print_fit(fit: Fit, settings: Config) -> None:
     from rtl.cli import tables
     from rtl.display.console import print_line
 
-    print_line(
-        f"Best: {fit.unfrozen_layers} unfrozen layers, lr {fit.lr:.2g}, epoch "
-        f"{fit.best_epoch + 1} of {fit.epochs}, {fit.seconds:.0f} s in all"
+    best = (
+        f"{fit.unfrozen_layers} unfrozen layers, lr {fit.lr:.2g}, epoch "
+        f"{fit.best_epoch + 1} of {fit.epochs}"
+        if fit.lr
+        else "the probe, nothing fine-tuned"
     )
+    print_line(f"Best: {best}, {fit.seconds:.0f} s in all")
     for line in tables.scores_lines("val", fit.val):
         print_line(line)
     for line in tables.scores_lines("test", fit.test) if fit.test else []:

@@ -27,12 +27,13 @@ def pool_taps(maps: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Te
 
 def _pool(image: torch.Tensor, ones: torch.Tensor) -> torch.Tensor:
     """Pools one image, (pixels, C): float32 (3 C,)."""
-    values = image.float()
     if image.dtype == torch.bfloat16:  # not negative: bf16 are in the order of their bits
         peak = image.view(torch.int16).amax(0).view(torch.bfloat16).float()
     else:
         peak = image.amax(0).float()
+    values = image.float()
     mean = (ones @ values)[0] / len(image)
-    variance = (ones @ values.square_())[0] / len(image) - mean.square()
+    squares = values.square() if values.dtype == image.dtype else values.square_()
+    variance = (ones @ squares)[0] / len(image) - mean.square()
     deviation = variance.clamp_(min=inception.MIN_VARIANCE).sqrt_()
     return torch.cat([mean, peak, deviation])
