@@ -2,7 +2,7 @@
 
 Where nearly all training images are square, all framings agree and the answer is `crop`. Else a
 linear probe on a sample of them decides: pooled outputs of the frozen trunk under each framing, a
-ridge classifier solved in closed form, its accuracy by leave-one-out cross-validation. `pad` loses
+ridge classifier solved in closed form, its accuracy by cross-validation. `pad` loses
 nothing of an image, so that another framing must answer more rows than chance explains; samples too
 small to tell take `pad` unmeasured.
 
@@ -52,6 +52,9 @@ FEWEST_ROWS = 60
 """Rows below which the probe would be chance."""
 ROWS_A_CLASS = 8
 """Rows of each class in the probe, at least; of many classes the most frequent are taken."""
+
+FOLDS = 8
+"""Parts of the probe's rows, each of which is predicted by a fit on the others."""
 
 _CUT = 5
 """k of the cut whose pooled output the probe sees: that of Mixed_6c, two thirds of the work."""
@@ -116,7 +119,7 @@ def decide(config: Config, manifest: Manifest, weights: Pretrained) -> Decision:
         return Decision("pad", reason, {})
     features = _features(config, [rows[number] for number in chosen], weights)
     labels = np.array([rows[number].label for number in chosen])
-    hits = {framing: leave_one_out(found, labels) for framing, found in features.items()}
+    hits = {framing: cross_validate(found, labels) for framing, found in features.items()}
     return choose(hits)
 
 
@@ -157,29 +160,35 @@ def choose_rows(labels: list[int]) -> list[int]:
     return sorted(chosen) if len(chosen) >= FEWEST_ROWS else []
 
 
-def leave_one_out(
+def cross_validate(
     features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
-    """Which rows a ridge classifier gets right that was fitted on all others, bool (N,).
+    """Which rows a ridge classifier gets right that was fitted on the other folds, bool (N,).
 
-    Takes features (N, D), which it standardises, and labels (N,). The fits without a row follow in
-    closed form from the one with all (Rifkin and Lippert 2007): no folds, no chance. The strength
-    of regularisation is the one with most rows right.
+    Takes features (N, D) and labels (N,). Every fold has its share of each class, and the rows that
+    are predicted take no part in the standardisation: leave-one-out in closed form would be quicker
+    to write, but with more features than rows the common mean alone gives a row's label away. The
+    strength of regularisation is the one with most rows right.
     """
-    spread = features.std(0)
-    scaled = (features - features.mean(0)) / np.where(spread > 0, spread, 1)
-    kernel = scaled @ scaled.T + 1e-6 * np.eye(len(scaled))
     classes = np.unique(labels)
-    targets = np.where(labels[:, None] == classes, 1.0, -1.0)
-    targets -= targets.mean(0)
-    values, vectors = np.linalg.eigh(kernel)
-    best = np.zeros(len(labels), bool)
-    for strength in _STRENGTHS * values.mean():
-        inverse = (vectors / (values + strength)) @ vectors.T
-        predicted = targets - (inverse @ targets) / np.diag(inverse)[:, None]
-        right = classes[predicted.argmax(1)] == labels
-        if right.sum() > best.sum():
-            best = right
+    folds = np.empty(len(labels), int)
+    for label in classes:
+        members = np.flatnonzero(labels == label)
+        folds[members] = np.arange(len(members)) % FOLDS
+    right = np.zeros((len(_STRENGTHS), len(labels)), bool)
+    for fold in range(FOLDS):
+        known, held = folds != fold, folds == fold
+        mean, spread = features[known].mean(0), features[known].std(0)
+        scaled = (features - mean) / np.where(spread > 0, spread, 1)
+        targets = (labels[known][:, None] == classes).astype(float)
+        targets -= targets.mean(0)  # as many rows of each class: a prior would only add noise
+        values, vectors = np.linalg.eigh(scaled[known] @ scaled[known].T)
+        rotated = vectors.T @ targets
+        towards = scaled[held] @ scaled[known].T @ vectors
+        for number, strength in enumerate(_STRENGTHS * values.mean()):
+            predicted = towards @ (rotated / (values + strength)[:, None])
+            right[number, held] = classes[predicted.argmax(1)] == labels[held]
+    best: np.ndarray[Any, Any] = right[right.sum(1).argmax()]
     return best
 
 
