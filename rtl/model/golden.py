@@ -50,7 +50,7 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class GoldenOutput:
-    """What a model makes of one golden input."""
+    """A model's outputs for one golden input."""
 
     pixels: tuple[float, ...]
     """Mean levels of the preprocessed pixels: `golden.summarize`."""
@@ -62,7 +62,7 @@ class GoldenOutput:
 
 @dataclass(frozen=True)
 class Golden:
-    """What a model makes of all golden inputs."""
+    """A model's outputs for all golden inputs."""
 
     settings: str
     """sha256 of the info's classes, size, framing, scaling and flips."""

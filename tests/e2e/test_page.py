@@ -135,6 +135,21 @@ def test_a_chosen_photo_is_answered_with_bars_and_a_heatmap(page: Page, canned: 
     expect(page.get_by_label("Opacity")).to_be_disabled()
 
 
+@pytest.mark.parametrize(
+    ("framing", "fit", "seen"),
+    [("crop", "cover", "centre square"), ("pad", "contain", "padded"),
+     ("stretch", "fill", "stretched")],
+)  # fmt: skip
+def test_a_photo_lies_below_its_heatmap_as_the_model_saw_it(
+    page: Page, canned: Canned, framing: str, fit: str, seen: str
+) -> None:
+    canned.framing = framing
+    page.reload()
+    choose(page, photo(size=(160, 80)))
+    expect(page.locator(".stage img:not(.heat)")).to_have_css("object-fit", fit)
+    expect(page.locator("#about")).to_contain_text(seen)
+
+
 def test_photos_are_dropped_and_pasted(page: Page) -> None:
     hand_over(page, "dragenter", photo("blue"))
     expect(page.locator("#drop")).to_have_class("over")

@@ -35,6 +35,7 @@ class Canned:
     busy: int = 0
     """Answers of 503 that come first."""
     classes: tuple[str, ...] = tuple(COLOURS)
+    framing: str = "crop"
     level: str = "same"
     test: bool = True
     bodies: list[bytes] = field(default_factory=list)
@@ -83,8 +84,9 @@ def _answer(canned: Canned, data: bytes) -> Response:
         "uncertain": bool(shares.max() < 0.7),
         "heatmap": base64.b64encode(buffer.getvalue()).decode(),
     }
-    model = {"name": "colours", "version": 3, "created": "2026-11-20T10:00:00Z"}
-    return JSONResponse({"model": {**model, "unfrozen_layers": 2}, "results": [found]})
+    model: dict[str, Any] = {"name": "colours", "version": 3, "created": "2026-11-20T10:00:00Z"}
+    model |= {"unfrozen_layers": 2, "framing": canned.framing}
+    return JSONResponse({"model": model, "results": [found]})
 
 
 def _error(status: int, type_: str, message: str, **headers: str) -> Response:
@@ -102,6 +104,7 @@ def _describe(canned: Canned) -> dict[str, Any]:
         "metrics": {"val": {**scores, "rows": 120}, "test": scores if canned.test else None},
         "temperature": 1.31, "uncertain_below": 0.7, "manifest_digest": "ab" * 32,
         "created": "2026-11-20T10:00:00Z", "versions": {}, "unfrozen_layers": 2,
+        "framing": canned.framing,
     }  # fmt: skip
 
 

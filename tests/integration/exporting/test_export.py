@@ -48,7 +48,9 @@ PLAIN = BundleInfo(
     manifest_digest="d" * 64,
     config=Config().to_dict(),
 )
-TURNED = dataclasses.replace(PLAIN, test_flips="both", temperature=1.7, uncertain_below=0.625)
+TURNED = dataclasses.replace(
+    PLAIN, test_flips="both", temperature=1.7, uncertain_below=0.625, framing="pad"
+)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +126,8 @@ def test_an_export_tells_what_it_is(turned: Path) -> None:
     assert inside["data_digest"] == "d" * 64
     commit = (turned / "bundle" / storage.COMMIT).read_bytes()
     assert inside["bundle_sha256"] == storage.describe(commit)["sha256"]
-    for word in ("centre square", "75 x 75", "antialiasing"):
+    assert inside["framing"] == beside["framing"] == "pad"
+    for word in ("longer side has 75 pixels", "75 x 75", "antialiasing"):
         assert word in inside["preprocessing"]
     assert session.get_inputs()[0].type == "tensor(uint8)"
     document = json.loads((turned / "bundle" / bundle.INFO).read_text())
