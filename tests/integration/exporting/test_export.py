@@ -73,7 +73,7 @@ def make(root: Path, info: BundleInfo, network: nn.Sequential, target: export.Fo
     done = export.export(
         str(root / "bundle"), str(root / "out"), target=target, samples=SAMPLES[:1]
     )
-    assert done.images == 4
+    assert done.images == 7
     assert done.difference <= export.TOLERANCE
     assert Path(done.uri) == root / "out" / export.FILES[target]
     return root
