@@ -87,7 +87,7 @@ class DataConfig(Section):
     """Side in pixels of the square that the network sees; Inception V3 was trained at 299."""
     framing: Literal["auto", "crop", "pad", "stretch"] = "auto"
     """How an image becomes the network's square: `crop` takes the centre square, `pad` the whole
-    image with bars of its mean colour, `stretch` the whole image scaled unevenly. `auto` takes
+    image with black bars, `stretch` the whole image scaled unevenly. `auto` takes
     `crop` where nearly all training images are square, else the one that a quick probe on a sample
     of them answers best, `pad` where that cannot tell."""
     augment: AugmentConfig = AugmentConfig()

@@ -49,8 +49,7 @@ _FRAMED: dict[Framing, str] = {
     "{size} pixels, bilinear with antialiasing",
     "pad": "resize it, bilinear with antialiasing, so that its longer side has {size} pixels and "
     "the shorter one as many as keep its proportions, rounded, at least 1; lay it into the middle "
-    "of a square of {size} x {size} pixels (the odd pixel to the right or below), filled with the "
-    "mean of the resized image, channel by channel, rounded",
+    "of a black square of {size} x {size} pixels, the odd pixel to the right or below",
     "stretch": "resize it to {size} x {size} pixels, whatever its shape, bilinear with "
     "antialiasing",
 }

@@ -50,21 +50,21 @@ def test_only_a_crop_loses_the_ends(height: int, width: int) -> None:
     assert brightest == {"crop": 50, "pad": 255, "stretch": 255}
 
 
-def test_padding_keeps_the_proportions_and_fills_with_the_mean_colour() -> None:
-    image = torch.zeros(3, 50, 100, dtype=torch.uint8)
-    image[0, :, :50] = 200  # a mean of 100, 0, 30
-    image[2] = 30
+def test_padding_keeps_the_proportions_between_black_bars() -> None:
+    image = torch.full((3, 50, 100), 30, dtype=torch.uint8)
+    image[0, :, :50] = 200
     framed = decoding.resize(image, 80, "pad")
     assert torch.equal(framed[:, 20:60], decoding.resize(image, 80, "stretch")[:, ::2])
     bars = torch.cat([framed[:, :20], framed[:, 60:]], dim=1)
-    assert (bars == torch.tensor([100, 0, 30], dtype=torch.uint8)[:, None, None]).all()
+    assert (bars == 0).all()
 
 
 @pytest.mark.parametrize("name", FRAMINGS)
 @pytest.mark.parametrize("shape", [(1, 3_000_000), (3_000_000, 1)])
 def test_a_strip_is_never_grown_whole(name: Framing, shape: tuple[int, int]) -> None:
     strip = torch.full((3, *shape), 7, dtype=torch.uint8)  # 2.7 GB if one side came first
-    assert (decoding.resize(strip, 299, name) == 7).all()
+    framed = decoding.resize(strip, 299, name)
+    assert set(framed.unique().tolist()) == ({0, 7} if name == "pad" else {7})
 
 
 def _view(image: torch.Tensor, name: Framing, number: int = 1) -> torch.Tensor:
@@ -81,10 +81,9 @@ def test_view_0_is_the_evaluation_view_of_the_framing(name: Framing) -> None:
 
 def test_a_random_window_of_a_padded_image_is_a_part_of_what_evaluation_sees() -> None:
     image = torch.full((3, 100, 300), 200, dtype=torch.uint8)
-    image[:, :, ::2] = 0  # its mean is 100: the bars
     for number in range(1, 9):
         view = _view(image, "pad", number)
-        bars = (view == 100).all(2).all(0).sum()  # rows of one colour
+        bars = (view == 0).all(2).all(0).sum()
         assert 0.4 * 80 < bars < 0.75 * 80  # of 3 to 1 two thirds are bars
 
 
