@@ -34,10 +34,10 @@ TOLERANCE = 0.05
 LEVELS = 1.0
 """Largest allowed difference of a mean level, 0 to 255: versions of a codec differ by less."""
 
-FEATURES = 0.1
+FEATURES = 0.12
 """Largest allowed difference of an input's features, as a share of their norm. With the packaged
-weights bf16 changes 0.03 of it, red and blue exchanged 0.2 and more, a mean of 0.5 for 0 more than
-0.5 (docs/decisions/0016-framing.md)."""
+weights bf16 changes up to 0.03 of it, red and blue exchanged 0.18 and more, a mean of 0.5 for 0
+about 0.5 (docs/decisions/0016-framing.md)."""
 
 _GROUPS = 32
 """Means of the pooled features that are kept: each of 64 channels."""
