@@ -129,7 +129,7 @@ def choose(hits: Mapping[Framing, np.ndarray[Any, Any]]) -> Decision:
     The best framing wins where it beats `pad` by more than a standard error of the paired
     difference, which is the square root of the number of rows that only one of them gets right.
     """
-    scores = {framing: float(right.mean()) for framing, right in hits.items()}
+    scores: dict[str, float] = {name: float(right.mean()) for name, right in hits.items()}
     best = max(hits, key=lambda framing: (scores[framing], framing == "pad"))
     gained = int((hits[best] & ~hits["pad"]).sum())
     lost = int((hits["pad"] & ~hits[best]).sum())
