@@ -226,11 +226,14 @@ def _features(
 
     @torch.inference_mode()
     def compute(part: list[_Row]) -> list[np.ndarray[Any, Any]]:
-        images = [decoding.decode(row.image) for row in part]
+        squares: dict[Framing, list[torch.Tensor]] = {framing: [] for framing in framings}
+        for row in part:
+            image = decoding.decode(row.image)  # one at a time: photos of cameras are large
+            for framing in framings:
+                squares[framing].append(decoding.resize(image, size, framing))
         found = []
-        for framing in framings:
-            pixels = torch.stack([decoding.resize(image, size, framing) for image in images])
-            maps = trunk(pixels).float().flatten(2)
+        for pixels in squares.values():
+            maps = trunk(torch.stack(pixels)).float().flatten(2)
             pooled = torch.cat([maps.mean(2), maps.std(2, correction=0)], dim=1)
             found.append(pooled.double().numpy())
         return found
