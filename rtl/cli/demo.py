@@ -61,7 +61,7 @@ RECIPE: dict[str, Any] = {
 
 QUICK: dict[str, Any] = {
     "train": {"epochs": 3},
-    "search": {"unfrozen_layers": [3, 0], "grace_epochs": 1},
+    "search": {"unfrozen_layers": [3, 0], "lr": [1e-3], "grace_epochs": 1},
 }
 
 PAPER = (("SVM (paper)", 0.8244, 0.885), ("CNN (paper)", 0.8842, 0.944))

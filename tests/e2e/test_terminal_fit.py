@@ -16,6 +16,7 @@ from tests.support.workplace import SharedCluster, Workplace, link_many, stop
 FIT = "--data data --storage results --set data.image_size=75 --set train.batch_size=8"
 
 
+@pytest.mark.slow
 def test_pack_that_was_stopped_leaves_nothing_and_packs_again(
     work: Workplace, shared_cluster: SharedCluster
 ) -> None:

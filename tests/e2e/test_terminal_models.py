@@ -77,6 +77,7 @@ def test_quantize_registers_a_version(alone: Workplace, models: str) -> None:
     done.must_say("Next: rtl promote colours 3 --storage models")
 
 
+@pytest.mark.slow
 def test_predict_that_was_stopped_keeps_its_answers_and_goes_on(
     work: Workplace, models: str, shared_cluster: SharedCluster
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rtl.model import registry
 from rtl.runs import run
-from tests.support.terminal import Terminal
+from tests.support.terminal import SLOWER, Terminal
 from tests.support.workplace import SharedCluster, Workplace, stop
 
 SEARCH = (
@@ -92,7 +92,7 @@ def test_a_piped_search_is_lines_at_a_sane_rate(searched: Terminal) -> None:
 
 
 def test_a_search_in_a_budget_fits_a_narrow_terminal(work: Workplace) -> None:
-    line = SEARCH + "75 --name quick --budget 40s --set train.epochs=2"
+    line = SEARCH + f"75 --name quick --budget {40 * SLOWER:.0f}s --set train.epochs=2"
     narrow = work.run(line, columns=40)
     narrow.must_say("registered as quick@1")
     narrow.find(r"^ *trial +k +lr +epoch +val *$")

@@ -92,4 +92,5 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
 
 async def _on_unexpected_error(_: Request, error: Exception) -> Response:
     message = f"The server failed ({type(error).__name__}); its log has the details."
-    return reply(500, "internal", message=message)
+    # The server closes the connection after it: a client that reused it would have a reset.
+    return reply(500, "internal", message=message, headers={"Connection": "close"})

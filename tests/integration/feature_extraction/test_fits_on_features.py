@@ -95,6 +95,7 @@ def test_a_fit_is_evaluated_by_its_features_as_by_the_images(
             torch.testing.assert_close(one[name], row, atol=2e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_baseline_of_a_fit_is_of_val(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

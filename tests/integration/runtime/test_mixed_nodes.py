@@ -92,6 +92,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("verb", ["train", "search", "lr-find"])
+@pytest.mark.slow
 def test_auto_is_what_the_nodes_of_the_workers_compute_in(found: dict[str, Any], verb: str) -> None:
     assert found[f"{verb}1"] == "bf16"  # the driver's node has no GPU at all
     assert found[f"{verb}0"] == "fp32"  # of three kinds of processor one has no bf16

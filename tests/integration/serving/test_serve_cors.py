@@ -97,12 +97,13 @@ def test_answers_and_errors_may_be_read_by_the_page(
     async def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    def check(status: int, content: bytes = JPEG, **how: Any) -> None:
+    def check(status: int, content: bytes = JPEG, **how: Any) -> httpx.Response:
         reply = client.post("/v1/predict", content=content, **how)
         assert reply.status_code == status
         assert reply.headers["access-control-allow-origin"] == SHOP
         assert reply.headers["access-control-expose-headers"] == "Retry-After"
         assert "origin" in words(reply.headers["vary"])
+        return reply
 
     check(200)
     check(400, params={"topk": "1"})
@@ -114,7 +115,7 @@ def test_answers_and_errors_may_be_read_by_the_page(
         check(503)
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "classify", fail)
-        check(500)
+        assert check(500).headers["connection"] == "close"
     assert client.get("/nothing").headers["access-control-allow-origin"] == SHOP
 
 

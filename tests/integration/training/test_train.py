@@ -122,6 +122,7 @@ def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
         fit_here(settings, manifest, FitCallbacks())
 
 
+@pytest.mark.slow
 def test_a_last_batch_of_one_row_does_not_end_a_fit_whose_batch_norm_trains(
     tmp_path: Path,
 ) -> None:
@@ -208,6 +209,7 @@ def test_two_workers_give_the_losses_of_one_process(tmp_path: Path, ray_cluster:
     ]
 
 
+@pytest.mark.slow
 def test_cached_and_uncached_fits_see_the_same_numbers(tmp_path: Path, ray_cluster: None) -> None:
     manifest = make_dataset(str(tmp_path / "data"))
     settings = make_config(
@@ -362,6 +364,7 @@ def test_a_lost_worker_is_started_again_from_the_last_commit(
     assert len(starts) == 2
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_ends_a_streamed_fit_with_its_name(
     tmp_path: Path, ray_cluster: None
 ) -> None:

@@ -65,6 +65,7 @@ def test_a_search_over_s3_registers_its_winner(s3: str, ray_cluster: None) -> No
     assert storage.is_committed(registry.resolve(settings.storage, "colours"))
 
 
+@pytest.mark.slow
 def test_a_failing_trial_does_not_end_the_search(s3: str, ray_cluster: None) -> None:
     make_dataset(f"{s3}/data")
     sections: dict[str, Any] = {
