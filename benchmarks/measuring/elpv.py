@@ -38,7 +38,10 @@ def packed(
             photos, demo.split(photos, 0.25, seed), f"{root}/photos", progress=lambda *_: None
         )
         settings = demo.make_config(f"{root}/rtl", quick=False)
-        settings = settings.replace(train={"cpus_per_worker": None}, data={"uri": f"{root}/data"})
+        settings = settings.replace(
+            train={"cpus_per_worker": None},
+            data={"uri": f"{root}/data", "framing": "crop"},  # all photos are square
+        )
         settings = settings.replace(**(recipe or {}))
         source = f"{root}/photos/labels.csv"
         yield root, settings, pack.pack(source, f"{root}/data", settings.pack)

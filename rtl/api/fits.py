@@ -77,7 +77,7 @@ def train(
     """
     session.silence()
     from rtl.api.ray_session import connect
-    from rtl.display import progress_views
+    from rtl.display import console, progress_views
     from rtl.runs.progress import RunCallbacks
     from rtl.training import train as training
 
@@ -87,7 +87,10 @@ def train(
     if not progress:
         return _fit(training.train(config, resume=resume), config)
     with progress_views.FitView(config.train.epochs) as view:
-        callbacks = RunCallbacks(features=view.features, step=view.step, epoch=view.epoch)
+        callbacks = RunCallbacks(
+            features=view.features, step=view.step, epoch=view.epoch,
+            print_line=console.print_line,
+        )  # fmt: skip
         return _fit(training.train(config, resume=resume, callbacks=callbacks), config)
 
 

@@ -118,7 +118,7 @@ def compute_files(chunks: Sequence[Chunk], task: PredictionTask) -> Iterator[Chu
     capacity.require(ResourceRequest("The prediction", 1, int(not use_gpu), int(use_gpu)))
     dataset = ray.data.from_items(list(chunks), override_num_blocks=len(chunks)).map_batches(
         task_errors.OnFirstCall,
-        fn_constructor_args=(_ChunkPredictor, task),
+        fn_constructor_args=(ChunkPredictor, task),
         **capacity.actor_options(len(chunks), sum(chunk.rows for chunk in chunks), use_gpu),
     )
     with destinations.advise(_GO_ON), task_errors.raise_own_errors():
@@ -126,10 +126,11 @@ def compute_files(chunks: Sequence[Chunk], task: PredictionTask) -> Iterator[Chu
             yield ChunkFile(**row)
 
 
-class _ChunkPredictor:
+class ChunkPredictor:
     """An actor that predicts for whole chunks and writes their files."""
 
     def __init__(self, task: PredictionTask) -> None:
+        """Raises BundleError for a bundle that was replaced or answers otherwise here."""
         torch.set_num_threads(1)
         self._task = task
         where = device.pick(task.use_gpu)
@@ -143,6 +144,7 @@ class _ChunkPredictor:
         self._readers = ThreadPoolExecutor(8)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Writes the files of `batch["item"]`; returns a row for each, in columns."""
         files = [asdict(self._write(chunk)) for chunk in batch["item"]]
         return {key: [file[key] for file in files] for key in files[0]}
 

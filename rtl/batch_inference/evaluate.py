@@ -48,7 +48,7 @@ def evaluate(
     capacity.require(ResourceRequest("The evaluation", 1, int(not use_gpu), int(use_gpu)))
     dataset = ray.data.from_items(reads, override_num_blocks=len(reads)).map_batches(
         task_errors.OnFirstCall,
-        fn_constructor_args=(_ShardPredictor, bundle_uri, manifest, info.image_size),
+        fn_constructor_args=(_ShardPredictor, bundle_uri, manifest),
         fn_constructor_kwargs={"use_gpu": use_gpu},
         **capacity.actor_options(len(reads), total, use_gpu),
     )
@@ -78,12 +78,11 @@ def check_classes(manifest: Manifest, info: BundleInfo) -> None:
 class _ShardPredictor:
     """An actor that predicts for whole shards."""
 
-    def __init__(
-        self, bundle_uri: str, manifest: Manifest, image_size: int, *, use_gpu: bool
-    ) -> None:
+    def __init__(self, bundle_uri: str, manifest: Manifest, *, use_gpu: bool) -> None:
         torch.set_num_threads(1)
         self._classifier = bundle.Classifier.load(bundle_uri, device.pick(use_gpu))
-        data = DataConfig(image_size=image_size, augment=AugmentConfig())
+        info = self._classifier.info
+        data = DataConfig(image_size=info.image_size, framing=info.framing, augment=AugmentConfig())
         self._reader = ImageReader(manifest, data)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def quantize(
     info, network = bundle.load(bundle_uri)
     manifest = load_manifest(data_uri)
     _check(info, bundle_uri, manifest)
+    Classifier(info, network, torch.device("cpu")).check()
     rows = _Rows(info, manifest, progress)
     batches = itertools.islice(rows.training_images(), CALIBRATION_ROWS // _BATCH)
     quantized = kernels.quantize_network(network, batches, mean=info.mean, std=info.std)
@@ -121,7 +122,7 @@ class _Rows:
 
     def __init__(self, info: BundleInfo, manifest: Manifest, progress: session.Progress) -> None:
         plan = EpochSampler(manifest, info.config.get("train", {}).get("seed", 0), _BATCH, 1)
-        data = DataConfig(image_size=info.image_size, augment=AugmentConfig())
+        data = DataConfig(image_size=info.image_size, framing=info.framing, augment=AugmentConfig())
         self._source = InMemorySource(plan, ImageReader(manifest, data))
         self._info, self._manifest, self._progress = info, manifest, progress
         self._total = 2 * manifest.rows("val") + manifest.rows("test")

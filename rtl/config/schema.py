@@ -23,6 +23,8 @@ class Section(pydantic.BaseModel):
 
 
 Flips = Literal["none", "horizontal", "both"]
+Framing = Literal["crop", "pad", "stretch"]
+"""How an image becomes the network's square: see `rtl.data.images.framing`."""
 
 
 class PackConfig(Section):
@@ -83,6 +85,11 @@ class DataConfig(Section):
     """The packed data set: the folder or prefix that holds `manifest.json`."""
     image_size: int = Field(default=299, ge=75, le=1024)
     """Side in pixels of the square that the network sees; Inception V3 was trained at 299."""
+    framing: Literal["auto", "crop", "pad", "stretch"] = "auto"
+    """How an image becomes the network's square: `crop` takes the centre square, `pad` the whole
+    image with black bars, `stretch` the whole image scaled unevenly. `auto` takes
+    `crop` where nearly all training images are square, else the one that a quick probe on a sample
+    of them answers best, `pad` where that cannot tell."""
     augment: AugmentConfig = AugmentConfig()
     """Random augmentation of the training images."""
     seed: int = Field(default=0, ge=0)

@@ -20,7 +20,7 @@ import torch
 from rtl.config.schema import DataConfig
 from rtl.config.tree import Config
 from rtl.data import shards
-from rtl.data.images import decoding
+from rtl.data.images import decoding, framing
 from rtl.data.shards import Manifest, Shard
 from rtl.errors import DataError
 
@@ -212,8 +212,10 @@ class ImageReader:
     """Reads, decodes and augments images: uint8 (3, S, S) for each row."""
 
     def __init__(self, manifest: Manifest, data: DataConfig) -> None:
+        """Raises ConfigError where `data.framing` is not decided yet."""
         self._manifest = manifest
         self._data = data
+        self._framing = framing.resolved(data)
         self._last: tuple[str, pa.Table] | None = None
         """Path and rows of the shard that was read last: its parts and views come in sequence."""
 
@@ -226,7 +228,7 @@ class ImageReader:
         if self._last is None or self._last[0] != read.shard.path:
             self._last = (read.shard.path, shards.read_shard(self._manifest, read.shard))
         table = self._last[1]
-        size, augment, seed = self._data.image_size, self._data.augment, self._data.seed
+        data = self._data
         for start in range(0, len(read.rows), ROWS_PER_BLOCK):
             rows = table.take(read.rows[start : start + ROWS_PER_BLOCK])
             ids = rows["id"].to_pylist()
@@ -236,8 +238,9 @@ class ImageReader:
                 image = decoding.decode(encoded)
                 for number, column in pixels.items():
                     view = decoding.view(
-                        image, number, size=size, augment=augment, seed=seed, image_id=image_id
-                    )
+                        image, number, size=data.image_size, framing=self._framing,
+                        augment=data.augment, seed=data.seed, image_id=image_id,
+                    )  # fmt: skip
                     column.append(view)
             for number, column in pixels.items():
                 yield number, Batch(ids, labels, torch.stack(column), confidence)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rtl.config.schema import Framing
 from rtl.evaluation.metrics import Scores
 from rtl.model.bundle import BundleInfo
 from rtl.model.inception import BLOCKS
@@ -43,6 +44,21 @@ _FLIPS = {
     "horizontal": "the mean over the image and its mirror image",
     "both": "the mean over the image flipped left to right, top to bottom, both and not at all",
 }
+_FRAMED: dict[Framing, str] = {
+    "crop": "crop the centre square whose side is the image's shorter one; resize it to {size} x "
+    "{size} pixels, bilinear with antialiasing",
+    "pad": "resize it, bilinear with antialiasing, so that its longer side has {size} pixels and "
+    "the shorter one as many as keep its proportions, rounded, at least 1; lay it into the middle "
+    "of a black square of {size} x {size} pixels, the odd pixel to the right or below",
+    "stretch": "resize it to {size} x {size} pixels, whatever its shape, bilinear with "
+    "antialiasing",
+}
+_SEEN: dict[Framing, str] = {
+    "crop": "the centre square of an image alone",
+    "pad": "the whole image, padded to a square",
+    "stretch": "the whole image, stretched to a square",
+}
+"""The part of an image that the network sees, by framing."""
 
 
 def card(info: BundleInfo) -> str:
@@ -74,9 +90,8 @@ def preprocessing(info: BundleInfo) -> str:
     size = info.image_size
     return (
         "Decode to RGB, 8 bits a channel, with EXIF rotation applied and transparency laid on "
-        "white; crop the centre square whose side is the image's shorter one; resize it to "
-        f"{size} x {size} pixels, bilinear with antialiasing; lay it out as uint8 (3, {size}, "
-        f"{size})."
+        f"white; {_FRAMED[info.framing].format(size=size)}; lay it out as uint8 "
+        f"(3, {size}, {size})."
     )
 
 
@@ -86,7 +101,7 @@ def _use(info: BundleInfo) -> list[str]:
         "For images like those that it was trained on, told apart into these classes. A person "
         "should decide where a wrong answer does harm.",
         "- It always names one of its classes, also for an image that shows none of them.\n"
-        "- It sees the centre square of an image alone, at "
+        f"- It sees {_SEEN[info.framing]}, at "
         f"{info.image_size} x {info.image_size} pixels.\n"
         "- Images from another camera, place or time than those it was scored on can be answered "
         "worse than the scores say, and as confidently.\n"

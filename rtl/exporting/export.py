@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.inception import BasicConv2d
 
 from rtl import storage
-from rtl.data.images import decoding
+from rtl.data.images import decoding, golden
 from rtl.errors import BundleError, ConfigError, DataError, ImageError
 from rtl.exporting.card import card, preprocessing
 from rtl.model import bundle
@@ -62,8 +62,8 @@ def export(uri: str, out: str, *, target: Format, samples: Sequence[bytes] = ())
     """Writes a bundle's model, its metadata and its model card into the folder or prefix `out`.
 
     The file takes `images`, uint8 (N, 3, S, S), N free, and gives `probabilities`, float32 (N, C).
-    Before it is kept, it is compared with the bundle on `decoding.golden`, variants of it and the
-    encoded `samples`. Raises ConfigError where a package is missing, BundleError for a bad bundle
+    Before it is kept, it is compared with the bundle on the golden images and the encoded
+    `samples`. Raises ConfigError where a package is missing, BundleError for a bad bundle
     or an export with other probabilities, ImageError for a bad sample, and StorageError where the
     model cannot be written; then `out` is as it was.
     """
@@ -124,6 +124,7 @@ def metadata(info: BundleInfo, sha256: str) -> dict[str, Any]:
         "name": info.name,
         "classes": list(info.classes),
         "image_size": size,
+        "framing": info.framing,
         "input": f"images: uint8 (N, 3, {size}, {size}), RGB",
         "output": f"probabilities: float32 (N, {len(info.classes)}), in the order of classes",
         "preprocessing": preprocessing(info),
@@ -163,9 +164,8 @@ def check(path: Path, classifier: Classifier, samples: Sequence[bytes]) -> tuple
     above `TOLERANCE` or another class comes first, ImageError for a bad sample.
     """
     predict = _open_onnx(path) if path.name == FILES["onnx"] else _open_torch(path)
-    golden = classifier.preprocess(decoding.golden(classifier.info.image_size))
-    synthetic = [golden, golden.flip(2), 255 - golden]
-    pixels = torch.stack([*synthetic, *(classifier.preprocess(data) for data in samples)])
+    images = [*golden.pictures().values(), *samples]
+    pixels = torch.stack([classifier.preprocess(data) for data in images])
     furthest = 0.0
     for batch in (pixels[:1], *torch.split(pixels, _BATCH)):
         expected, found = classifier.predict(batch), predict(batch)

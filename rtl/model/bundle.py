@@ -22,22 +22,20 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from rtl import storage
-from rtl.config.schema import Flips
+from rtl.config.schema import Flips, Framing
 from rtl.data.images import decoding
 from rtl.errors import BundleError, DataError, NotFoundError, reason
 from rtl.evaluation import conformal
 from rtl.evaluation.baseline import Baseline
 from rtl.evaluation.conformal import PredictionSets
 from rtl.model import device as devices
-from rtl.model import inception
+from rtl.model import golden, inception
+from rtl.model.golden import Golden
 from rtl.model.inference import Output, Prediction, Predictor
 from rtl.model.kernels import int8
 
 MODEL = "model.safetensors"
 INFO = "bundle.json"
-
-GOLDEN_TOLERANCE = 0.05
-"""Largest allowed difference of a golden probability: bf16 changes one by up to a hundredth."""
 
 _FORMAT = 2
 _WITHOUT_TAPS = 1
@@ -109,8 +107,11 @@ class BundleInfo:
     """Set for a network that computes in 8 bits: see `rtl.model.kernels.int8`."""
     baseline: Baseline | None = None
     """Statistics of its predictions on `val`, for measuring drift."""
-    golden: tuple[float, ...] | None = None
-    """Probabilities of `decoding.golden`, in fp32 or 8 bits; set by `save`, checked before use."""
+    framing: Framing = "crop"
+    """How an image becomes the square: see `rtl.data.images.framing`. Older bundles crop."""
+    golden: Golden | tuple[float, ...] | None = None
+    """Outputs for the golden inputs, in fp32 or 8 bits; set by `save`, checked before use. An older
+    bundle has the probabilities of one picture alone."""
     cost: dict[str, Any] = field(default_factory=dict)
     """Cost of making it: `train_seconds`."""
     versions: dict[str, str] = field(default_factory=software_versions)
@@ -123,7 +124,9 @@ class BundleInfo:
         content = asdict(self)
         for key in ("classes", "mean", "std"):
             content[key] = list(content[key])
-        if self.golden is not None:
+        if isinstance(self.golden, Golden):
+            content["golden"] = self.golden.to_dict()
+        elif self.golden is not None:
             content["golden"] = list(self.golden)
         if self.baseline is not None:
             content["baseline"] = self.baseline.to_dict()
@@ -164,7 +167,7 @@ def save(uri: str, info: BundleInfo, network: nn.Sequential) -> None:
     }
     _check_state(state, info, uri)
     exact = Classifier(info, network, torch.device("cpu"), precision="fp32")
-    info = replace(info, golden=tuple(exact.golden()))
+    info = replace(info, golden=golden.measure(exact))
     model = save_safetensors(state)
     document = {"format": _FORMAT, "files": {MODEL: storage.describe(model)}, **info.to_dict()}
     storage.delete(storage.join(uri, storage.COMMIT))  # from here on the older one is gone
@@ -317,11 +320,12 @@ class Classifier:
         return cls(*load(uri), device, precision=precision)
 
     def preprocess(self, data: bytes, max_pixels: int = 100_000_000) -> torch.Tensor:
-        """Decodes and resizes an encoded image to uint8 (3, S, S).
+        """Decodes and frames an encoded image to uint8 (3, S, S).
 
         Raises CorruptImageError, UnsupportedImageError or ImageTooLargeError.
         """
-        return decoding.resize(decoding.decode(data, max_pixels), self.info.image_size)
+        image = decoding.decode(data, max_pixels)
+        return decoding.resize(image, self.info.image_size, self.info.framing)
 
     def predict(self, batch: torch.Tensor) -> torch.Tensor:
         """Maps uint8 (N, 3, S, S) to probabilities, float32 (N, C), in one pass, on the CPU."""
@@ -356,25 +360,14 @@ class Classifier:
         """Heatmap of one image's `Output.maps` on the CPU: see `Predictor.heatmap`."""
         return self._predictor.heatmap(maps, number).cpu()
 
-    def golden(self) -> list[float]:
-        """Probabilities of the golden image, with six digits."""
-        pixels = self.preprocess(decoding.golden(self.info.image_size))
-        return [float(f"{p:.6g}") for p in self.predict(pixels[None])[0].tolist()]
-
     def check(self) -> None:
-        """Computes the golden image's probabilities again.
+        """Computes the outputs for the golden images again.
 
-        Raises BundleError where they differ from those in the bundle: decoding, preprocessing or
-        arithmetic here is not the one that the model was evaluated with.
+        Raises BundleError where they differ from those in the bundle: decoding, framing,
+        preprocessing, classes or arithmetic here are not those that the model was evaluated with.
         """
-        if self.info.golden is None:
-            return
-        found = self.golden()
-        pairs = zip(found, self.info.golden, strict=True)
-        furthest = max((abs(a - b) for a, b in pairs), default=0.0)
-        if not furthest <= GOLDEN_TOLERANCE:  # NaN is not
-            raise BundleError(
-                f"The model of {self.info.name} answers the golden image by up to {furthest:.3g} "
-                f"otherwise than when its bundle was made; {GOLDEN_TOLERANCE:g} is allowed. "
-                f"{_REMEDY}"
-            )
+        recorded, name = self.info.golden, self.info.name
+        if isinstance(recorded, Golden):
+            golden.check(name, recorded, golden.measure(self))
+        elif recorded is not None:
+            golden.check_square(name, recorded, self)

@@ -203,7 +203,7 @@ _ADAPTER = pydantic.TypeAdapter(Pointer)
 
 
 def check_version(storage_root: str, name: str, version: int) -> None:
-    """Loads a version and checks it on the golden image. Raises BundleError."""
+    """Loads a version and checks it on the golden images. Raises BundleError."""
     Classifier.load(_find(storage_root, name, version)).check()
 
 

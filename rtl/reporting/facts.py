@@ -10,9 +10,10 @@ import numpy as np
 from torchvision.io import encode_jpeg
 
 from rtl import storage
+from rtl.config.schema import Framing
 from rtl.config.tree import Config, from_dict
 from rtl.data import shards
-from rtl.data.images import decoding
+from rtl.data.images import decoding, framing
 from rtl.errors import NotFoundError, RtlError
 from rtl.evaluation.calibration import Bin, calibration_error, reliability
 from rtl.evaluation.conformal import PredictionSets, SetCoverage, measure
@@ -136,7 +137,7 @@ def gather(run_uri: str) -> Facts:
         )
     outcome = Outcome.from_dict(storage.read_json(storage.join(run_uri, OUTCOME_FILE)))
     info = BundleInfo.from_dict(storage.read_json(storage.join(run_uri, "bundle", bundle.INFO)))
-    config = from_dict(dict(record.config))
+    config = from_dict(dict(record.config)).replace(data={"framing": info.framing})
     found: list[Trial] = []
     search: SearchSummary | None = None
     lead: Lead | None = None
@@ -236,18 +237,22 @@ def _predictions(uri: str) -> Predictions:
 def _photos(
     config: Config, digest: str, *, split: str, wanted: Sequence[str]
 ) -> tuple[dict[str, str], str]:
-    """Thumbnails as data: URIs by id, and why there are none (empty where there are)."""
+    """Thumbnails as data: URIs by id, and why there are none (empty where there are).
+
+    They show of a photo what the model sees.
+    """
     try:
         manifest = shards.load_manifest(str(config.data.uri))
         if manifest.digest != digest:
             return {}, f"{config.data.uri} holds other data now than the run saw."
-        return dict(_thumbnails(manifest, split, set(wanted))), ""
+        framed = framing.resolved(config.data)
+        return dict(_thumbnails(manifest, split, wanted=set(wanted), framed=framed)), ""
     except RtlError as error:
         return {}, str(error)
 
 
 def _thumbnails(
-    manifest: shards.Manifest, split: str, wanted: set[str]
+    manifest: shards.Manifest, split: str, *, wanted: set[str], framed: Framing
 ) -> Iterator[tuple[str, str]]:
     for shard in manifest.split(split):
         if not wanted:
@@ -256,8 +261,7 @@ def _thumbnails(
         for number, row in enumerate(table["id"].to_pylist()):
             if row in wanted:
                 wanted.discard(row)
-                pixels = decoding.resize(
-                    decoding.decode(table["image"][number].as_py()), _THUMBNAIL
-                )
+                image = decoding.decode(table["image"][number].as_py())
+                pixels = decoding.resize(image, _THUMBNAIL, framed)
                 jpeg = bytes(encode_jpeg(pixels, quality=80).numpy())
                 yield row, "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

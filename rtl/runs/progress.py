@@ -28,6 +28,8 @@ class RunCallbacks:
     """The epoch, its rows so far, and all of them."""
     epoch: Callable[[Epoch], None] = field(default=lambda _: None)
     """An epoch that has ended."""
+    print_line: Callable[[str], None] = field(default=lambda _: None)
+    """A sentence on a choice that was made."""
 
 
 class _Events:

@@ -16,6 +16,7 @@ import torch
 
 from rtl import storage
 from rtl.config.tree import Config
+from rtl.data.images import framing
 from rtl.evaluation import baseline, calibration, conformal, metrics
 from rtl.evaluation.metrics import Scores
 from rtl.evaluation.predictions import Predictions, encode, gather
@@ -138,6 +139,7 @@ def _describe_bundle(
         classes=manifest.classes,
         unfrozen_layers=config.model.unfrozen_layers,
         image_size=config.data.image_size,
+        framing=framing.resolved(config.data),
         mean=weights.mean,
         std=weights.std,
         weights={"source": weights.source, "sha256": weights.sha256},

@@ -22,7 +22,7 @@ from rtl.data.shards import Manifest, load_manifest
 from rtl.data.streaming import RayDataSource
 from rtl.errors import ConfigError, ResourceError, TrainingError
 from rtl.evaluation.predictions import Predictions
-from rtl.feature_extraction import cost, extraction
+from rtl.feature_extraction import cost, extraction, framing
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.feature_extraction.trunk import open_reader
 from rtl.model import device, pretrained
@@ -75,11 +75,13 @@ def train(
     if done is None:
         with run.open_run(uri) as heartbeat, ray_metrics.Meter(config, manifest) as meter:
             config = resolve_precision(config)  # the run's record keeps `auto`
+            callbacks = callbacks or RunCallbacks()
+            config = framing.resolve(config, manifest, callbacks.print_line)
             curves = TensorBoardLogger(config, uri)
             own = RunCallbacks(
                 epoch=ray_metrics.each(curves.epoch, lambda epoch: _beat(heartbeat, config, epoch))
             )
-            callbacks = ray_metrics.combine(callbacks or RunCallbacks(), meter.callbacks(), own)
+            callbacks = ray_metrics.combine(callbacks, meter.callbacks(), own)
             features = extraction.build_plan(
                 config, manifest, depths, cached=cached, progress=callbacks.features
             )

@@ -9,7 +9,7 @@ S. Gugger's (2020, fastai, Information 11:108).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from rtl.config.tree import Config
 from rtl.data.batches import Batch, EpochSampler, ImageReader, InMemorySource, Reader
 from rtl.data.shards import load_manifest
 from rtl.errors import TrainingError
-from rtl.feature_extraction import cost, extraction
+from rtl.feature_extraction import cost, extraction, framing
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.feature_extraction.trunk import open_reader
 from rtl.model import device, inception, pretrained
@@ -70,10 +70,16 @@ class RangeTest:
         return self.losses[int(np.argmin(np.abs(np.log(np.array(self.rates) / rate))))]
 
 
-def find(config: Config, progress: session.Progress = session.no_progress) -> list[RangeTest]:
+def find(
+    config: Config,
+    progress: session.Progress = session.no_progress,
+    *,
+    print_line: Callable[[str], None] = lambda _: None,
+) -> list[RangeTest]:
     """Runs a range test for each of `search.unfrozen_layers`, on the features of a search.
 
-    `progress` gets the number of images whose features are computed. Ray is connected already.
+    `progress` gets the number of images whose features are computed, `print_line` a sentence for
+    the framing. Ray is connected already.
     Raises the errors of `rtl.training.train.train`.
     """
     config, manifest = prepare(config)
@@ -82,7 +88,7 @@ def find(config: Config, progress: session.Progress = session.no_progress) -> li
     fits = budget.count_points(config, depths)
     cached = cost.depths_to_cache(config, manifest, depths, fits=fits)
     capacity.require(ResourceRequest("The test", 1, 1, config.train.gpus_per_worker))
-    config = resolve_precision(config)
+    config = framing.resolve(resolve_precision(config), manifest, print_line)
     with destinations.advise(_GO_ON):
         features = extraction.build_plan(config, manifest, depths, cached=cached, progress=progress)
     task = ray.remote(

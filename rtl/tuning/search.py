@@ -22,7 +22,7 @@ from rtl.config.tree import Config
 from rtl.data.shards import Manifest
 from rtl.errors import NotFoundError, TrainingError
 from rtl.evaluation.predictions import decode
-from rtl.feature_extraction import cost, extraction
+from rtl.feature_extraction import cost, extraction, framing
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.model import device
 from rtl.runs import mlflow_log, ray_metrics, run, tensorboard, trials
@@ -78,7 +78,7 @@ def search(
 
     `progress` takes the number of images whose features are computed and their total, `watch` all
     trials after each change, `on_round` each round of trials as it begins, `on_stage` the name of
-    other long work, `print_line` a sentence for each trade-off of a time budget.
+    other long work, `print_line` a sentence for the framing and each trade-off of a time budget.
 
     `resume` goes on with a search of that name. It runs no ended trial again, except those that
     failed through no fault of their own, of a lost process or of storage; a budget's time counts on
@@ -99,6 +99,7 @@ def search(
             Meter(config, manifest, earlier=earlier) as meter,
         ):
             config = resolve_precision(config)  # the run's record keeps `auto`
+            config = framing.resolve(config, manifest, print_line)
             curves = tensorboard.TensorBoardLogger(config, uri)
             watch = ray_metrics.each(watch, meter.trials, curves.trials, lambda _: heartbeat())
             callbacks = _Callbacks(progress, watch, on_round, on_stage, print_line)

@@ -135,6 +135,21 @@ def test_a_chosen_photo_is_answered_with_bars_and_a_heatmap(page: Page, canned: 
     expect(page.get_by_label("Opacity")).to_be_disabled()
 
 
+@pytest.mark.parametrize(
+    ("framing", "fit", "seen"),
+    [("crop", "cover", "centre square"), ("pad", "contain", "padded"),
+     ("stretch", "fill", "stretched")],
+)  # fmt: skip
+def test_a_photo_lies_below_its_heatmap_as_the_model_saw_it(
+    page: Page, canned: Canned, framing: str, fit: str, seen: str
+) -> None:
+    canned.framing = framing
+    page.reload()
+    choose(page, photo(size=(160, 80)))
+    expect(page.locator(".stage img:not(.heat)")).to_have_css("object-fit", fit)
+    expect(page.locator("#about")).to_contain_text(seen)
+
+
 def test_photos_are_dropped_and_pasted(page: Page) -> None:
     hand_over(page, "dragenter", photo("blue"))
     expect(page.locator("#drop")).to_have_class("over")
@@ -304,20 +319,20 @@ def test_only_a_photo_over_10_mb_is_made_smaller_and_that_is_said(
     page: Page, canned: Canned, tmp_path: Path
 ) -> None:
     pixels = np.full((170, 240, 3), COLOURS["green"], np.uint8)
-    pixels[:, :35] = pixels[:, -35:] = COLOURS["red"]  # outside of the centre square
+    pixels[:, :35] = pixels[:, -35:] = COLOURS["red"]  # a model that pads sees them
     big, hollow = tmp_path / "big.png", tmp_path / "film.mp4"
     Image.fromarray(pixels).save(big)
     with big.open("ab") as end:
         end.write(bytes(10_000_000))  # a decoder stops before them
     hollow.write_bytes(bytes(10_000_001))
     page.locator("#files").set_input_files([big, hollow])
-    expect(page.get_by_text("sent as a copy of its centre square, 170 ")).to_be_visible()
+    expect(page.get_by_text(re.compile("sent as a copy of 240 . 170 pixels"))).to_be_visible()
     expect(page.locator(".verdict")).to_have_text("green")
     expect(page.locator(".wrong")).to_contain_text("over 10 MB")
     (body,) = canned.bodies
     image = Image.open(io.BytesIO(body))
-    assert (image.format, image.size) == ("JPEG", (170, 170))
-    assert np.asarray(image).reshape(-1, 3).std(0).max() < 2
+    assert (image.format, image.size) == ("JPEG", (240, 170))
+    assert np.abs(np.asarray(image).astype(int) - pixels).mean() < 3
 
 
 def test_the_card_tells_how_far_to_trust_the_model(page: Page, canned: Canned) -> None:

@@ -19,8 +19,9 @@ Built = tuple[Config, Manifest, dict[int, Features]]
 
 def make_config(root: str, **sections: Any) -> Config:
     base = loading.load().replace(
-        storage=root, data={"uri": f"{root}/data", "image_size": 80}, features={"views": 2}
-    )
+        storage=root, data={"uri": f"{root}/data", "image_size": 80, "framing": "crop"},
+        features={"views": 2},
+    )  # fmt: skip
     return base.replace(**sections)
 
 

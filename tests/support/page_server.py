@@ -35,6 +35,7 @@ class Canned:
     busy: int = 0
     """Answers of 503 that come first."""
     classes: tuple[str, ...] = tuple(COLOURS)
+    framing: str = "crop"
     level: str = "same"
     test: bool = True
     bodies: list[bytes] = field(default_factory=list)
@@ -85,8 +86,9 @@ def _answer(canned: Canned, data: bytes) -> Response:
         "coverage": 0.95,
         "heatmap": base64.b64encode(buffer.getvalue()).decode(),
     }
-    model = {"name": "colours", "version": 3, "created": "2026-11-20T10:00:00Z"}
-    return JSONResponse({"model": {**model, "unfrozen_layers": 2}, "results": [found]})
+    model: dict[str, Any] = {"name": "colours", "version": 3, "created": "2026-11-20T10:00:00Z"}
+    model |= {"unfrozen_layers": 2, "framing": canned.framing}
+    return JSONResponse({"model": model, "results": [found]})
 
 
 def _error(status: int, type_: str, message: str, **headers: str) -> Response:
@@ -109,6 +111,7 @@ def _describe(canned: Canned) -> dict[str, Any]:
             "test": {"rows": 300, "coverage": ratio, "mean_size": 1.2, "single": 0.8},
         },
         "created": "2026-11-20T10:00:00Z", "versions": {}, "unfrozen_layers": 2,
+        "framing": canned.framing,
     }  # fmt: skip
 
 

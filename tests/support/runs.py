@@ -36,7 +36,7 @@ def make_config(place: str, name: str = "colours", **sections: Any) -> Config:
     return loading.load().replace(
         name=name,
         storage=f"{place}/root",
-        data={"uri": f"{place}/data", "image_size": 80},
+        data={"uri": f"{place}/data", "image_size": 80, "framing": "crop"},
         train={"epochs": 3, "batch_size": 8, "cpus_per_worker": 1},
         features={"cache": "off"},
         **sections,

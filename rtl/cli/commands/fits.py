@@ -119,8 +119,9 @@ class LrFind(OnData):
         connect(progress=True)
         with progress_views.Bars() as bars:
             tests = lr_find.find(
-                settings, progress=lambda done, total: bars(done, total, "features")
-            )
+                settings, progress=lambda done, total: bars(done, total, "features"),
+                print_line=print_line,
+            )  # fmt: skip
         print_table(tables.rates_table(tests))
         low, high = min(t.around[0] for t in tests), max(t.around[1] for t in tests)
         print_line(f"Next: rtl search --set 'search.lr={{min: {low:g}, max: {high:g}, log: true}}'")

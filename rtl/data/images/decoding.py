@@ -17,14 +17,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from rtl.config.schema import AugmentConfig
+from rtl.config.schema import AugmentConfig, Framing
+from rtl.data.images import framing as frames
 from rtl.data.images import orientation, samples, unreadable
 from rtl.data.images.unreadable import FORMATS
 from rtl.errors import CorruptImageError, ImageTooLargeError
@@ -34,6 +34,9 @@ _BROKEN = (
     struct.error, TypeError, AttributeError, ArithmeticError,
 )  # fmt: skip
 """Errors that Pillow and torchvision raise for damaged bytes."""
+
+MAX_PIXELS = 100_000_000
+"""Most pixels of an image, where no other limit is given."""
 
 _MOST_PIXELS = 178_956_970
 """Most pixels of an image that Pillow opens, whatever the limit of the config."""
@@ -63,7 +66,7 @@ def read_header(data: bytes, max_pixels: int) -> ImageHeader:
         return ImageHeader(str(image.format), image.mode, image.width, image.height)
 
 
-def decode(data: bytes, max_pixels: int = 100_000_000) -> torch.Tensor:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
     """Decodes an image to RGB, uint8 (3, H, W), turned upright as its Exif says.
 
     Converts CMYK, scales more than 8 bits to 8, lays transparency on white, and takes the first
@@ -78,15 +81,9 @@ def decode(data: bytes, max_pixels: int = 100_000_000) -> torch.Tensor:
         return orientation.upright(pixels, orientation.of_image(data, image.info))
 
 
-def resize(image: torch.Tensor, size: int) -> torch.Tensor:
-    """Returns the evaluation view: the centre square, resized to `size` with antialiasing.
-
-    uint8 (3, H, W) to uint8 (3, size, size). Crops first, since resizing the shorter side of a
-    strip of 10 x 65535 pixels to 299 would need gigabytes.
-    """
-    square = v2.functional.center_crop(image, [min(image.shape[1:])])
-    resized: torch.Tensor = v2.functional.resize(square, [size, size], antialias=True)
-    return resized
+def resize(image: torch.Tensor, size: int, framing: Framing = "crop") -> torch.Tensor:
+    """Returns the evaluation view: uint8 (3, H, W) to uint8 (3, size, size), by `framing.frame`."""
+    return frames.frame(image, size, framing)
 
 
 def view(
@@ -94,6 +91,7 @@ def view(
     number: int,
     *,
     size: int,
+    framing: Framing,
     augment: AugmentConfig,
     seed: int,
     image_id: str,
@@ -104,32 +102,21 @@ def view(
     comes once before one comes again, in an order that depends on (seed, image_id).
     """
     if number == 0:
-        return resize(image, size)
-    pixels = image
+        return resize(image, size, framing)
+    pixels = (
+        frames.frame_for_windows(image, size, framing=framing, min_scale=augment.min_scale)
+        if augment.min_scale < 1
+        else resize(image, size, framing)
+    )
     random_part = _random_part(size, augment)
-    if random_part is None:
-        pixels = resize(image, size)
-    else:
+    if random_part is not None:
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: that would set the GPU's generator too, which nothing restores.
             torch.default_generator.manual_seed(_hash(f"{seed}/{number}/{image_id}"))
-            pixels = random_part(image)
+            pixels = random_part(pixels)
     axes = _flips(augment)
     others = sorted(axes[1:], key=lambda flip: _hash(f"{seed}/{flip}/{image_id}"))
     return pixels.flip((axes[0], *others)[number % len(axes)])
-
-
-def golden(size: int) -> bytes:
-    """Makes a synthetic square PNG of `size` pixels a side: waves of many lengths in three colours.
-
-    It never changes, so that a model's prediction for it shows whether the computation changed.
-    """
-    y, x = np.mgrid[:size, :size] / size
-    waves = [np.sin((4 + 9 * c) * (x + c * y) ** 2 + c) * np.cos(7 * y - c * x) for c in range(3)]
-    pixels = ((np.stack(waves, axis=2) + 1) * 127.5).round().astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def heatmap_png(heat: torch.Tensor, size: int) -> bytes:
@@ -167,12 +154,10 @@ def _flips(augment: AugmentConfig) -> list[tuple[int, ...]]:
 
 
 def _random_part(size: int, augment: AugmentConfig) -> Any:
-    """Returns the random transforms of a view; None where the config has none."""
+    """Returns the random transforms of a framed view; None where the config has none."""
     steps: list[Any] = []
     if augment.min_scale < 1:
         steps.append(v2.RandomResizedCrop(size, scale=(augment.min_scale, 1.0), antialias=True))
-    elif augment.jitter:
-        steps.append(v2.Lambda(lambda image: resize(image, size)))
     if augment.jitter:
         steps.append(v2.ColorJitter(brightness=augment.jitter, contrast=augment.jitter))
     return v2.Compose(steps) if steps else None

@@ -222,4 +222,5 @@ def _describe(served: ServedModel) -> schemas.Model:
         "version": served.version,
         "unfrozen_layers": served.info.unfrozen_layers,
         "created": served.info.created,
+        "framing": served.info.framing,
     }

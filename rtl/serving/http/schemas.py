@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from rtl.config.schema import Framing
+
 
 class ErrorDetail(TypedDict):
     """An error."""
@@ -38,6 +40,7 @@ class Model(TypedDict):
     version: Annotated[int | None, Field(description="Its version in the registry.")]
     unfrozen_layers: Annotated[int, Field(description="Blocks of the network that were trained.")]
     created: Annotated[str, Field(description="ISO 8601, UTC.")]
+    framing: Annotated[Framing, Field(description="How an image becomes the network's square.")]
 
 
 class Prediction(TypedDict):

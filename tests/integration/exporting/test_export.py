@@ -56,7 +56,12 @@ SETS = PredictionSets(
     test=SetCoverage(80, Estimate(0.9625, 0.895, 0.987), mean_size=1.25, single=0.8),
 )  # fmt: skip
 TURNED = dataclasses.replace(
-    PLAIN, test_flips="both", temperature=1.7, uncertain_below=0.625, prediction_sets=SETS
+    PLAIN,
+    test_flips="both",
+    temperature=1.7,
+    uncertain_below=0.625,
+    prediction_sets=SETS,
+    framing="pad",
 )
 
 
@@ -80,7 +85,7 @@ def make(root: Path, info: BundleInfo, network: nn.Sequential, target: export.Fo
     done = export.export(
         str(root / "bundle"), str(root / "out"), target=target, samples=SAMPLES[:1]
     )
-    assert done.images == 4
+    assert done.images == 7
     assert done.difference <= export.TOLERANCE
     assert Path(done.uri) == root / "out" / export.FILES[target]
     return root
@@ -135,7 +140,8 @@ def test_an_export_tells_what_it_is(turned: Path) -> None:
     assert inside["data_digest"] == "d" * 64
     commit = (turned / "bundle" / storage.COMMIT).read_bytes()
     assert inside["bundle_sha256"] == storage.describe(commit)["sha256"]
-    for word in ("centre square", "75 x 75", "antialiasing"):
+    assert inside["framing"] == beside["framing"] == "pad"
+    for word in ("longer side has 75 pixels", "75 x 75", "antialiasing"):
         assert word in inside["preprocessing"]
     assert session.get_inputs()[0].type == "tensor(uint8)"
     document = json.loads((turned / "bundle" / bundle.INFO).read_text())

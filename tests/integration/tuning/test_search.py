@@ -157,7 +157,7 @@ def test_a_search_with_a_budget_runs_what_its_plan_says(
     settings = loading.load().replace(
         name="quick",
         storage=f"{tmp_path}/root",
-        data={"uri": f"{tmp_path}/data", "image_size": 80},
+        data={"uri": f"{tmp_path}/data", "image_size": 80, "framing": "crop"},
         features={"views": 4},
         train={"epochs": 8, "batch_size": 8},
         search={"unfrozen_layers": [0, 1], "trials": 6, "budget_minutes": 10.0,
@@ -238,7 +238,7 @@ def test_points_that_the_deadline_leaves_are_said(
     settings = loading.load().replace(
         name="late",
         storage=f"{tmp_path}/root",
-        data={"uri": f"{tmp_path}/data", "image_size": 80},
+        data={"uri": f"{tmp_path}/data", "image_size": 80, "framing": "crop"},
         features={"cache": "off"},
         train={"epochs": 8, "batch_size": 8},
         search={"unfrozen_layers": [0], "trials": 12, "budget_minutes": 0.1, "concurrent": 1,

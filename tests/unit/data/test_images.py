@@ -23,7 +23,9 @@ NOT_RANDOM = AugmentConfig(min_scale=1.0, horizontal_flip=False, vertical_flip=F
 def view(
     image: torch.Tensor, size: int, augment: AugmentConfig, seed: int, image_id: str, number: int
 ) -> torch.Tensor:
-    return decoding.view(image, number, size=size, augment=augment, seed=seed, image_id=image_id)
+    return decoding.view(
+        image, number, size=size, framing="crop", augment=augment, seed=seed, image_id=image_id
+    )
 
 
 def _photo(width: int = 48, height: int = 32) -> Image.Image:

@@ -18,6 +18,7 @@ from rtl.evaluation.conformal import PredictionSets, SetCoverage
 from rtl.evaluation.metrics import Estimate
 from rtl.model import bundle, inception, pretrained, registry
 from rtl.model.bundle import BundleInfo, Classifier
+from rtl.model.golden import Golden
 from rtl.storage import objects
 from tests.conftest import make_image
 
@@ -97,7 +98,9 @@ def test_a_bundle_comes_back_as_it_was_saved(place: str, network: torch.nn.Seque
     bundle.save(place, INFO, network)
     info, loaded = bundle.load(place)
     assert dataclasses.replace(info, golden=None) == INFO
-    assert sum(info.golden or ()) == pytest.approx(1, abs=1e-4)
+    assert isinstance(info.golden, Golden)
+    for output in info.golden.outputs.values():
+        assert sum(output.probabilities) == pytest.approx(1, abs=1e-4)
     assert bundle.verify(place) == info
     expected = network.state_dict()
     for name, tensor in loaded.state_dict().items():

@@ -22,7 +22,7 @@ def test_a_longer_trial_reads_what_the_driver_decided(tmp_path: Path) -> None:
     manifest = make_dataset(f"{tmp_path}/data")
     config = loading.load().replace(
         storage=f"{tmp_path}/root",
-        data={"uri": f"{tmp_path}/data", "image_size": 75},
+        data={"uri": f"{tmp_path}/data", "image_size": 75, "framing": "crop"},
         model={"precision": "bf16"},
         train={"epochs": 1, "batch_size": 8},
         search={"unfrozen_layers": [13], "lr": [1e-3], "sampler": "grid",

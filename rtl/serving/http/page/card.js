@@ -125,12 +125,18 @@ function perClass({ classes, metrics }) {
   return block(`${classes.length} classes`, tall);
 }
 
+const SEEN = {
+  crop: "the centre square",
+  pad: "the whole image, padded to a square,",
+  stretch: "the whole image, stretched to a square,",
+};
+
 function origin(model) {
   const created = model.created ? `Created ${model.created.slice(0, 10)}. ` : "";
   return make(
     "p",
     "small soft",
-    `${created}Inception V3; the head and the last ${model.unfrozen_layers} of 16 blocks were trained. It sees the centre square ` +
+    `${created}Inception V3; the head and the last ${model.unfrozen_layers} of 16 blocks were trained. It sees ${SEEN[model.framing] ?? SEEN.crop} ` +
       `at ${model.image_size} × ${model.image_size} pixels. Data set ${model.manifest_digest?.slice(0, 12)}.`,
   );
 }

@@ -7,7 +7,8 @@ const MAX_PHOTOS = 50;
 const MAX_REQUESTS = 3;
 const MAX_NAMES = 5; // of a prediction set
 const MAX_BYTES = 10e6; // above it the browser sends a smaller copy
-const COPY_SIDE = 2048; // pixels; more than any model uses
+const COPY_SIDE = 2048; // pixels of a copy's shorter side; more than any model uses
+const LONGEST = 4096; // pixels of its longer side
 
 const $ = (id) => document.getElementById(id);
 const photos = new Set();
@@ -150,20 +151,21 @@ async function classify(photo) {
   }
 }
 
-/** The file's own bytes; of one above 10 MB the centre square, the only part that the model uses. */
+/** The file's own bytes; of one above 10 MB a smaller copy in the same proportions, whatever part the model uses. */
 async function prepare(photo) {
   if (photo.file.size <= MAX_BYTES) return photo.file.arrayBuffer().catch(() => { throw new Problem(400, "unreadable"); });
   const whole = await createImageBitmap(photo.file).catch(() => { throw new Problem(413, "too_big"); });
-  const side = Math.min(whole.width, whole.height);
+  const share = Math.min(1, COPY_SIDE / Math.min(whole.width, whole.height), LONGEST / Math.max(whole.width, whole.height));
   const canvas = make("canvas");
-  canvas.width = canvas.height = Math.min(side, COPY_SIDE);
+  canvas.width = Math.max(1, Math.round(share * whole.width));
+  canvas.height = Math.max(1, Math.round(share * whole.height));
   const pen = canvas.getContext("2d");
   pen.fillStyle = "#fff"; // where it is transparent, as the server does
-  pen.fillRect(0, 0, canvas.width, canvas.width);
+  pen.fillRect(0, 0, canvas.width, canvas.height);
   pen.imageSmoothingQuality = "high";
-  pen.drawImage(whole, (whole.width - side) / 2, (whole.height - side) / 2, side, side, 0, 0, canvas.width, canvas.width);
+  pen.drawImage(whole, 0, 0, canvas.width, canvas.height);
   whole.close();
-  photo.altered = `Over 10 MB: sent as a copy of its centre square, ${canvas.width} × ${canvas.width} pixels, JPEG.`;
+  photo.altered = `Over 10 MB: sent as a copy of ${canvas.width} × ${canvas.height} pixels, JPEG.`;
   return new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.95));
 }
 
@@ -174,6 +176,7 @@ function showResult(photo, result, by) {
     const heat = make("img", "heat");
     heat.alt = "";
     heat.src = `data:image/png;base64,${result.heatmap}`;
+    photo.stage.dataset.framing = by?.framing ?? "crop"; // the photo lies below as that model saw it
     photo.stage.append(heat);
   }
   const bars = make("ul", "bars");
