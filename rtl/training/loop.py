@@ -40,6 +40,7 @@ from rtl.training.optimizer import (
     planned_steps,
     restore_optimizer,
 )
+from rtl.training.probe import Head
 from rtl.training.regularization import augment, own_dropout_mask, soft_targets
 
 T = TypeVar("T")
@@ -85,6 +86,7 @@ class Learner:
         self.network = kernels.optimize_for_training(plain)
         inception.load_part(self.network, pretrained.state)
         inception.init_head(self.network, config.train.seed)
+        self.network.get_submodule("taps").requires_grad_(False)  # solved, not trained by steps
         self._unfrozen_layers = config.model.unfrozen_layers
         self._trunk, tail = inception.split(self.network, self._unfrozen_layers)
         self._pretrained = pretrained
@@ -165,6 +167,8 @@ class FitSetup:
     learner: Learner
     plan: EpochSampler
     source: BatchSource
+    head: Head | None = None
+    """The head that the fit starts from; None starts from a random one."""
 
 
 class Waited:
@@ -340,6 +344,9 @@ def training_step(
     features = learner.features(batch.inputs)
     features, targets = augment(features, targets, config.train, plan=plan, step=number)
     logits = learner.logits(features, tail)
+    if setup.head is not None:
+        corrections = setup.head.corrections_of(batch.ids, epoch % plan.views)
+        logits = logits + devices.to_device(corrections, learner.device)
     total = -(targets * logits.log_softmax(dim=1)).sum()
     # Averaged over the workers, the gradient is that of the mean over all rows of the batch.
     loss = total * plan.num_ranks / plan.global_rows(step)

@@ -8,7 +8,6 @@ checkpoint, so that a lost worker, a lost driver and `--resume` are one case.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import ray
@@ -37,6 +36,7 @@ from rtl.training import checks, faults
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.finalize import finalize, read_outcome, register_result
 from rtl.training.loop import FitSetup, Learner, fit
+from rtl.training.probe import Head
 from rtl.training.trainer import DistributedCallbacks, launch
 
 _GPU_SHARE = 0.01
@@ -206,21 +206,21 @@ def build_fit(
     rank: int = 0,
     ranks: int = 1,
     first_epoch: int = 0,
-    head: Mapping[str, torch.Tensor] | None = None,
+    head: Head | None = None,
 ) -> FitSetup:
     """Builds the network, on the device `where`, and the rows of worker `rank` of `ranks`.
 
-    The fit begins with `first_epoch`, from `head`, a state of the head's parameters, where it is
-    given. Raises DataError where planned features are gone.
+    The fit begins with `first_epoch`, and from `head` where it is given. Raises DataError where
+    planned features are gone.
     """
     manifest = load_manifest(str(config.data.uri))
     plan = EpochSampler.from_config(config, manifest, rank=rank, num_ranks=ranks)
     weights = pretrained.load(config.model.weights, config.storage)
     learner = Learner(config, weights, num_classes=len(manifest.classes), device=where)
     if head is not None:
-        learner.tail.load_state_dict(head, strict=False)
+        learner.tail.load_state_dict(head.state, strict=False)
     source = make_source(config, plan, features=features, first_epoch=first_epoch)
-    return FitSetup(config, learner, plan, source)
+    return FitSetup(config, learner, plan, source, head)
 
 
 def make_source(

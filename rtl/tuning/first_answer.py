@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors.torch import save as save_safetensors
 
 from rtl import storage
 from rtl.config.tree import Config
@@ -33,10 +32,10 @@ from rtl.training import probe
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.finalize import finalize
 from rtl.training.loop import FitCallbacks, FitSetup, Learner, class_weights
-from rtl.training.probe import Probe
+from rtl.training.probe import Head, Probe
 from rtl.training.regularization import soft_targets
 from rtl.training.train import build_fit
-from rtl.tuning.trial_process import HEAD_FILE, TrialSetup, trial_config
+from rtl.tuning.trial_process import TrialSetup, trial_config
 
 NUMBER = 0
 """Number of the probe among the trials."""
@@ -190,8 +189,7 @@ def _solve(task: _Task) -> _Solved:
     val = _read(setup, reader, "val", views=1)
     found = probe.solve(train.rows(setup))
     _load(found, setup.learner)
-    state_dict = setup.learner.tail.state_dict()
-    storage.commit(task.setup.head_uri, {HEAD_FILE: save_safetensors(state_dict)})
+    storage.commit(task.setup.head_uri, _head(found, train, setup).encode())
     if manifest.rows("train") + manifest.rows("val") <= REFIT_UP_TO:
         both = _concatenated([train, val])
         found = probe.solve(both.rows(setup), strengths=[found.strength])
@@ -223,6 +221,8 @@ class _Read:
     ids: list[str]
     labels: torch.Tensor
     confidence: torch.Tensor
+    views: torch.Tensor
+    """int64 (N,)"""
     features: torch.Tensor
     """float32 (N, F)"""
 
@@ -250,15 +250,17 @@ def _read(setup: FitSetup, reader: Reader, split: str, *, views: int) -> _Read:
         for shard in setup.plan.manifest.split(split)
         for view in range(views)
     )
-    parts = [_part(setup.learner, batch) for read in reads for batch in reader(read)]
+    parts = [_part(setup.learner, batch, read.view) for read in reads for batch in reader(read)]
     return _concatenated(parts)
 
 
-def _part(learner: Learner, batch: Batch) -> _Read:
+def _part(learner: Learner, batch: Batch, view: int) -> _Read:
     with torch.inference_mode():
         maps, taps = learner.features(batch.inputs)
         features = torch.cat([maps.float(), taps], 1).cpu()
-    return _Read(batch.ids, batch.labels, batch.confidence, features)
+    return _Read(
+        batch.ids, batch.labels, batch.confidence, torch.full_like(batch.labels, view), features
+    )
 
 
 def _concatenated(parts: Sequence[_Read]) -> _Read:
@@ -266,8 +268,21 @@ def _concatenated(parts: Sequence[_Read]) -> _Read:
         [row for part in parts for row in part.ids],
         torch.cat([part.labels for part in parts]),
         torch.cat([part.confidence for part in parts]),
+        torch.cat([part.views for part in parts]),
         torch.cat([part.features for part in parts]),
     )
+
+
+def _head(found: Probe, train: _Read, setup: FitSetup) -> Head:
+    """The head that trials start from: the learner's, with the corrections of its rows."""
+    views = setup.plan.views
+    ids = sorted(set(train.ids))
+    place = {row: i for i, row in enumerate(ids)}
+    corrections = torch.zeros(views, len(ids), setup.learner.num_classes)
+    rows = torch.tensor([place[row] for row in train.ids])
+    corrections[train.views, rows] = found.held_out - found.logits(train.features)
+    state = {name: tensor.clone() for name, tensor in setup.learner.tail.state_dict().items()}
+    return Head(state, ids, corrections)
 
 
 def _load(found: Probe, learner: Learner) -> None:

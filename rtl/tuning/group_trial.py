@@ -25,6 +25,7 @@ from rtl.runtime import session
 from rtl.training import faults
 from rtl.training.checkpoint import Checkpoint
 from rtl.training.loop import FitCallbacks, finished, fit
+from rtl.training.probe import Head
 from rtl.training.train import build_fit
 from rtl.training.trainer import DistributedCallbacks, launch
 
@@ -59,8 +60,8 @@ class _GroupTask:
 
     config: Config
     features: FeaturePlan
-    head: dict[str, torch.Tensor]
-    """State of the head that the fit starts from."""
+    head: Head
+    """The head that the fit starts from."""
     make_callbacks: Callable[[], FitCallbacks]
     """Makes the callbacks of a trial of one process, for the worker of rank 0."""
     turns: Any
@@ -75,7 +76,7 @@ class Group:
         config: Config,
         features: FeaturePlan,
         *,
-        head: dict[str, torch.Tensor],
+        head: Head,
         make_callbacks: Callable[[], FitCallbacks],
     ) -> None:
         """Starts the workers from `head`. `make_callbacks` makes those of the worker of rank 0."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import load as load_safetensors
 
 from rtl import storage
 from rtl.config.tree import Config
@@ -22,11 +21,9 @@ from rtl.runs.records import Epoch, TrialEpoch
 from rtl.runtime import session
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.loop import FitCallbacks, fit
+from rtl.training.probe import Head
 from rtl.training.train import build_fit
 from rtl.tuning.group_trial import Group
-
-HEAD_FILE = "head.safetensors"
-"""File with the probe's head."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +57,9 @@ class TrialSetup:
     """URI of the search's run."""
     features: FeaturePlan
 
-    def head(self) -> dict[str, torch.Tensor]:
+    def head(self) -> Head:
         """Reads the head that each trial starts from: the probe's. Raises NotFoundError."""
-        return load_safetensors(storage.read_committed(self.head_uri)[HEAD_FILE])
+        return Head.decode(storage.read_committed(self.head_uri))
 
     @property
     def head_uri(self) -> str:
