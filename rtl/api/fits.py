@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +104,13 @@ def search(
     recipe: Recipe | None = None,
     overrides: Mapping[str, Any] | None = None,
     progress: bool = False,
+    on_first_answer: Callable[[str], None] | None = None,
 ) -> Fit:
     """Searches the depth and the learning rate, and registers the winner.
+
+    A probe comes first: a linear classifier on the pretrained network's outputs, registered within
+    a minute or so. `on_first_answer` takes its `NAME@VERSION` then, and may serve it; the search
+    goes on once it returns.
 
     `budget` is the time in which it ends, such as `30m`, `90s` or `2h`. `resume` goes on with a
     search of that name: trials that ended are not run again. A trial that fails does not end the
@@ -122,12 +127,19 @@ def search(
         config = config.replace(search={"budget_minutes": loading.minutes(budget)})
     tuning.check(config)  # errors of the config and the data come before Ray starts
     connect(progress=progress)
+    on_first = on_first_answer or (lambda _: None)
+
+    def answered(version: int) -> None:
+        on_first(f"{config.name}@{version}")
+
     if not progress:
-        return _fit(tuning.search(config, resume=resume), config)
+        result = tuning.search(config, resume=resume, on_first_answer=answered)
+        return _fit(result, config)
     with progress_views.SearchView(config.train.metric) as view:
         result = tuning.search(
             config, progress=view.features, watch=view.trials, on_round=view.round,
             on_stage=view.stage, resume=resume, print_line=console.print_line,
+            on_first_answer=answered,
         )  # fmt: skip
     return _fit(result, config)
 

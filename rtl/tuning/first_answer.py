@@ -41,9 +41,9 @@ NUMBER = 0
 """Number of the probe among the trials."""
 
 FEW_ROWS = 200
-"""Rows of `val` below which a fit has to be better than the probe by more than chance."""
+"""Rows of `val` below which a fit has to be ahead of the probe by two standard errors."""
 
-_DRAWS = 100
+_DRAWS = 200
 
 REFIT_UP_TO = 5000
 """Rows of `train` and `val` up to which the probe is solved on both: cross-validation, which costs
@@ -108,12 +108,12 @@ def describe(setup: TrialSetup, version: int, *, seconds: float) -> str:
 
 
 def choose(run_uri: str, known: Sequence[Trial], *, metric: str) -> Choice:
-    """The best fit, where it is better than the probe; else the probe.
+    """The best fit, where it is surely better than the probe; else the probe.
 
-    By the `val` score. Where `val` has fewer than `FEW_ROWS` rows, its difference has to be more
-    than one standard error besides, of draws of the same rows for both (the paired bootstrap): of
-    many fits one is ahead on few rows by chance. Raises TrainingError where no fit has a score and
-    there is no probe.
+    Its `val` score has to be ahead by more than one standard error of the difference (the paired
+    bootstrap), by two where `val` has fewer than `FEW_ROWS` rows: the best of many epochs of many
+    fits is ahead by about one through chance alone, while the probe's answers were never chosen by
+    `val`. Raises TrainingError where no fit has a score and there is no probe.
     """
     fits = [trial for trial in known if trial.strength is None]
     first = find(known)
@@ -129,11 +129,12 @@ def choose(run_uri: str, known: Sequence[Trial], *, metric: str) -> Choice:
         decode(storage.read_bytes(trials.val_predictions(run_uri, trial.number)))
         for trial in (best.winner, first)
     )
-    return best if len(mine.ids) >= FEW_ROWS or _surely_better(mine, others, metric) else alone
+    errors = 1 if len(mine.ids) >= FEW_ROWS else 2
+    return best if standard_errors(mine, others, metric) > errors else alone
 
 
-def _surely_better(mine: Predictions, others: Predictions, metric: str) -> bool:
-    """Whether the difference of two models on the same rows is above one standard error."""
+def standard_errors(mine: Predictions, others: Predictions, metric: str) -> float:
+    """The difference of two models' scores on the same rows, in its standard errors."""
     place = {row: i for i, row in enumerate(others.ids)}
     order = [place[row] for row in mine.ids]
     names = [str(i) for i in range(mine.probabilities.shape[1])]
@@ -149,7 +150,7 @@ def _surely_better(mine: Predictions, others: Predictions, metric: str) -> bool:
             for probabilities in (mine.probabilities, others.probabilities[order])
         )
         differences.append(first - second)
-    return bool(np.mean(differences) > np.std(differences))
+    return float(np.mean(differences) / max(float(np.std(differences)), 1e-9))
 
 
 def solve_first_answer(setup: TrialSetup) -> Trial:

@@ -57,6 +57,8 @@ class _Callbacks:
     """Takes the name of other long work as it begins."""
     print_line: Callable[[str], None]
     """Takes a sentence for each trade-off of a time budget."""
+    on_first_answer: Callable[[int], None]
+    """Takes the version of the first answer; the search goes on once it returns."""
 
 
 Measure = Callable[[Config, int], Rates]
@@ -71,6 +73,7 @@ def search(
     on_round: Callable[[Round], None] = lambda _: None,
     on_stage: Callable[[str], None] = lambda _: None,
     print_line: Callable[[str], None] = lambda _: None,
+    on_first_answer: Callable[[int], None] = lambda _: None,
     resume: bool = False,
     measure_rates: Measure = measure,
 ) -> run.Result:
@@ -102,7 +105,7 @@ def search(
             config = framing.resolve(config, manifest, print_line)
             curves = tensorboard.TensorBoardLogger(config, uri)
             watch = ray_metrics.each(watch, meter.trials, curves.trials, lambda _: heartbeat())
-            callbacks = _Callbacks(progress, watch, on_round, on_stage, print_line)
+            callbacks = _Callbacks(progress, watch, on_round, on_stage, print_line, on_first_answer)
             begun = _Begun(uri, started, concurrent, cached, earlier)
             running = _Search(config, manifest, begun, callbacks=callbacks, meter=meter)
             running.plan_budget(measure_rates)
@@ -260,6 +263,7 @@ class _Search:
         if version is not None:
             line = first_answer.describe(self._setup, version, seconds=self.worked_seconds())
             self._callbacks.print_line(line)
+            self._callbacks.on_first_answer(version)
 
     def run_rounds(self) -> Choice:
         """Runs all rounds of trials, chooses the winner and writes the search's records."""
