@@ -34,7 +34,7 @@ _POOL_AFTER = {"Conv2d_2b_3x3": "maxpool1", "Conv2d_4a_3x3": "maxpool2"}
 _CHANNELS = (32, 32, 64, 80, 192, 256, 288, 288, 768, 768, 768, 768, 768, 1280, 2048, 2048)
 """Channels of each block's output."""
 
-TAPPED = ("Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e")
+TAPPED = ("Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e")
 """Blocks whose outputs are tapped (docs/decisions/0015-probe.md)."""
 
 HEAD = ("fc.", "taps.")
