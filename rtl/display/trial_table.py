@@ -92,7 +92,7 @@ class TrialView:
         scored = [t for t in self._trials if t.best is not None and t.state != "failed"]
         if scored:
             best = max(scored, key=lambda t: t.score)
-            parts.append(f"best {self._metric} {best.score:.3f} (trial {best.number})")
+            parts.append(f"best {self._metric} {best.score:.3f} ({best.name})")
         parts.append(f"{console.duration(self._clock() - self._began)} elapsed")
         left = self.seconds_left()
         if left is not None:

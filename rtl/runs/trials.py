@@ -63,11 +63,16 @@ class Trial:
         return f"{self.lr:.2g}" if self.strength is None else "probe"
 
     @property
+    def name(self) -> str:
+        """`trial 2` or `the probe`."""
+        return f"trial {self.number}" if self.strength is None else "the probe"
+
+    @property
     def title(self) -> str:
-        """`trial 2: k = 3, lr = 0.001`, or `the probe`."""
+        """`trial 2: k = 3, lr = 0.001` or `the probe`."""
         if self.strength is not None:
-            return "the probe"
-        return f"trial {self.number}: k = {self.unfrozen_layers}, lr = {self.rate}"
+            return self.name
+        return f"{self.name}: k = {self.unfrozen_layers}, lr = {self.rate}"
 
     @property
     def rows(self) -> float:

@@ -134,7 +134,7 @@ def test_a_search_waits_for_the_nodes_that_an_autoscaler_brings(
 
     code, output = rtl(address, "120", *search)
     assert code == 0, output
-    assert "registered as grown@1" in output
+    assert "registered as grown@2" in output
     result = run.result(str(tmp_path / "root" / "runs" / "grown"))
     assert result is not None
 

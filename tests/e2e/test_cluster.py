@@ -184,7 +184,7 @@ def test_from_photos_to_predictions_with_nothing_shared_but_s3(
                          f"{s3}/data", "--set", "search.unfrozen_layers=[1, 0]")  # fmt: skip
     nodes.local("add", "--cpus=2")
     output = finish(search)
-    assert "registered as colours@1" in output
+    assert "registered as colours@2" in output
     result = run.result(f"{s3}/root/runs/colours")
     assert result is not None
     if SEPARATE:  # the node that came in mid-search has fitted

@@ -248,7 +248,7 @@ def test_three_machines_are_set_up_by_ssh_search_serve_and_are_left_as_they_were
     submit = (*RTL, "submit")
     options = ("--address", address, "--recipe", str(recipe))
     output = machines.run(*submit, "search", *options, "--name", "colours", "--data", f"{s3}/data")
-    assert "registered as colours@1" in output
+    assert "registered as colours@2" in output
     worked = [machines.ssh(a, "ls /tmp/ray/session_latest/logs/train || true") for a in WORKERS]
     assert "ray-train-app-worker-" in "".join(worked)
 

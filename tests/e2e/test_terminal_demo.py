@@ -19,9 +19,11 @@ def test_the_quick_demo_ends_with_predictions_and_a_report(alone: Workplace) -> 
         terminal.wait_for("trials done", seconds=200)
         terminal.ends(0, seconds=300)
         terminal.leaves_nothing()
-    terminal.find(r"rtl, k = [03], lr = 0\.00[12] +│ [01]\.\d{3} \(")
+    terminal.find(r"rtl, first answer +│ [01]\.\d{3} \(")
+    terminal.find(r"rtl, winner: (k = |the probe)")
+    terminal.find(r"The first answer came over HTTP after \d+ s")
     assert len(re.findall(r"│ cell\d+\.png +│ (?:functional|defective) +│ ",
-                          terminal.transcript())) == 5  # fmt: skip
+                          terminal.transcript())) == 10  # fmt: skip
     terminal.must_say("The report, with every trial and the worst mistakes: rtl-demo.html")
     assert "<html" in alone.path("rtl-demo.html").read_text()
     assert "{" not in terminal.transcript()
