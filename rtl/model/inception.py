@@ -52,7 +52,7 @@ FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {
 
 
 class Activation(NamedTuple):
-    """What passes from one part of the network to the next."""
+    """Output of one part of the network and input of the next."""
 
     maps: torch.Tensor
     """Output of the last block, (N, C, H, W); (N, 2048) once it is pooled."""
@@ -166,7 +166,7 @@ def unpack_features(rows: torch.Tensor, unfrozen_layers: int) -> Activation:
     if unfrozen_layers:
         channels = (3, *_CHANNELS)[len(BLOCKS) - unfrozen_layers]
         side = math.isqrt(maps.shape[1] // channels)
-        maps = maps.reshape(-1, channels, side, side)
+        maps = maps.reshape(len(rows), channels, side, side)
     return Activation(maps, taps.float())
 
 

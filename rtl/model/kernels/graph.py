@@ -23,8 +23,8 @@ from rtl.model.kernels.convolution import PackedWeights
 
 def trace_part(
     part: nn.Sequential, *, device: torch.device, dtype: torch.dtype
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Makes the callable that computes a frozen part: traced where the device gains by it.
+) -> nn.Module:
+    """Makes the module that computes a frozen part: traced where the device gains by it.
 
     Max pools stay outside the traces: they read the bits of bf16, which no trace can.
     """
