@@ -88,7 +88,7 @@ def fitted(s3_server: str, ray_cluster: None, model: Files) -> list[Any]:
 def told_search(
     ray_cluster: None, model: Files, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Config, Manifest]]:
-    """A search as its driver sees it, without Tune, extraction, solver and the winner's evaluation."""
+    """A search as its driver sees it, without the work of other processes."""
     place = str(tmp_path_factory.mktemp("searched"))
     manifest = make_dataset(f"{place}/data")
     settings = search_config(place, "searched")

@@ -118,7 +118,7 @@ def test_finalists_run_with_more_seeds_and_a_killed_search_goes_on(
     assert (about["winner"], about["mean"]) == (chosen.winner.number, pytest.approx(chosen.mean))
     with pytest.raises(RunExistsError, match="--resume"):
         search.search(searched.settings)
-    # Another, killed while the second trial ran, or had lost its process, and before the second seed ended.
+    # Another, killed while trial 2 ran, or had lost its process, and before the second seed ended.
     shutil.copytree(searched.settings.storage, tmp_path / "root")
     settings = searched.settings.replace(storage=f"{tmp_path}/root")
     uri = run.locate(settings)
