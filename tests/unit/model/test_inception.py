@@ -179,7 +179,10 @@ def test_inference_needs_no_network_for_training_first(network: torch.nn.Sequent
     outputs = [
         kernels.optimize_for_inference(
             inception.split(given, 0)[0],
-            device=CPU, dtype=torch.float32, mean=(0.0,) * 3, std=(1.0,) * 3,
+            device=CPU,
+            dtype=torch.float32,
+            mean=(0.0,) * 3,
+            std=(1.0,) * 3,
         )(IMAGES)
         for given in (network, faster)
     ]
@@ -283,9 +286,7 @@ def test_pixels_are_scaled_in_the_first_convolution(network: torch.nn.Sequential
     )
     scaled = inception.Normalize(mean, std, torch.float32)(IMAGES)
     with torch.no_grad():
-        torch.testing.assert_close(
-            frozen(IMAGES).maps, trunk(scaled).maps, atol=1e-4, rtol=1e-3
-        )
+        torch.testing.assert_close(frozen(IMAGES).maps, trunk(scaled).maps, atol=1e-4, rtol=1e-3)
 
 
 def test_a_convolution_that_is_fused_is_the_one_that_is_not() -> None:
