@@ -49,21 +49,21 @@ RECIPE: dict[str, Any] = {
     "pack": {"val_fraction": 0.15, "test_fraction": 0.25, "confidence_column": "confidence"},
     "data": {"augment": {"min_scale": 1.0, "vertical_flip": True, "jitter": 0.0}},
     "features": {"views": 1},
-    "model": {"weights": "packaged", "batch_norm": "train"},
+    "model": {"weights": "packaged"},
     "train": {
-        "epochs": 6, "batch_size": 32, "label_smoothing": 0.05, "flip_features": "both",
+        "epochs": 4, "batch_size": 32, "label_smoothing": 0.05, "flip_features": "both",
         "ema": 0.98, "metric": "auc", "cpus_per_worker": 2,
     },
     "search": {
-        "unfrozen_layers": [5, 3], "lr": [1e-3, 2e-3], "sampler": "grid", "grace_epochs": 1,
+        "unfrozen_layers": [5, 3], "lr": [5e-4], "sampler": "grid", "grace_epochs": 1,
         "reduction_factor": 3,
     },
 }  # fmt: skip
 """The recipe `jobs/recipes/elpv.yaml`."""
 
 QUICK: dict[str, Any] = {
-    "train": {"epochs": 3},
-    "search": {"unfrozen_layers": [3, 1], "lr": [1e-3], "grace_epochs": 1},
+    "train": {"epochs": 2},
+    "search": {"unfrozen_layers": [3, 1]},
 }
 
 PAPER = (("SVM (paper)", 0.8244, 0.885), ("CNN (paper)", 0.8842, 0.944))

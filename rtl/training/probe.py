@@ -2,7 +2,7 @@
 
 Its inputs are the features of k = 0: the pooled output of the last block and the taps (heads on
 many layers: Evci et al. 2022, "Head2Toe"). Nothing is fine-tuned. The loss is the cross-entropy
-with soft targets, the penalty the squared norm of the weights of standardised inputs; its strength
+with weights, the penalty the squared norm of the weights of standardised inputs; its strength
 is chosen by cross-validation. The optimum is found in the space that the rows span, where it lies
 (the representer theorem), so that its cost depends on the number of rows and not on the features'.
 """
