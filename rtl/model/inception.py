@@ -52,7 +52,7 @@ FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {
 
 
 class Activation(NamedTuple):
-    """What passes from one part of the network to the next."""
+    """Output of one part of the network and input of the next."""
 
     maps: torch.Tensor
     """Output of the last block, (N, C, H, W); (N, 2048) once it is pooled."""

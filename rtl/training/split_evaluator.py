@@ -40,7 +40,7 @@ class SplitPredictions:
     """Pooled features of the first rows of `val`, float32 (N, 2048); no rows of another split."""
 
     def replaced(self, others: Predictions) -> SplitPredictions:
-        """The same rows with the probabilities that `others` has for them."""
+        """Returns these rows with the probabilities that `others` has for them."""
         place = {row: i for i, row in enumerate(others.ids)}
         found = others.probabilities[[place[row] for row in self.predictions.ids]]
         predictions = Predictions(self.predictions.ids, self.predictions.labels, found)
