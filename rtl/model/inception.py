@@ -166,7 +166,7 @@ def unpack_features(rows: torch.Tensor, unfrozen_layers: int) -> Activation:
     if unfrozen_layers:
         channels = (3, *_CHANNELS)[len(BLOCKS) - unfrozen_layers]
         side = math.isqrt(maps.shape[1] // channels)
-        maps = maps.reshape(-1, channels, side, side)
+        maps = maps.reshape(len(rows), channels, side, side)
     return Activation(maps, taps.float())
 
 

@@ -16,7 +16,7 @@ def pool_taps(maps: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Te
 
     Codes, uint8, stand for `scale`, float32 (C,), times themselves. For inference only.
     """
-    if maps.device.type != "cpu":
+    if maps.device.type != "cpu" or not len(maps):
         pooled = inception.pool_taps(maps)
     else:
         rows = maps.permute(0, 2, 3, 1).flatten(1, 2)  # (N, pixels, C), contiguous
