@@ -21,10 +21,8 @@ from rtl.model.kernels.blocks import MaxPool
 from rtl.model.kernels.convolution import PackedWeights
 
 
-def trace_part(
-    part: nn.Sequential, *, device: torch.device, dtype: torch.dtype
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Makes the callable that computes a frozen part: traced where the device gains by it.
+def trace_part(part: nn.Sequential, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Makes the module that computes a frozen part: traced where the device gains by it.
 
     Max pools stay outside the traces: they read the bits of bf16, which no trace can.
     """

@@ -93,10 +93,10 @@ class InferenceNetwork(nn.Module):
             self.dtype = dtype
             self.part = folded.to(device, dtype).to(memory_format=torch.channels_last)
         self.eval()
-        self._segments = [
+        self._segments = nn.ModuleDict(
             (last, graph.trace_part(segment, device=device, dtype=self.dtype))
             for last, segment in _segments(self.part)
-        ]
+        )
 
     @torch.inference_mode()
     def forward(self, inputs: torch.Tensor) -> Activation:
@@ -109,7 +109,7 @@ class InferenceNetwork(nn.Module):
         else:
             maps = self.normalize(inputs)
         taps = []
-        for last, compute in self._segments:
+        for last, compute in self._segments.items():
             maps = compute(maps)
             if last in TAPPED:
                 taps.append(pooling.pool_taps(maps, self.scales.get(last)))
