@@ -149,12 +149,12 @@ DAMAGE = {
         lambda u: recommit(u, files={bundle.MODEL: {"sha256": "0" * 64, "bytes": 1}}),
         "is not the model",
     ),
-    "a missing class": (lambda u: recommit(u, classes=["blue", "green"]), "fc."),
+    "a missing class": (lambda u: recommit(u, classes=["blue", "green"]), "for 2 classes"),
     "a class twice": (lambda u: recommit(u, classes=["blue", "red", "red"]), "twice"),
     "no mean": (lambda u: recommit(u, mean=[]), "mean"),
     "temperature 0": (lambda u: recommit(u, temperature=0), "temperature is '0'"),
     "k of 17": (lambda u: recommit(u, unfrozen_layers=17), "unfrozen_layers is '17'"),
-    "a later format": (lambda u: recommit(u, format=2), "format 2"),
+    "a later format": (lambda u: recommit(u, format=3), "format 3, this rtl reads up to 2"),
 }
 
 

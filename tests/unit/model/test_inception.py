@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,15 +26,33 @@ def network() -> torch.nn.Sequential:
     net = inception.build(num_classes=3)
     inception.load_part(net, pretrained.load("packaged", "unused").state)
     inception.init_head(net, seed=0)
+    give_taps_weight(net)
     return net.eval()
 
 
+@pytest.fixture(scope="module")
+def last_block_alone(network: torch.nn.Sequential) -> torch.nn.Sequential:
+    """The network whose head sees the last block's output alone, as torchvision's does."""
+    net = copy.deepcopy(network)
+    with torch.no_grad():
+        net.get_parameter("taps.weight").zero_()
+    return net
+
+
+def give_taps_weight(network: torch.nn.Sequential) -> None:
+    generator = torch.Generator().manual_seed(5)
+    weight = network.get_parameter("taps.weight")
+    with torch.no_grad():
+        weight.copy_(0.01 * torch.randn(weight.shape, generator=generator))
+
+
 @pytest.mark.parametrize("k", range(17))
-def test_a_cuts_shape_is_that_of_the_trunks_output(network: torch.nn.Sequential, k: int) -> None:
+def test_a_cuts_width_is_that_of_the_trunks_output(network: torch.nn.Sequential, k: int) -> None:
     trunk, _ = inception.split(network, k)
     with torch.inference_mode():
-        output = trunk(torch.zeros(1, 3, 80, 80))
-    assert inception.feature_shape(k, 80) == tuple(output.shape[1:])
+        maps, taps = trunk(torch.zeros(1, 3, 80, 80))
+    assert inception.feature_width(k, 80) == maps.numel() + taps.numel()
+    assert inception.taps_width(16 - k) == taps.numel()
 
 
 @pytest.mark.parametrize("k", range(17))
@@ -41,26 +60,34 @@ def test_trunk_then_tail_is_the_whole_network(network: torch.nn.Sequential, k: i
     trunk, tail = inception.split(network, k)
     pixels = IMAGES / 255.0
     with torch.no_grad():
-        assert torch.equal(tail(trunk(pixels)), network(pixels))
+        assert torch.equal(tail(*trunk(pixels)), network(pixels))
     blocks = [name for name, _ in tail.named_children() if name in inception.BLOCKS]
     assert blocks == list(inception.BLOCKS[16 - k :])
 
 
-def test_the_blocks_in_this_order_are_torchvisions_network(network: torch.nn.Sequential) -> None:
+def test_the_blocks_in_this_order_are_torchvisions_network(
+    last_block_alone: torch.nn.Sequential,
+) -> None:
     from torchvision.models import Inception3
 
+    network = last_block_alone
     reference = Inception3(num_classes=3, aux_logits=False, init_weights=False).eval()
-    reference.load_state_dict(network.state_dict())
+    state = network.state_dict()
+    del state["taps.weight"]
+    reference.load_state_dict(state)
     with torch.no_grad():
         torch.testing.assert_close(reference(IMAGES / 255.0), network(IMAGES / 255.0))
 
 
-def test_folding_changes_nothing_but_rounding(network: torch.nn.Sequential) -> None:
+@pytest.mark.parametrize("k", [0, 3, 8, 11])
+def test_folding_changes_nothing_but_rounding(network: torch.nn.Sequential, k: int) -> None:
+    trunk, _ = inception.split(network, k)
     frozen = kernels.optimize_for_inference(
-        network, device=CPU, dtype=torch.float32, mean=(0.0,) * 3, std=(1.0,) * 3
+        trunk, device=CPU, dtype=torch.float32, mean=(0.0,) * 3, std=(1.0,) * 3
     )
     with torch.no_grad():
-        torch.testing.assert_close(frozen(IMAGES), network(IMAGES / 255.0), atol=1e-4, rtol=1e-3)
+        for found, expected in zip(frozen(IMAGES), trunk(IMAGES / 255.0), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_bf16_stays_close(network: torch.nn.Sequential) -> None:
@@ -71,8 +98,9 @@ def test_bf16_stays_close(network: torch.nn.Sequential) -> None:
         )(IMAGES)
         for dtype in (torch.float32, torch.bfloat16)
     )
-    assert rounded.dtype == torch.bfloat16
-    assert torch.nn.functional.cosine_similarity(exact, rounded.float()).min() > 0.99
+    assert (rounded.maps.dtype, rounded.taps.dtype) == (torch.bfloat16, torch.float32)
+    for one, other in zip(exact, rounded, strict=True):
+        assert torch.nn.functional.cosine_similarity(one, other.float()).min() > 0.99
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -89,7 +117,7 @@ def test_the_graph_gives_the_bits_of_its_operators(
     @torch.inference_mode()
     def plain(images: torch.Tensor) -> torch.Tensor:
         pixels = images.to(dtype).contiguous(memory_format=torch.channels_last)
-        output: torch.Tensor = traced.part(pixels)
+        output: torch.Tensor = traced.part(pixels).maps
         return output
 
     sizes = [IMAGES[:1], IMAGES, IMAGES.repeat(1, 1, 2, 2), IMAGES[:1]]
@@ -99,12 +127,12 @@ def test_the_graph_gives_the_bits_of_its_operators(
         with ThreadPoolExecutor(4) as pool:  # lanes may bring new shapes at the same time
             found = list(pool.map(traced, sizes))
         for given, wanted in zip(found, expected, strict=True):
-            assert torch.equal(given, wanted)
+            assert torch.equal(given.maps, wanted)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for _ in range(2):
-            assert torch.equal(traced(IMAGES), plain(IMAGES))
+            assert torch.equal(traced(IMAGES).maps, plain(IMAGES))
     finally:
         torch.set_num_threads(before)
 
@@ -122,11 +150,11 @@ def test_what_moves_in_training(batch_norm: str) -> None:
         optimizer.zero_grad()
         with torch.no_grad():
             features = trunk(IMAGES / 255.0)
-        tail(features).square().sum().backward()
+        tail(*features).square().sum().backward()
         optimizer.step()
     moved = {n for n, value in net.state_dict().items() if not torch.equal(value, before[n])}
     assert moved, "the tail does not train"
-    assert {name.split(".")[0] for name in moved} == {"Mixed_7b", "Mixed_7c", "fc"}
+    assert {name.split(".")[0] for name in moved} == {"Mixed_7b", "Mixed_7c", "fc", "taps"}
     statistics = {name for name in moved if "running_" in name}
     assert bool(statistics) == (batch_norm == "train")
 
@@ -150,11 +178,16 @@ def test_inference_needs_no_network_for_training_first(network: torch.nn.Sequent
     faster = kernels.optimize_for_training(network)
     outputs = [
         kernels.optimize_for_inference(
-            given, device=CPU, dtype=torch.float32, mean=(0.0,) * 3, std=(1.0,) * 3
+            inception.split(given, 0)[0],
+            device=CPU,
+            dtype=torch.float32,
+            mean=(0.0,) * 3,
+            std=(1.0,) * 3,
         )(IMAGES)
         for given in (network, faster)
     ]
-    assert torch.equal(*outputs)
+    for one, other in zip(*outputs, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_the_head_is_a_function_of_the_seed() -> None:
@@ -228,12 +261,15 @@ def test_the_blocks_train_as_torchvisions(network: torch.nn.Sequential, batch_no
     own = kernels.optimize_for_training(inception.build(num_classes=3))
     reference = Inception3(num_classes=3, aux_logits=False, init_weights=False)
     reference.dropout.p = 0.0
-    reference.load_state_dict(network.state_dict())
-    own.load_state_dict(network.state_dict())
-    own, reference = own.double(), reference.double()
+    state = network.state_dict()
+    own.load_state_dict(state)
+    del state["taps.weight"]
+    reference.load_state_dict(state)
+    own, reference = own[:-1].double(), reference.double()  # the taps are in fp32
     for model in (own, reference):
         inception.set_train_mode(model, batch_norm)  # type: ignore[arg-type]
-        model(IMAGES.double() / 255.0).square().sum().backward()
+    own(IMAGES.double() / 255.0).maps.square().sum().backward()
+    reference(IMAGES.double() / 255.0).square().sum().backward()
     gradients = dict(reference.named_parameters())
     for name, parameter in own.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-6, atol=1e-9)
@@ -250,7 +286,7 @@ def test_pixels_are_scaled_in_the_first_convolution(network: torch.nn.Sequential
     )
     scaled = inception.Normalize(mean, std, torch.float32)(IMAGES)
     with torch.no_grad():
-        torch.testing.assert_close(frozen(IMAGES), trunk(scaled), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(frozen(IMAGES).maps, trunk(scaled).maps, atol=1e-4, rtol=1e-3)
 
 
 def test_a_convolution_that_is_fused_is_the_one_that_is_not() -> None:

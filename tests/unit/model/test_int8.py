@@ -61,6 +61,8 @@ def network() -> torch.nn.Sequential:
     inception.init_head(net, seed=0)
     with torch.no_grad():
         net.get_submodule("fc").weight.mul_(20)  # classes far from equally probable
+        taps = net.get_parameter("taps.weight")
+        taps.copy_(0.02 * torch.randn(taps.shape, generator=torch.Generator().manual_seed(1)))
     return net.eval()
 
 

@@ -18,7 +18,7 @@ def test_each_block_learns_slower_than_the_one_after_it() -> None:
     names = {id(parameter): name.split(".")[0] for name, parameter in tail.named_parameters()}
     peaks = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
     assert peaks == pytest.approx(
-        {"fc": 0.1, "Mixed_7c": 0.05, "Mixed_7b": 0.04, "Mixed_7a": 0.032}
+        {"fc": 0.1, "taps": 0.1, "Mixed_7c": 0.05, "Mixed_7b": 0.04, "Mixed_7a": 0.032}
     )
     decays = {p.ndim > 1: group["weight_decay"] for group in groups for p in group["params"]}
     assert decays == {True: 0.01, False: 0.0}

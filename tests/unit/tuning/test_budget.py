@@ -153,10 +153,11 @@ def test_a_budget_that_cannot_hold_is_refused_with_what_it_needs() -> None:
     assert plan(60 * (need + 0.2), unfrozen_layers=[0]).final.epochs >= 1
 
 
-def test_what_was_begun_is_ended() -> None:
+def test_without_time_for_an_epoch_the_probe_is_the_result() -> None:
     found = plan(5, built=True)
-    assert (found.depths, found.final.points, found.final.epochs) == ((0,), 1, 1)
-    assert found.sweep.points == 0
+    assert found.depths == ()
+    assert (found.sweep.points, found.final.points) == (0, 0)
+    assert found.tradeoffs == ("fine-tuning: the probe alone",)
 
 
 def test_where_comparing_would_leave_too_few_epochs_one_deep_fit_has_all_cpus() -> None:

@@ -41,7 +41,7 @@ def test_a_longer_trial_reads_what_the_driver_decided(tmp_path: Path) -> None:
     assert isinstance(setup.source, RayDataSource)
     # The other way round: features that are there are read by the shortest trial too.
     uri = f"{tmp_path}/root/features/13"
-    storage.commit(uri, {RECORD: b'{"shape": [768, 3, 3]}'})
+    storage.commit(uri, {RECORD: b'{"width": 7776}'})
     short = trial_config(config, {**point, "train.epochs": 1}, 0)
     setup = build_fit(short, FeaturePlan({13: uri}), where=torch.device("cpu"))
     assert isinstance(setup.source, InMemorySource)

@@ -1,0 +1,85 @@
+"""A fit that starts from the probe: before its first step it answers as the probe does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rtl.config import loading
+from rtl.config.tree import Config
+from rtl.data.batches import ImageReader, ShardRead
+from rtl.feature_extraction.cache import FeaturePlan
+from rtl.training import probe
+from rtl.training.loop import Learner
+from rtl.training.train import build_fit
+from tests.conftest import make_dataset
+
+CPU = torch.device("cpu")
+Head = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    root = str(tmp_path_factory.mktemp("start"))
+    make_dataset(f"{root}/data", train=18, val=6, test=0)
+    return loading.load().replace(
+        storage=root, data={"uri": f"{root}/data", "image_size": 80, "framing": "crop"},
+        model={"unfrozen_layers": 0, "precision": "bf16"}, train={"batch_size": 6},
+    )  # fmt: skip
+
+
+def images(config: Config, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    manifest = build_fit(config, FeaturePlan(), where=CPU).plan.manifest
+    reader = ImageReader(manifest, config.data)
+    found = [
+        batch
+        for shard in manifest.split(split)
+        for batch in reader(ShardRead(0, split, shard, np.arange(shard.rows), 0))
+    ]
+    return torch.cat([b.inputs for b in found]), torch.cat([b.labels for b in found])
+
+
+def answers(learner: Learner, inputs: torch.Tensor) -> torch.Tensor:
+    learner.tail.eval()
+    with torch.inference_mode():
+        return learner.logits(learner.features(inputs)).softmax(1)
+
+
+@pytest.fixture(scope="module")
+def solved(config: Config) -> tuple[Head, torch.Tensor]:
+    """The probe's head, and its probabilities for `val`."""
+    learner = build_fit(config, FeaturePlan(), where=CPU).learner
+    inputs, labels = images(config, "train")
+    with torch.inference_mode():
+        maps, taps = learner.features(inputs)
+    rows = probe.Rows(torch.cat([maps.float(), taps], 1), torch.eye(3)[labels], np.arange(18))
+    found = probe.solve(rows, strengths=[1e-2])
+    head = {
+        "fc.weight": found.weight[:, :2048].contiguous(), "fc.bias": found.bias,
+        "taps.weight": found.weight[:, 2048:].contiguous(),
+    }  # fmt: skip
+    learner.tail.load_state_dict(head)
+    inputs, labels = images(config, "val")
+    given = answers(learner, inputs)
+    assert (given.argmax(1) == labels).float().mean() > 0.8
+    with torch.inference_mode():
+        maps, taps = learner.features(inputs)
+    exact = found.logits(torch.cat([maps.float(), taps], 1)).softmax(1)
+    torch.testing.assert_close(given, exact, atol=0.02, rtol=0)
+    return head, given
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_at_step_0_every_probability_is_the_probes(
+    config: Config, solved: tuple[Head, torch.Tensor], k: int
+) -> None:
+    head, expected = solved
+    deeper = config.replace(model={"unfrozen_layers": k})
+    learner = build_fit(deeper, FeaturePlan(), where=CPU, head=head).learner
+    inputs, _ = images(config, "val")
+    torch.testing.assert_close(answers(learner, inputs), expected, atol=0.02, rtol=0)
+    served = learner.predictor("none")(inputs).probabilities
+    torch.testing.assert_close(served, expected, atol=0.02, rtol=0)
+    without = build_fit(deeper, FeaturePlan(), where=CPU).learner
+    assert (answers(without, inputs) - expected).abs().max() > 0.1
