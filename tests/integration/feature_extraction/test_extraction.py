@@ -46,10 +46,8 @@ def test_a_process_keeps_the_trunk_for_the_tasks_of_one_pass() -> None:
 
 def test_one_pass_gives_every_cut_and_is_not_run_again(built: Built) -> None:
     settings, manifest, found = built
-    assert {k: f.shape for k, f in found.items()} == {
-        0: (2048,),
-        1: inception.feature_shape(1, 80),
-    }
+    taps = inception.taps_width(16)
+    assert {k: f.width for k, f in found.items()} == {0: 2048 + taps, 1: 2048 + taps}
     again = extraction.build(
         settings, manifest, [1, 0], progress=lambda *_: pytest.fail("computed again")
     )

@@ -56,7 +56,7 @@ def test_the_page_shows_what_the_run_found(page: Page, searched: Searched) -> No
     assert result.test is not None
     assert f"{result.test.accuracy.value:.3f}" in page.locator("#scores").inner_text()
     trials = storage.read_json(f"{uri}/trials.json")
-    assert page.locator("#trials tbody tr").count() == len(trials) == 3
+    assert page.locator("#trials tbody tr").count() == len(trials) == 4
     assert page.locator("tr.winner").count() == 1
     assert "EUR" in page.locator("#trials").inner_text()
     assert page.locator("#lead .verdict").count() == 1

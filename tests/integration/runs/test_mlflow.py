@@ -81,7 +81,7 @@ def test_a_finished_run_is_logged_to_mlflow_once_and_without_a_secret(
     assert len(logged) == 1
     data = logged[0].data
     assert data.params["optimizer.lr"] == "0.5"  # the winner's, of its bundle's config
-    assert data.params["search.unfrozen_layers"] == "[0, 1, 2, 3]"
+    assert data.params["search.unfrozen_layers"] == "[1, 2, 3]"
     assert data.params["data.augment.jitter"] == "0.1"
     assert data.metrics["test/accuracy"] == data.metrics["best/val/accuracy"] == 0.75
     losses = client.get_metric_history(logged[0].info.run_id, "train/loss")

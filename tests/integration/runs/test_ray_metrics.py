@@ -63,9 +63,9 @@ def test_metrics_are_on_the_nodes_port(
     expected = {
         "ray_rtl_cache_misses_total": IMAGES - 8,
         "ray_rtl_cache_hits_total": 8 + IMAGES,
-        "ray_rtl_images_total": IMAGES - 8 + 2 * 3 * manifest.rows("train"),
+        "ray_rtl_images_total": IMAGES - 8 + (1 + 2 * 3) * manifest.rows("train"),
         "ray_rtl_epoch": 3,
-        "ray_rtl_trials": 2,
+        "ray_rtl_trials": 3,  # and the probe
         "ray_rtl_stall_seconds_total": 2 * 3 * 0.25,
         "ray_rtl_cpu_seconds_total": spent.cpu_seconds,
         "ray_rtl_spend_total": spent.cost,
@@ -73,7 +73,7 @@ def test_metrics_are_on_the_nodes_port(
         "ray_rtl_images_per_second": 0,
     }
     assert until(expected, run="searched") == pytest.approx(expected)
-    assert list(exported("ray_rtl_trials", run="searched", state="finished")) == [2]
+    assert list(exported("ray_rtl_trials", run="searched", state="finished")) == [3]
     assert list(exported("ray_rtl_images_total", run="searched", stage="trunk")) == [IMAGES - 8]
     # A fit, told of by three drivers one after another.
     expected = {

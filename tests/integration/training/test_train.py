@@ -397,4 +397,4 @@ def test_workers_that_find_no_places_are_given_up_with_the_sum(
     with pytest.raises(ResourceError, match=said):
         launch(print, {}, config=settings)
     with pytest.raises(ResourceError, match=said):  # a trial of such workers
-        Group(settings, FeaturePlan(), make_callbacks=FitCallbacks).epoch()
+        Group(settings, FeaturePlan(), head={}, make_callbacks=FitCallbacks).epoch()
