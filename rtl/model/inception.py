@@ -104,7 +104,7 @@ class Taps(nn.Linear):
 
     def forward(self, taps: torch.Tensor) -> torch.Tensor:
         """Maps float32 (N, T) to logits, float32 (N, C)."""
-        if not torch.is_autocast_enabled(taps.device.type):  # an export would record its end
+        if not torch.is_autocast_enabled(taps.device.type):  # an export would record the block
             return super().forward(taps.float())
         with torch.autocast(taps.device.type, enabled=False):
             return super().forward(taps.float())

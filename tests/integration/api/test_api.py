@@ -62,16 +62,16 @@ def storage(ray_cluster: None, photos: Path, tmp_path_factory: pytest.TempPathFa
 def test_the_example_leaves_a_model_a_report_and_a_heatmap(storage: Path) -> None:
     registry = rtl.Registry(storage)
     assert registry.uri == f"{storage}/registry"
-    assert (registry.names(), registry.versions("first")) == (["first"], [1])
-    assert registry.current("first") == 1
+    assert (registry.names(), registry.versions("first")) == (["first"], [1, 2])
+    assert registry.current("first") == 2
     assert "<html" in (storage / "first.html").read_text()
     with Image.open(storage / "heatmap.png") as heatmap:
         assert heatmap.size == (75, 75)
 
 
 def test_a_model_answers_and_explains(storage: Path) -> None:
-    model = rtl.load_model("first@1", storage=storage)
-    assert model.uri == f"{storage}/registry/first/1"
+    model = rtl.load_model("first@2", storage=storage)
+    assert model.uri == f"{storage}/registry/first/2"
     assert model.classes == ("blue", "green", "red")
     answer = model.predict(make_image("green", 99))
     assert answer.label == "green"
@@ -136,7 +136,7 @@ def test_the_endpoint_of_the_example_answered(
     with rtl.serve("first", storage=storage, port=0, token="t" * 20) as endpoint:
         import httpx
 
-        assert endpoint.uri == f"{storage}/registry/first/1"
+        assert endpoint.uri == f"{storage}/registry/first/2"
         image = make_image("blue", 5)
         refused = httpx.post(f"{endpoint.url}/v1/predict", content=image, timeout=60)
         assert refused.status_code == 401
