@@ -30,13 +30,14 @@ def make(variant: str, photos: Any) -> Any:
     """A function from uint8 (N, 3, 299, 299) to the features after Mixed_6e, (N, 768, 17, 17)."""
     import torch
     from measuring import reference
+    from torch import nn
 
     from rtl.model import inception, kernels, pretrained
 
     network = inception.build(1)
     weights = pretrained.load("packaged", ".")
     inception.load_part(network, weights.state)
-    trunk, _ = inception.split(network, DEPTH)
+    trunk: nn.Sequential = inception.split(network, DEPTH)[0]
     cpu = torch.device("cpu")
     if variant == "int8":
         some = photos[:128].split(8)

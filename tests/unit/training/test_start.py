@@ -16,7 +16,7 @@ from rtl.training.train import build_fit
 from tests.conftest import make_dataset
 
 CPU = torch.device("cpu")
-Head = dict[str, torch.Tensor]
+State = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def answers(learner: Learner, inputs: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def solved(config: Config) -> tuple[Head, torch.Tensor]:
+def solved(config: Config) -> tuple[State, torch.Tensor]:
     """The probe's head, and its probabilities for `val`."""
     learner = build_fit(config, FeaturePlan(), where=CPU).learner
     inputs, labels = images(config, "train")
@@ -72,9 +72,10 @@ def solved(config: Config) -> tuple[Head, torch.Tensor]:
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
 def test_at_step_0_every_probability_is_the_probes(
-    config: Config, solved: tuple[Head, torch.Tensor], k: int
+    config: Config, solved: tuple[State, torch.Tensor], k: int
 ) -> None:
-    head, expected = solved
+    state, expected = solved
+    head = probe.Head(state, [], torch.zeros(1, 0, 3))
     deeper = config.replace(model={"unfrozen_layers": k})
     learner = build_fit(deeper, FeaturePlan(), where=CPU, head=head).learner
     inputs, _ = images(config, "val")
