@@ -94,8 +94,10 @@ class InferenceNetwork(nn.Module):
             self.part = folded.to(device, dtype).to(memory_format=torch.channels_last)
         self.eval()
         self._segments = nn.ModuleDict(
-            (last, graph.trace_part(segment, device=device, dtype=self.dtype))
-            for last, segment in _segments(self.part)
+            {
+                last: graph.trace_part(segment, device=device, dtype=self.dtype)
+                for last, segment in _segments(self.part)
+            }
         )
 
     @torch.inference_mode()
