@@ -84,7 +84,7 @@ def test_what_a_builder_took_up_in_the_meantime_is_not_pruned(
     uri = storage.join(place, "features", "taken-up")
     lone = storage.join(place, "features", "dead")
     about = json.dumps(
-        {"data_uri": f"{place}/data", "manifest": manifest.digest, "shape": [2048]}
+        {"data_uri": f"{place}/data", "manifest": manifest.digest, "width": 2048}
     ).encode()
     files = {"x.parquet": bytes(1000), cache.RECORD: about}
     for name, data in files.items():
