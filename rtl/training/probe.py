@@ -26,6 +26,12 @@ C, plus half the squared norm of the weights."""
 
 FOLDS = 5
 
+MANY_ROWS = 5000
+"""Rows up to which everything is exact: the cost rises with the cube of the rows."""
+
+_BASIS = 4096
+"""Rows that span the space of more rows than `MANY_ROWS`."""
+
 _CORRECTIONS = "corrections"
 
 _ITERATIONS = 200
@@ -84,8 +90,10 @@ class Head:
         return {row: place for place, row in enumerate(self.ids)}
 
     def corrections_of(self, ids: Sequence[str], view: int) -> torch.Tensor:
-        """The corrections of some rows in one view, float32 (n, C)."""
-        return self.corrections[view, [self._places[row] for row in ids]]
+        """The corrections of some rows in one view, float32 (n, C); 0 for a row it never saw."""
+        known = [row in self._places for row in ids]
+        places = [self._places.get(row, 0) for row in ids]
+        return self.corrections[view, places] * torch.tensor(known)[:, None]
 
     def encode(self) -> dict[str, bytes]:
         """Files for storage; `decode` is the inverse."""
@@ -104,28 +112,65 @@ class Head:
 
 
 def solve(rows: Rows, *, strengths: Sequence[float] = STRENGTHS, folds: int = FOLDS) -> Probe:
-    """Solves the probe, its strength chosen by the log loss of cross-validation over the groups."""
+    """Solves the probe, its strength chosen by the log loss of cross-validation over the groups.
+
+    Beyond `MANY_ROWS` rows the strength is chosen on that many, and two folds give the held-out
+    logits.
+    """
     space = _Space(rows.features)
+    best = strengths[0]
     fold = assign_folds(rows.groups, folds)
+    held_out: torch.Tensor | None = None
+    if len(rows.targets) <= MANY_ROWS:
+        best, held_out = _choose(space.rows, rows.targets, fold, strengths=strengths)
+    elif len(strengths) > 1:
+        some = torch.from_numpy(np.random.default_rng(0).permutation(len(fold))[:MANY_ROWS])
+        best, _ = _choose(space.rows[some], rows.targets[some], fold[some], strengths=strengths)
+    if held_out is None:
+        fold = assign_folds(rows.groups, 2)
+        held_out = _cross_validate(space.rows, rows.targets, fold, strength=best, starts={})
+    solution = _minimize(space.rows, rows.targets, best, start=None)
+    weight, bias = space.unproject(solution)
+    return Probe(weight, bias, best, _loss(space.rows @ solution, rows.targets), held_out)
+
+
+def _choose(
+    rows: torch.Tensor,
+    targets: torch.Tensor,
+    fold: NDArray[np.int64],
+    *,
+    strengths: Sequence[float],
+) -> tuple[float, torch.Tensor]:
+    """The strength with the lowest held-out loss, and the held-out logits at it."""
     held_out: dict[float, torch.Tensor] = {}
     losses: dict[float, float] = {}
-    solutions: dict[int, torch.Tensor] = {}
+    starts: dict[int, torch.Tensor] = {}
     for strength in strengths:
-        logits = torch.zeros_like(rows.targets)
-        for number in range(int(fold.max()) + 1):
-            inside = torch.from_numpy(fold != number)
-            solutions[number] = _minimize(
-                space.rows[inside], rows.targets[inside], strength, start=solutions.get(number)
-            )
-            logits[~inside] = space.rows[~inside] @ solutions[number]
-        held_out[strength] = logits
-        losses[strength] = _loss(logits, rows.targets)
+        found = _cross_validate(rows, targets, fold, strength=strength, starts=starts)
+        held_out[strength], losses[strength] = found, _loss(found, targets)
         if losses[strength] > min(losses.values()):
             break  # the loss is convex in the penalty but for noise: weaker ones take longest
     best = min(losses, key=losses.__getitem__)
-    solution = _minimize(space.rows, rows.targets, best, start=None)
-    weight, bias = space.unproject(solution)
-    return Probe(weight, bias, best, _loss(space.rows @ solution, rows.targets), held_out[best])
+    return best, held_out[best]
+
+
+def _cross_validate(
+    rows: torch.Tensor,
+    targets: torch.Tensor,
+    fold: NDArray[np.int64],
+    *,
+    strength: float,
+    starts: dict[int, torch.Tensor],
+) -> torch.Tensor:
+    """Logits for each row by a solution without its fold; `starts` keeps the folds' solutions."""
+    logits = torch.zeros_like(targets)
+    for number in range(int(fold.max()) + 1):
+        inside = torch.from_numpy(fold != number)
+        starts[number] = _minimize(
+            rows[inside], targets[inside], strength, start=starts.get(number)
+        )
+        logits[~inside] = rows[~inside] @ starts[number]
+    return logits
 
 
 def assign_folds(groups: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
@@ -139,7 +184,10 @@ def assign_folds(groups: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
 
 
 class _Space:
-    """Standardised features in coordinates of the space that they span, and a constant."""
+    """Standardised features in coordinates of the space that they span, and a constant.
+
+    Of many rows a random sample spans it (Nystroem): the directions that it lacks vary least.
+    """
 
     def __init__(self, features: torch.Tensor) -> None:
         values = features.float()
@@ -147,13 +195,15 @@ class _Space:
         deviation = values.std(0, correction=0)
         self._scale = torch.where(deviation > 1e-6 * self._mean.abs() + 1e-9, 1 / deviation, 0.0)
         values = (values - self._mean) * self._scale
-        # values = U S V': U S are the coordinates. U and S come from the Gram matrix.
-        squares, left = torch.linalg.eigh(values @ values.T)
+        sample = values
+        if len(values) > MANY_ROWS:
+            order = np.random.default_rng(0).permutation(len(values))
+            sample = values[torch.from_numpy(order[:_BASIS])]
+        # sample = U S V': V are the coordinates' axes. U and S come from the Gram matrix.
+        squares, left = torch.linalg.eigh(sample @ sample.T)
         kept = squares > 1e-6 * squares[-1]
-        spread = squares[kept].sqrt()
-        self._back = values.T @ (left[:, kept] / spread)  # V, (D, R)
-        ones = torch.ones(len(values), 1)
-        self.rows = torch.cat([left[:, kept] * spread, ones], 1)
+        self._back = sample.T @ (left[:, kept] / squares[kept].sqrt())  # V, (D, R)
+        self.rows = torch.cat([values @ self._back, torch.ones(len(values), 1)], 1)
         """float32 (N, R + 1): the last one is for the bias."""
 
     def unproject(self, solution: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ checkpoint, its predictions, its bundle. The trials' heads start from it (Kumar 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +45,10 @@ FEW_ROWS = 200
 """Rows of `val` below which a fit has to be ahead of the probe by two standard errors."""
 
 _DRAWS = 200
+
+MOST_ROWS = 30_000
+"""Training rows, with their views, that the probe takes at most: they have to fit into memory. Of
+more, the first rows of each shard, which are in random order."""
 
 REFIT_UP_TO = 5000
 """Rows of `train` and `val` up to which the probe is solved on both: cross-validation, which costs
@@ -248,8 +253,9 @@ def _open_reader(config: Config, manifest: Manifest, setup: TrialSetup) -> Reade
 
 
 def _read(setup: FitSetup, reader: Reader, split: str, *, views: int) -> _Read:
+    share = min(1.0, MOST_ROWS / (views * setup.plan.manifest.rows(split)))
     reads = (
-        ShardRead(0, split, shard, np.arange(shard.rows), view)
+        ShardRead(0, split, shard, np.arange(math.ceil(share * shard.rows)), view)
         for shard in setup.plan.manifest.split(split)
         for view in range(views)
     )
