@@ -49,11 +49,11 @@ def make(variant: str, photos: Any) -> Any:
         trunk, device=cpu, dtype=dtype, mean=weights.mean, std=weights.std
     )
     if variant != "compiled":
-        return frozen
+        return lambda images: frozen(images).maps
     from torch._inductor import config
 
     config.freezing = True
-    return torch.compile(frozen)
+    return torch.compile(lambda images: frozen(images).maps)
 
 
 def measure(variant: str, count: int | None) -> dict[str, Any]:

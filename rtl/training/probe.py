@@ -202,8 +202,11 @@ class _Space:
         # sample = U S V': V are the coordinates' axes. U and S come from the Gram matrix.
         squares, left = torch.linalg.eigh(sample @ sample.T)
         kept = squares > 1e-6 * squares[-1]
-        self._back = sample.T @ (left[:, kept] / squares[kept].sqrt())  # V, (D, R)
-        self.rows = torch.cat([values @ self._back, torch.ones(len(values), 1)], 1)
+        spread = squares[kept].sqrt()
+        self._back = sample.T @ (left[:, kept] / spread)  # V, (D, R)
+        # Of the sample itself the coordinates are U S, without V's rounding.
+        found = left[:, kept] * spread if sample is values else values @ self._back
+        self.rows = torch.cat([found, torch.ones(len(values), 1)], 1)
         """float32 (N, R + 1): the last one is for the bias."""
 
     def unproject(self, solution: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

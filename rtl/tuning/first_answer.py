@@ -7,6 +7,7 @@ checkpoint, its predictions, its bundle. The trials' heads start from it (Kumar 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from rtl.data.batches import Batch, ImageReader, Reader, ShardRead
 from rtl.data.shards import Manifest
 from rtl.evaluation import metrics
 from rtl.evaluation.metrics import Scores
-from rtl.evaluation.predictions import Predictions, decode, encode
+from rtl.evaluation.predictions import Predictions, decode, encode, gather
 from rtl.feature_extraction.trunk import open_reader
 from rtl.model import bundle, device, registry
 from rtl.runs import trials
@@ -120,10 +121,10 @@ def choose(run_uri: str, known: Sequence[Trial], *, metric: str) -> Choice:
     fits is ahead by about one through chance alone, while the probe's answers were never chosen by
     `val`. Raises TrainingError where no fit has a score and there is no probe.
     """
-    fits = [trial for trial in known if trial.strength is None]
+    fits = [t for t in known if t.strength is None and t.state != "failed"]
     first = find(known)
     if first is None or first.best is None:
-        return trials.choose(fits)
+        return trials.choose([trial for trial in known if trial.strength is None])
     alone = Choice(first, first.number, first.score, None, 1)
     if not any(fit.best for fit in fits):
         return alone
@@ -203,7 +204,8 @@ def _solve(task: _Task) -> _Solved:
         logits = found.held_out[len(train.ids) :]
     else:
         logits = found.logits(val.features)
-    predictions = Predictions(val.ids, val.labels.numpy(), logits.softmax(1).numpy())
+    # In the order of all predictions, by id.
+    predictions = gather([Predictions(val.ids, val.labels.numpy(), logits.softmax(1).numpy())])
     scores = metrics.evaluate(predictions.probabilities, predictions.labels, manifest.classes)
     epoch = Epoch(
         epoch=0, train_loss=found.loss, lr=0.0, val=scores, seconds=time.monotonic() - started,
@@ -241,7 +243,12 @@ class _Read:
         weights = class_weights(counts, setup.config.train.class_weights)[self.labels]
         classes = functional.one_hot(self.labels, setup.learner.num_classes).float()
         targets = classes * (weights * self.confidence)[:, None]
-        _, groups = np.unique(np.array(self.ids), return_inverse=True)
+        content = {  # images of equal content have equal features in view 0
+            row: hashlib.sha256(self.features[i].numpy().tobytes()).hexdigest()
+            for i, row in enumerate(self.ids)
+            if not self.views[i]
+        }
+        _, groups = np.unique([content[row] for row in self.ids], return_inverse=True)
         return probe.Rows(self.features, targets, groups)
 
 
