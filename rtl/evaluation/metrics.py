@@ -206,6 +206,28 @@ def evaluate(
     )
 
 
+def value_of(name: str, probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
+    """The value that `evaluate` gives for accuracy, macro_f1 or auc, without its interval.
+
+    NaN for the AUC of rows of one class. Takes a hundredth of the time, for resampling.
+    """
+    called = probabilities.argmax(axis=1)
+    if name == "accuracy":
+        return float((called == labels).mean())
+    width = probabilities.shape[1]
+    if name == "macro_f1":
+        found = np.bincount(labels[called == labels], minlength=width)
+        counts = (np.bincount(rows, minlength=width) for rows in (labels, called))
+        return float(_mean_f1(found, *counts))
+    occurring = [1] if width == 2 else np.unique(labels).tolist()
+    areas = [
+        _share_below(probabilities[labels == c, c], probabilities[labels != c, c]).mean()
+        for c in occurring
+        if 0 < (labels == c).sum() < len(labels)
+    ]
+    return float(np.mean(areas)) if areas else float("nan")
+
+
 def wilson(hits: int, rows: int) -> Estimate:
     """A share with Wilson's score interval (Wilson 1927): honest at 0, at 1 and for few rows."""
     share = hits / rows

@@ -143,20 +143,16 @@ def standard_errors(mine: Predictions, others: Predictions, metric: str) -> floa
     """The difference of two models' scores on the same rows, in its standard errors."""
     place = {row: i for i, row in enumerate(others.ids)}
     order = [place[row] for row in mine.ids]
-    names = [str(i) for i in range(mine.probabilities.shape[1])]
     rng = np.random.default_rng(0)
     differences = []
     for _ in range(_DRAWS):
-        drawn = rng.integers(len(mine.ids), size=len(mine.ids))
-        labels = mine.labels[drawn]
-        if len(np.unique(labels)) == 1:
-            continue  # the area under the curve is undefined
+        drawn = rng.integers(len(order), size=len(order))
         first, second = (
-            metrics.evaluate(probabilities[drawn], labels, names).score(metric)
+            metrics.value_of(metric, probabilities[drawn], mine.labels[drawn])
             for probabilities in (mine.probabilities, others.probabilities[order])
         )
         differences.append(first - second)
-    return float(np.mean(differences) / max(float(np.std(differences)), 1e-9))
+    return float(np.nanmean(differences) / max(float(np.nanstd(differences)), 1e-9))
 
 
 def solve_first_answer(setup: TrialSetup) -> Trial:
@@ -192,8 +188,10 @@ def _solve(task: _Task) -> _Solved:
     setup = build_fit(config, task.setup.features, where=where)
     manifest = setup.plan.manifest
     reader = _open_reader(config, manifest, task.setup)
-    train = _read(setup, reader, "train", views=config.features.views)
-    val = _read(setup, reader, "val", views=1)
+    views = config.features.views
+    share = min(1.0, MOST_ROWS / (views * manifest.rows("train")))
+    train = _read(setup, reader, "train", views=views, share=share)
+    val = _read(setup, reader, "val")
     found = probe.solve(train.rows(setup))
     _load(found, setup.learner)
     storage.commit(task.setup.head_uri, _head(found, train, setup).encode())
@@ -259,8 +257,10 @@ def _open_reader(config: Config, manifest: Manifest, setup: TrialSetup) -> Reade
     return open_reader(config, manifest, found, keep=False)
 
 
-def _read(setup: FitSetup, reader: Reader, split: str, *, views: int) -> _Read:
-    share = min(1.0, MOST_ROWS / (views * setup.plan.manifest.rows(split)))
+def _read(
+    setup: FitSetup, reader: Reader, split: str, *, views: int = 1, share: float = 1.0
+) -> _Read:
+    """Reads a share of the rows of each shard, in so many views."""
     reads = (
         ShardRead(0, split, shard, np.arange(math.ceil(share * shard.rows)), view)
         for shard in setup.plan.manifest.split(split)

@@ -343,3 +343,19 @@ def test_a_mean_is_exact_however_the_rows_were_split() -> None:
 def test_the_mean_of_no_rows_is_refused() -> None:
     with pytest.raises(DataError, match="The mean of 0 rows is undefined"):
         _ = Mean().merge(Mean()).value
+
+
+@pytest.mark.parametrize("width", [2, 5])
+@pytest.mark.parametrize("name", ["accuracy", "macro_f1", "auc"])
+def test_a_value_alone_is_that_of_the_evaluation(name: str, width: int) -> None:
+    rng = np.random.default_rng(width)
+    labels = rng.integers(width, size=60)
+    given = rng.random((60, width)) + np.eye(width)[labels] * 0.5
+    probabilities = (given / given.sum(1, keepdims=True)).astype(np.float32)
+    whole = metrics.evaluate(probabilities, labels, [str(i) for i in range(width)])
+    assert metrics.value_of(name, probabilities, labels) == pytest.approx(whole.score(name))
+
+
+def test_the_auc_of_one_class_alone_is_no_number() -> None:
+    alone = np.array([[0.2, 0.8], [0.4, 0.6]], np.float32)
+    assert np.isnan(metrics.value_of("auc", alone, np.array([1, 1])))
