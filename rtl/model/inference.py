@@ -142,7 +142,8 @@ class Predictor:
 
         Grad-CAM (Selvaraju et al. 2017) of the class's logit minus the mean logit: a softmax
         depends on differences only. Behind an average and one linear layer the gradients are that
-        layer's weights (their section 3.1), so that none are computed.
+        layer's weights (their section 3.1), so that none are computed. The taps' share in the logit
+        is left out: the map shows where the last block found its evidence.
         """
         classifier = self._head.get_submodule("fc")
         assert isinstance(classifier, nn.Linear)  # noqa: S101 -- `inception.build` made it
