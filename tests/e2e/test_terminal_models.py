@@ -113,6 +113,7 @@ def test_export_and_card(alone: Workplace, models: str) -> None:
     card.must_say("curl --data-binary @photo.jpg")
 
 
+@pytest.mark.slow
 def test_deploy_stays_and_serve_ends_with_ctrl_c(
     work: Workplace, models: str, shared_cluster: SharedCluster
 ) -> None:

@@ -164,6 +164,7 @@ def test_a_bad_image_is_a_row_with_its_error(finished: tuple[Path, Path, Summary
         assert set(row.values()) == {None}
 
 
+@pytest.mark.slow
 def test_a_prefix_of_s3(
     ray_cluster: None, s3: str, bundles: tuple[str, str], classifier: Classifier
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_prefix_of_s3(
     assert rows["bad.jpg"]["error"].startswith("CorruptImageError: ")
 
 
+@pytest.mark.slow
 def test_all_splits_of_a_packed_data_set(
     ray_cluster: None, tmp_path: Path, bundles: tuple[str, str], classifier: Classifier
 ) -> None:
@@ -204,6 +206,7 @@ def times(dest: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in dest.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_what_is_whole_is_not_computed_again(
     finished: tuple[Path, Path, Summary], copy: Path, bundles: tuple[str, str]
 ) -> None:

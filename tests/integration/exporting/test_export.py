@@ -117,6 +117,7 @@ def judge(info: BundleInfo, network: nn.Sequential, ask: Callable[[torch.Tensor]
         torch.testing.assert_close(found, expected[:size], atol=2e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_torch_export_answers_as_its_bundle(plain: Path, network: nn.Sequential) -> None:
     judge(PLAIN, network, torch.export.load(plain / "out" / "model.pt2").module())
 

@@ -39,6 +39,7 @@ def make_learner(settings: Config) -> Learner:
 
 
 @pytest.mark.parametrize("k", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
 def test_a_fit_is_evaluated_by_its_features_as_by_the_images(
     built: Built, k: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def mlflow_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @NEEDS_MLFLOW
+@pytest.mark.slow
 def test_a_finished_run_is_logged_to_mlflow_once_and_without_a_secret(
     s3: str, ray_cluster: None, model: Files, mlflow_place: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,

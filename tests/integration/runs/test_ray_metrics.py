@@ -54,6 +54,7 @@ def test_only_the_wait_for_a_batch_is_stall() -> None:
     assert 0.15 <= batches.seconds <= whole - 0.15
 
 
+@pytest.mark.slow
 def test_metrics_are_on_the_nodes_port(
     told_search: tuple[Config, Manifest], fitted: list[Any]
 ) -> None:

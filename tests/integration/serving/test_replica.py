@@ -78,6 +78,7 @@ def following(
 
 
 @pytest.mark.parametrize("fault", [StorageError("away"), BundleError("broken")])
+@pytest.mark.slow
 def test_what_may_pass_is_tried_again_and_a_broken_bundle_is_not(
     root: str, fault: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_look_that_began_before_does_not_bring_the_old_target_back(
     following(root, test)
 
 
+@pytest.mark.slow
 def test_a_promotion_while_a_canary_is_proved_stays(
     root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,6 +216,7 @@ def served(client: httpx.Client) -> tuple[str, int]:
     return model["name"], model["version"]
 
 
+@pytest.mark.slow
 def test_a_model_is_swapped_without_a_lost_request(
     client: httpx.Client, url: str, first: str, second: str
 ) -> None:

@@ -43,6 +43,9 @@ SHOP = "https://shop.example"
 CONFIG = ServeConfig(port=0, max_batch_size=4, top_k=2, follow_s=0.2, cors_origins=(SHOP,))
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def root(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A storage root with three versions of `colours`, the first one current."""
@@ -249,7 +252,6 @@ def test_drift_is_seen_once_there_are_enough_images(client: httpx.Client) -> Non
     assert 'rtl_drift{signal="distance"}' in client.get("/metrics").text
 
 
-@pytest.mark.slow
 def test_promotion_and_rollback_under_load_lose_no_request(client: httpx.Client, root: str) -> None:
     statuses: list[int] = []
     versions: list[int] = []
@@ -309,7 +311,6 @@ def test_a_canary_answers_beside_the_current_model(
     until(lambda: trial() is None)
 
 
-@pytest.mark.slow
 def test_a_refused_deployment_leaves_the_name_followed(
     client: httpx.Client, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,7 +329,6 @@ def test_a_refused_deployment_leaves_the_name_followed(
     until(lambda: version(client) == 1)
 
 
-@pytest.mark.slow
 def test_a_bundle_that_answers_the_golden_image_otherwise_takes_no_traffic(
     client: httpx.Client, root: str, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from rtl import storage
@@ -15,6 +16,7 @@ from rtl.training import train
 from tests.conftest import make_dataset, make_image
 
 
+@pytest.mark.slow
 def test_a_fit_takes_the_framing_decided_first_in_every_stage(
     tmp_path: Path, ray_cluster: None
 ) -> None:

@@ -99,6 +99,7 @@ def test_a_stopped_and_resumed_fit_ends_with_the_same_weights(tmp_path: Path, em
     assert torch.equal(whole.best_weights["fc.weight"], whole.tail["fc.weight"]) == (not ema)
 
 
+@pytest.mark.slow
 def test_val_is_asked_with_the_weights_that_are_kept(tmp_path: Path) -> None:
     manifest = make_dataset(str(tmp_path / "data"))
     settings = make_config(str(tmp_path), train={"epochs": 1, "ema": 0.9})
@@ -135,6 +136,7 @@ def test_a_last_batch_of_one_row_does_not_end_a_fit_whose_batch_norm_trains(
         assert bool(torch.isfinite(tensor).all()), name
 
 
+@pytest.mark.slow
 def test_an_uncommitted_checkpoint_does_not_exist(tmp_path: Path) -> None:
     manifest = make_dataset(str(tmp_path / "data"))
     recorder = Recorder(str(tmp_path / "c"))
@@ -259,6 +261,7 @@ def test_a_storage_that_is_a_file_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "root").read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_a_lasting_error_in_a_worker_reaches_the_caller(tmp_path: Path, ray_cluster: None) -> None:
     make_dataset(str(tmp_path / "data"))
     settings = make_config(

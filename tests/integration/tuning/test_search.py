@@ -135,6 +135,7 @@ def test_finalists_run_with_more_seeds_and_a_killed_search_goes_on(
     assert search.search(settings, resume=True) == again
 
 
+@pytest.mark.slow
 def test_a_winner_is_evaluated_with_the_cpus_that_an_endpoint_leaves(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,13 +120,13 @@ def test_cached_features_are_answered_as_their_images(tmp_path: Path, k: int) ->
     )  # fmt: skip
     weights = pretrained.load("packaged", str(tmp_path))
     learner = Learner(config, weights, num_classes=3, device=CPU)
-    set_taps(learner.network, 0.03)
+    set_taps(learner.network, 0.02)
     rows = inception.pack_features(learner.frozen(IMAGES))
     predictor = learner.predictor("none", unfrozen_layers=k)
     from_images = predictor(IMAGES).probabilities
     from_features = predictor(None, learner.features(rows)).probabilities
-    assert from_images.std(0).max() > 0.05  # answers that differ from image to image
-    torch.testing.assert_close(from_features, from_images, atol=0.03, rtol=0)
+    assert from_images.std(0).max() > 0.03  # answers that differ from image to image
+    torch.testing.assert_close(from_features, from_images, atol=0.01, rtol=0)
     learner.tail.eval()
     with torch.inference_mode():
         own = learner.logits(learner.features(IMAGES)).softmax(1)
