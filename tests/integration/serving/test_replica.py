@@ -36,6 +36,9 @@ CONFIG = ServeConfig(port=0, max_batch_size=4, max_body_mb=0.5, timeout_s=30, fo
 JPEG = make_image("red", 0)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(autouse=True)
 def _garbage() -> Iterator[None]:
     """A replica looks for garbage otherwise than a process of tests does."""
@@ -78,7 +81,6 @@ def following(
 
 
 @pytest.mark.parametrize("fault", [StorageError("away"), BundleError("broken")])
-@pytest.mark.slow
 def test_what_may_pass_is_tried_again_and_a_broken_bundle_is_not(
     root: str, fault: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +166,6 @@ def test_a_look_that_began_before_does_not_bring_the_old_target_back(
     following(root, test)
 
 
-@pytest.mark.slow
 def test_a_promotion_while_a_canary_is_proved_stays(
     root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

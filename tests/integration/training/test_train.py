@@ -162,7 +162,6 @@ def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
     assert result.test is not None
     assert result.test.rows == 12
     assert result.test.accuracy.value >= 0.75  # 1/3 by chance
-    # The bundle alone gives the same answers from the encoded images.
     classifier = bundle.Classifier.load(result.bundle)
     reader = ImageReader(manifest, settings.data)
     plan = EpochSampler(manifest, 0, 8, 1)
@@ -198,8 +197,6 @@ def test_two_workers_give_the_losses_of_one_process(tmp_path: Path, ray_cluster:
     raw = calibrate(torch.from_numpy(said.probabilities), 1 / temperature).numpy()
     scores = metrics.evaluate(raw, said.labels, result.val.classes)
     assert scores.log_loss == pytest.approx(result.val.log_loss, rel=1e-3)
-    # Features are rounded to bf16: with the workers' number of threads, or sums of another order
-    # may fall on the other side.
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.train.cpus_per_worker or 1)
     try:
