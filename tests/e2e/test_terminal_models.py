@@ -49,6 +49,7 @@ def models(folder: Path) -> str:
     return root
 
 
+@pytest.mark.slow
 def test_promote_canary_and_rollback(alone: Workplace, models: str) -> None:
     promoted = alone.run("rtl promote colours 2 --storage models")
     promoted.must_say("colours@2 is current; endpoints of that name follow within 2 s.")
@@ -69,6 +70,7 @@ def test_evaluate_shows_scores_and_no_json(work: Workplace, models: str) -> None
     assert "{" not in shown.transcript()
 
 
+@pytest.mark.slow
 def test_quantize_registers_a_version(alone: Workplace, models: str) -> None:
     done = alone.run("rtl quantize colours@1 --at-most 100 --data data --storage models")
     done.must_say("Rows compared")
@@ -104,6 +106,7 @@ def test_predict_that_was_stopped_keeps_its_answers_and_goes_on(
     assert pq.ParquetDataset(work.path("answers/answers")).read().num_rows == 1920
 
 
+@pytest.mark.slow
 def test_export_and_card(alone: Workplace, models: str) -> None:
     exported = alone.run("rtl export colours@1 exported --storage models --check photos/red")
     exported.must_say("it answered as the bundle")
