@@ -110,13 +110,14 @@ def tails_in_turns(tree: dict[str, Any], rows: int, val_rows: int, barrier: Any)
     from rtl.config.tree import from_dict
     from rtl.data.shards import load_manifest
     from rtl.feature_extraction import extraction
-    from rtl.training import loop, train
+    from rtl.training import loop
+    from rtl.training.setup import build_fit
 
     torch.set_num_threads(1)
     config = from_dict(tree)
     manifest = load_manifest(str(config.data.uri))
     features = extraction.build_plan(config, manifest, [config.model.unfrozen_layers], cached=[])
-    setup = train.build_fit(config, features, where=torch.device("cpu"))
+    setup = build_fit(config, features, where=torch.device("cpu"))
 
     def bare(own: bool) -> list[float]:
         barrier.wait()

@@ -63,21 +63,29 @@ def make_folder(root: Path, per_class: int, labels: tuple[str, ...] = tuple(COLO
 
 
 def make_dataset(
-    uri: str, train: int = 24, val: int = 12, test: int = 12, shard_rows: int = 10
-) -> Manifest:
-    """A packed data set of generated photos, its classes in turn, its splits distinct."""
+    uri: str, train: int = 24, val: int = 12, test: int = 12, *, shard_rows: int = 10,
+    wrong_every: int = 1000,
+) -> Manifest:  # fmt: skip
+    """A packed data set of generated photos, its classes in turn, its splits distinct.
+
+    One row in `wrong_every` has the label of the next class.
+    """
     classes = tuple(COLOURS)
+
+    def label_of(number: int) -> int:
+        return (number + (number % wrong_every == wrong_every - 1)) % len(classes)
+
     found, counts, start = [], {}, 0
     for split, rows in (("train", train), ("val", val), ("test", test)):
         numbers = range(start, start + rows)
         start += rows
         counts[split] = tuple(
-            sum(n % len(classes) == label for n in numbers) for label in range(len(classes))
+            sum(label_of(n) == label for n in numbers) for label in range(len(classes))
         )
         for part in range(0, rows, shard_rows):
             chosen = numbers[part : part + shard_rows]
-            labels = [n % len(classes) for n in chosen]
-            pixels = [make_image(classes[k], n) for n, k in zip(chosen, labels, strict=True)]
+            labels = [label_of(n) for n in chosen]
+            pixels = [make_image(classes[n % len(classes)], n) for n in chosen]
             encoded = shards.encode_shard([f"{n:05}" for n in chosen], pixels, labels)
             path = f"{split}/{part // shard_rows:05}.parquet"
             storage.write_bytes(storage.join(uri, path), encoded)

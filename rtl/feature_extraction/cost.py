@@ -19,6 +19,12 @@ TRUNK_SHARE = (1.0, 0.93, 0.88, 0.82, 0.72, 0.63, 0.55, 0.48, 0.41, 0.35, 0.29, 
 COMPRESSED_SHARE = (1.0, 0.10, 0.28, 0.14, 0.26, 0.26, 0.26, 0.26)
 """Size after zstd over the size of the bf16 values, k = 0 to 7; deeper cuts count as 0.5."""
 
+PROBE_ROWS = 30_000
+"""Training rows, with their views, that the probe takes at most: they have to fit into memory."""
+_PROBE_CACHE = 10 * PROBE_ROWS
+"""Training rows, with their views, up to which the features of k = 0 are cached for the probe: 8 GB
+at most. Of more, it computes those of its own rows from their images."""
+
 
 @dataclass(frozen=True)
 class CacheCost:
@@ -82,3 +88,11 @@ def depths_to_cache(
         and k < len(inception.BLOCKS)
         and (mode == "on" or estimate(config, manifest, unfrozen_layers=k, fits=fits).pays)
     )
+
+
+def with_probe(config: Config, manifest: Manifest, cached: Sequence[int]) -> tuple[int, ...]:
+    """Adds the probe's depth, 0, to the depths that are to be cached, where that pays."""
+    rows = config.features.views * manifest.rows("train")
+    if 0 in cached or config.features.cache == "off" or rows > _PROBE_CACHE:
+        return tuple(cached)
+    return (0, *cached)

@@ -16,14 +16,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rtl import storage
 from rtl.config.tree import Config
-from rtl.data.batches import BatchSource, EpochSampler, ImageReader, InMemorySource
 from rtl.data.shards import Manifest, load_manifest
-from rtl.data.streaming import RayDataSource
 from rtl.errors import ConfigError, ResourceError, TrainingError
 from rtl.evaluation.predictions import Predictions
 from rtl.feature_extraction import cost, extraction, framing
 from rtl.feature_extraction.cache import FeaturePlan
-from rtl.feature_extraction.trunk import open_reader
 from rtl.model import device, pretrained
 from rtl.runs import mlflow_log, ray_metrics, run
 from rtl.runs.progress import EventChannel, RunCallbacks, open_channel
@@ -35,8 +32,9 @@ from rtl.storage import destinations
 from rtl.training import checks, faults
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.finalize import finalize, read_outcome, register_result
-from rtl.training.loop import FitSetup, Learner, fit
-from rtl.training.probe import Head
+from rtl.training.loop import fit
+from rtl.training.probe import Head, start
+from rtl.training.setup import build_fit
 from rtl.training.trainer import DistributedCallbacks, launch
 
 _GPU_SHARE = 0.01
@@ -54,6 +52,11 @@ class FitTask:
     channel: EventChannel
     """Takes the workers' events."""
 
+    @property
+    def head_uri(self) -> str:
+        """URI of the folder that the head, which the fit starts from, is committed to."""
+        return storage.join(self.uri, "head")
+
 
 def train(
     config: Config, *, resume: bool = False, callbacks: RunCallbacks | None = None
@@ -68,8 +71,8 @@ def train(
     config, manifest = prepare(config)
     mlflow_log.check(config)
     depths = [config.model.unfrozen_layers]
-    cached = cost.depths_to_cache(config, manifest, depths)
-    config = share_cpus(config, data_cpus=0 if cached else 1)
+    own = cost.depths_to_cache(config, manifest, depths)
+    config = share_cpus(config, data_cpus=0 if own else 1)
     uri = run.create_or_resume(config, "train", manifest_digest=manifest.digest, resume=resume)
     done = run.result(uri)
     if done is None:
@@ -78,17 +81,22 @@ def train(
             callbacks = callbacks or RunCallbacks()
             config = framing.resolve(config, manifest, callbacks.print_line)
             curves = TensorBoardLogger(config, uri)
-            own = RunCallbacks(
+            beating = RunCallbacks(
                 epoch=ray_metrics.each(curves.epoch, lambda epoch: _beat(heartbeat, config, epoch))
             )
-            callbacks = ray_metrics.combine(callbacks, meter.callbacks(), own)
+            callbacks = ray_metrics.combine(callbacks, meter.callbacks(), beating)
+            cached = cost.with_probe(config, manifest, own)
             features = extraction.build_plan(
-                config, manifest, depths, cached=cached, progress=callbacks.features
+                config, manifest, (0, *depths), cached=cached, progress=callbacks.features
             )
             if cached:
                 meter.built(config)
             with open_channel(callbacks) as channel:
-                run_workers(FitTask(config, uri, features, channel))
+                task = FitTask(config, uri, features, channel)
+                if not storage.is_committed(task.head_uri):
+                    callbacks.print_line("Solving the probe, whose head the fit starts from.")
+                    storage.commit(task.head_uri, start.solve_head(config, features).encode())
+                run_workers(task)
             outcome = read_outcome(uri)
             curves.outcome(outcome)
             seconds = time.monotonic() - started
@@ -198,51 +206,6 @@ def local_precision(use_gpu: bool) -> str:
     return "bf16" if dtype is torch.bfloat16 else "fp32"
 
 
-def build_fit(
-    config: Config,
-    features: FeaturePlan,
-    *,
-    where: torch.device,
-    rank: int = 0,
-    ranks: int = 1,
-    first_epoch: int = 0,
-    head: Head | None = None,
-) -> FitSetup:
-    """Builds the network, on the device `where`, and the rows of worker `rank` of `ranks`.
-
-    The fit begins with `first_epoch`, and from `head` where it is given. Raises DataError where
-    planned features are gone.
-    """
-    manifest = load_manifest(str(config.data.uri))
-    plan = EpochSampler.from_config(config, manifest, rank=rank, num_ranks=ranks)
-    weights = pretrained.load(config.model.weights, config.storage)
-    learner = Learner(config, weights, num_classes=len(manifest.classes), device=where)
-    if head is not None:
-        learner.tail.load_state_dict(head.state, strict=False)
-    source = make_source(config, plan, features=features, first_epoch=first_epoch)
-    return FitSetup(config, learner, plan, source, head)
-
-
-def make_source(
-    config: Config, plan: EpochSampler, *, features: FeaturePlan, first_epoch: int = 0
-) -> BatchSource:
-    """Opens a fit's rows: cached features, from memory where they fit, or images.
-
-    Raises DataError where planned features are gone.
-    """
-    found = features.load(config.model.unfrozen_layers)
-    if found is None:
-        reader = ImageReader(plan.manifest, config.data)
-        return RayDataSource(plan, reader, first_epoch=first_epoch, epochs=config.train.epochs)
-    keep = found.bytes <= config.features.memory_gb * 1e9
-    cached = open_reader(config, plan.manifest, found, keep=keep)
-    return (
-        InMemorySource(plan, cached)
-        if keep
-        else RayDataSource(plan, cached, first_epoch=first_epoch, epochs=config.train.epochs)
-    )
-
-
 def _worker(task: FitTask) -> None:
     """Runs one worker of the TorchTrainer."""
     session.quiet()
@@ -261,12 +224,13 @@ def _worker(task: FitTask) -> None:
 def _fit_and_finalize(task: FitTask, callbacks: _WorkerCallbacks) -> None:
     import ray.train.torch
 
-    start = callbacks.checkpoints.last()
+    begun = callbacks.checkpoints.last()
     setup = build_fit(
         task.config, task.features, where=ray.train.torch.get_device(), rank=callbacks.rank,
-        ranks=callbacks.ranks, first_epoch=len(start.history) if start else 0,
+        ranks=callbacks.ranks, first_epoch=len(begun.history) if begun else 0,
+        head=Head.decode(storage.read_committed(task.head_uri)),
     )  # fmt: skip
-    state = fit(setup, callbacks, start=start)
+    state = fit(setup, callbacks, start=begun)
     finalize(
         task.uri, setup, checkpoints=callbacks.checkpoints, state=state, callbacks=callbacks,
         found=task.features.load(task.config.model.unfrozen_layers),

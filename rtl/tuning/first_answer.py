@@ -1,42 +1,32 @@
 """The first answer of a search: the probe, as trial 0, registered before anything is fine-tuned.
 
 It is a fit at k = 0 that was solved in one go, so that all that follows a fit serves it too: its
-checkpoint, its predictions, its bundle. The trials' heads start from it (Kumar et al. 2022,
-"Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution").
+checkpoint, its predictions, its bundle. The trials' heads start from it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from rtl import storage
-from rtl.config.tree import Config
-from rtl.data.batches import Batch, ImageReader, Reader, ShardRead
-from rtl.data.shards import Manifest
 from rtl.evaluation import metrics
 from rtl.evaluation.metrics import Scores
 from rtl.evaluation.predictions import Predictions, decode, encode, gather
-from rtl.feature_extraction.trunk import open_reader
 from rtl.model import bundle, device, registry
 from rtl.runs import trials
 from rtl.runs.records import Epoch, TrialEpoch
 from rtl.runs.trials import Choice, Trial
 from rtl.runtime import capacity
 from rtl.runtime.capacity import ResourceRequest
-from rtl.training import probe
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.finalize import finalize
-from rtl.training.loop import FitCallbacks, FitSetup, Learner, class_weights
-from rtl.training.probe import Head, Probe
-from rtl.training.train import build_fit
+from rtl.training.loop import FitCallbacks
+from rtl.training.probe import rows, solver, start
 from rtl.tuning.trial_process import TrialSetup, trial_config
 
 NUMBER = 0
@@ -46,10 +36,6 @@ FEW_ROWS = 200
 """Rows of `val` below which a fit has to be ahead of the probe by two standard errors."""
 
 _DRAWS = 200
-
-MOST_ROWS = 30_000
-"""Training rows, with their views, that the probe takes at most: they have to fit into memory. Of
-more, the first rows of each shard, which are in random order."""
 
 REFIT_UP_TO = 5000
 """Rows of `train` and `val` up to which the probe is solved on both: cross-validation, which costs
@@ -185,20 +171,15 @@ def _solve(task: _Task) -> _Solved:
         task.setup.config, {"model.unfrozen_layers": 0}, task.setup.config.train.seed
     )
     where = device.pick(bool(config.train.gpus_per_worker))
-    setup = build_fit(config, task.setup.features, where=where)
+    solved = start.solve(config, task.setup.features, where=where)
+    storage.commit(task.setup.head_uri, solved.head.encode())
+    setup, train, found = solved.setup, solved.train, solved.probe
     manifest = setup.plan.manifest
-    reader = _open_reader(config, manifest, task.setup)
-    views = config.features.views
-    share = min(1.0, MOST_ROWS / (views * manifest.rows("train")))
-    train = _read(setup, reader, "train", views=views, share=share)
-    val = _read(setup, reader, "val")
-    found = probe.solve(train.rows(setup))
-    _load(found, setup.learner)
-    storage.commit(task.setup.head_uri, _head(found, train, setup).encode())
+    val = rows.read(setup, task.setup.features, "val")
     if manifest.rows("train") + manifest.rows("val") <= REFIT_UP_TO:
-        both = _concatenated([train, val])
-        found = probe.solve(both.rows(setup), strengths=[found.strength])
-        _load(found, setup.learner)
+        both = rows.concatenate([train, val])
+        found = solver.solve(both.for_solver(setup), strengths=[found.strength])
+        start.load(found, setup.learner)
         logits = found.held_out[len(train.ids) :]
     else:
         logits = found.logits(val.features)
@@ -218,94 +199,3 @@ def _solve(task: _Task) -> _Solved:
         found=task.setup.features.load(0), held_out=predictions, splits=("val",),
     )  # fmt: skip
     return _Solved(epoch, found.strength, time.monotonic() - started)
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """Features of some rows, in each of their views."""
-
-    ids: list[str]
-    labels: torch.Tensor
-    confidence: torch.Tensor
-    views: torch.Tensor
-    """int64 (N,)"""
-    features: torch.Tensor
-    """float32 (N, F)"""
-
-    def rows(self, setup: FitSetup) -> probe.Rows:
-        """The rows as the solver takes them, each with the weight of its class and its confidence.
-
-        On ELPV weights gave a larger area under the curve than soft targets did, 0.927 and 0.921.
-        """
-        counts = setup.plan.manifest.counts["train"]
-        weights = class_weights(counts, setup.config.train.class_weights)[self.labels]
-        classes = functional.one_hot(self.labels, setup.learner.num_classes).float()
-        targets = classes * (weights * self.confidence)[:, None]
-        content = {  # images of equal content have equal features in view 0
-            row: hashlib.sha256(self.features[i].numpy().tobytes()).hexdigest()
-            for i, row in enumerate(self.ids)
-            if not self.views[i]
-        }
-        _, groups = np.unique([content[row] for row in self.ids], return_inverse=True)
-        return probe.Rows(self.features, targets, groups)
-
-
-def _open_reader(config: Config, manifest: Manifest, setup: TrialSetup) -> Reader:
-    found = setup.features.load(0)
-    if found is None:
-        return ImageReader(manifest, config.data)
-    return open_reader(config, manifest, found, keep=False)
-
-
-def _read(
-    setup: FitSetup, reader: Reader, split: str, *, views: int = 1, share: float = 1.0
-) -> _Read:
-    """Reads a share of the rows of each shard, in so many views."""
-    reads = (
-        ShardRead(0, split, shard, np.arange(math.ceil(share * shard.rows)), view)
-        for shard in setup.plan.manifest.split(split)
-        for view in range(views)
-    )
-    parts = [_part(setup.learner, batch, read.view) for read in reads for batch in reader(read)]
-    return _concatenated(parts)
-
-
-def _part(learner: Learner, batch: Batch, view: int) -> _Read:
-    with torch.inference_mode():
-        maps, taps = learner.features(batch.inputs)
-        features = torch.cat([maps.float(), taps], 1).cpu()
-    return _Read(
-        batch.ids, batch.labels, batch.confidence, torch.full_like(batch.labels, view), features
-    )
-
-
-def _concatenated(parts: Sequence[_Read]) -> _Read:
-    return _Read(
-        [row for part in parts for row in part.ids],
-        torch.cat([part.labels for part in parts]),
-        torch.cat([part.confidence for part in parts]),
-        torch.cat([part.views for part in parts]),
-        torch.cat([part.features for part in parts]),
-    )
-
-
-def _head(found: Probe, train: _Read, setup: FitSetup) -> Head:
-    """The head that trials start from: the learner's, with the corrections of its rows."""
-    views = setup.plan.views
-    ids = sorted(set(train.ids))
-    place = {row: i for i, row in enumerate(ids)}
-    corrections = torch.zeros(views, len(ids), setup.learner.num_classes)
-    rows = torch.tensor([place[row] for row in train.ids])
-    corrections[train.views, rows] = found.held_out - found.logits(train.features)
-    state = {name: tensor.clone() for name, tensor in setup.learner.tail.state_dict().items()}
-    return Head(state, ids, corrections)
-
-
-def _load(found: Probe, learner: Learner) -> None:
-    """Gives the probe's weights to the learner's head: the pooled output's come first."""
-    pooled = learner.tail.get_parameter("fc.weight").shape[1]
-    head = {
-        "fc.weight": found.weight[:, :pooled], "fc.bias": found.bias,
-        "taps.weight": found.weight[:, pooled:],
-    }  # fmt: skip
-    learner.tail.load_state_dict({k: v.contiguous() for k, v in head.items()})

@@ -26,7 +26,7 @@ from rtl.training import faults
 from rtl.training.checkpoint import Checkpoint
 from rtl.training.loop import FitCallbacks, finished, fit
 from rtl.training.probe import Head
-from rtl.training.train import build_fit
+from rtl.training.setup import build_fit
 from rtl.training.trainer import DistributedCallbacks, launch
 
 

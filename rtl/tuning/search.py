@@ -35,7 +35,8 @@ from rtl.training import checks
 from rtl.training.checkpoint import Checkpoints
 from rtl.training.finalize import finalize, read_outcome, register_result
 from rtl.training.loop import FitCallbacks
-from rtl.training.train import build_fit, prepare, resolve_precision
+from rtl.training.setup import build_fit
+from rtl.training.train import prepare, resolve_precision
 from rtl.tuning import budget, first_answer, sweep
 from rtl.tuning.rounds import Rounds
 from rtl.tuning.throughput import Rates, measure
@@ -133,11 +134,11 @@ def check(config: Config) -> tuple[Config, Manifest]:
 
 
 def depths_to_cache(config: Config, manifest: Manifest) -> tuple[int, ...]:
-    """Selects the depths whose features a search caches: 0, the probe's, and where that pays."""
+    """Selects the depths whose features a search caches: the probe's, and where that pays."""
     depths = config.search.unfrozen_layers
     fits = budget.count_points(config, depths)
     cached = cost.depths_to_cache(config, manifest, depths, fits=fits)
-    return cached if config.features.cache == "off" or 0 in cached else (0, *cached)
+    return cost.with_probe(config, manifest, cached)
 
 
 def count_concurrent(config: Config, *, data_cpus: int) -> int:

@@ -22,7 +22,7 @@ from rtl.runtime import session
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.loop import FitCallbacks, fit
 from rtl.training.probe import Head
-from rtl.training.train import build_fit
+from rtl.training.setup import build_fit
 from rtl.tuning.group_trial import Group
 
 

@@ -35,6 +35,7 @@ from rtl.runtime import capacity, session
 from rtl.training import train
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.loop import FitCallbacks, FitSetup, Learner, fit
+from rtl.training.probe import Head
 from rtl.training.trainer import launch
 from rtl.tuning.group_trial import Group
 from tests.conftest import make_dataset
@@ -70,17 +71,19 @@ class Recorder(FitCallbacks):
 
 
 def fit_here(
-    settings: Config, manifest: Manifest, callbacks: FitCallbacks, reader: Any = None
-) -> Checkpoint:
+    settings: Config, manifest: Manifest, callbacks: FitCallbacks, reader: Any = None,
+    *, head: Head | None = None,
+) -> Checkpoint:  # fmt: skip
     plan = EpochSampler.from_config(settings, manifest)
     reader = reader or ImageReader(manifest, settings.data)
     weights = load_weights("packaged", settings.storage)
     device, classes = torch.device("cpu"), len(manifest.classes)
     learner = Learner(settings, weights, num_classes=classes, device=device)
+    if head is not None:
+        learner.tail.load_state_dict(head.state, strict=False)
     start = callbacks.checkpoints.last() if isinstance(callbacks, Recorder) else None
-    return fit(
-        FitSetup(settings, learner, plan, InMemorySource(plan, reader)), callbacks, start=start
-    )
+    source = InMemorySource(plan, reader)
+    return fit(FitSetup(settings, learner, plan, source, head), callbacks, start=start)
 
 
 @pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
@@ -183,7 +186,7 @@ def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
 
 
 def test_two_workers_give_the_losses_of_one_process(tmp_path: Path, ray_cluster: None) -> None:
-    manifest = make_dataset(str(tmp_path / "data"), train=28)
+    manifest = make_dataset(str(tmp_path / "data"), train=28, wrong_every=4)
     settings = make_config(
         str(tmp_path),
         model={"precision": "fp32", "unfrozen_layers": 4},  # features of 3 x 3 pixels
@@ -200,7 +203,10 @@ def test_two_workers_give_the_losses_of_one_process(tmp_path: Path, ray_cluster:
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.train.cpus_per_worker or 1)
     try:
-        alone = fit_here(settings.replace(train={"workers": 1}), manifest, FitCallbacks())
+        head = Head.decode(storage.read_committed(f"{run.locate(settings)}/head"))
+        alone = fit_here(
+            settings.replace(train={"workers": 1}), manifest, FitCallbacks(), head=head
+        )
     finally:
         torch.set_num_threads(threads)
     assert [(e.train_loss, e.val.log_loss) for e in epochs] == [

@@ -12,7 +12,7 @@ from rtl.data.batches import ImageReader, ShardRead
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.training import probe
 from rtl.training.loop import Learner
-from rtl.training.train import build_fit
+from rtl.training.setup import build_fit
 from tests.conftest import make_dataset
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from rtl.data.streaming import RayDataSource
 from rtl.errors import DataError
 from rtl.feature_extraction import cost, extraction
 from rtl.feature_extraction.cache import RECORD, FeaturePlan
-from rtl.training.train import build_fit
+from rtl.training.setup import build_fit
 from rtl.tuning import budget
 from rtl.tuning.trial_process import Job, trial_config
 from tests.conftest import make_dataset

@@ -9,16 +9,12 @@ is chosen by cross-validation. The optimum is found in the space that the rows s
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
 
 STRENGTHS = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)
 """Values of C that are tried, from the strongest penalty: the loss is the sum over the rows times
@@ -31,8 +27,6 @@ MANY_ROWS = 5000
 
 _BASIS = 4096
 """Rows that span the space of more rows than `MANY_ROWS`."""
-
-_CORRECTIONS = "corrections"
 
 _ITERATIONS = 200
 _TOLERANCE = 3e-5
@@ -70,45 +64,6 @@ class Probe:
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Maps features (N, D) to logits, float32 (N, C)."""
         return features.float() @ self.weight.T + self.bias
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """The head that a fit starts from: a probe's weights, and what it is too sure of."""
-
-    state: dict[str, torch.Tensor]
-    """State of the head's parameters."""
-    ids: list[str]
-    """Training rows, N of them."""
-    corrections: torch.Tensor
-    """float32 (V, N, C): for each view of each row, the logits of a probe that did not see the row
-    minus those of this one. A fit adds them as it trains: on rows that the probe has learnt by
-    heart there would be nothing left for the tail to learn."""
-
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        return {row: place for place, row in enumerate(self.ids)}
-
-    def corrections_of(self, ids: Sequence[str], view: int) -> torch.Tensor:
-        """The corrections of some rows in one view, float32 (n, C); 0 for a row it never saw."""
-        known = [row in self._places for row in ids]
-        places = [self._places.get(row, 0) for row in ids]
-        return self.corrections[view, places] * torch.tensor(known)[:, None]
-
-    def encode(self) -> dict[str, bytes]:
-        """Files for storage; `decode` is the inverse."""
-        tensors = {**self.state, _CORRECTIONS: self.corrections}
-        return {
-            "head.safetensors": save_safetensors({k: t.contiguous() for k, t in tensors.items()}),
-            "ids.json": json.dumps(self.ids).encode(),
-        }
-
-    @classmethod
-    def decode(cls, files: Mapping[str, bytes]) -> Head:
-        """Reads what `encode` gave."""
-        state = load_safetensors(files["head.safetensors"])
-        corrections = state.pop(_CORRECTIONS)
-        return cls(state, json.loads(files["ids.json"]), corrections)
 
 
 def solve(rows: Rows, *, strengths: Sequence[float] = STRENGTHS, folds: int = FOLDS) -> Probe:

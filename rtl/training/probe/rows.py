@@ -1,0 +1,95 @@
+"""Features and targets of a data set's rows, as the probe takes them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from rtl.data.batches import Batch, ImageReader, Reader, ShardRead
+from rtl.feature_extraction.cache import FeaturePlan
+from rtl.feature_extraction.trunk import open_reader
+from rtl.training.loop import FitSetup, Learner, class_weights
+from rtl.training.probe.solver import Rows
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureRows:
+    """Features of N rows, each in one view."""
+
+    ids: list[str]
+    labels: torch.Tensor
+    """int64 (N,)"""
+    confidence: torch.Tensor
+    """float32 (N,): probability that the label is right."""
+    views: torch.Tensor
+    """int64 (N,)"""
+    features: torch.Tensor
+    """float32 (N, F)"""
+
+    def for_solver(self, setup: FitSetup) -> Rows:
+        """The rows as the solver takes them, each with the weight of its class and its confidence.
+
+        On ELPV weights gave a larger area under the curve than soft targets did, 0.927 and 0.921.
+        """
+        counts = setup.plan.manifest.counts["train"]
+        weights = class_weights(counts, setup.config.train.class_weights)[self.labels]
+        classes = functional.one_hot(self.labels, setup.learner.num_classes).float()
+        targets = classes * (weights * self.confidence)[:, None]
+        content = {  # images of equal content have equal features in view 0
+            row: hashlib.sha256(self.features[i].numpy().tobytes()).hexdigest()
+            for i, row in enumerate(self.ids)
+            if not self.views[i]
+        }
+        _, groups = np.unique([content[row] for row in self.ids], return_inverse=True)
+        return Rows(self.features, targets, groups)
+
+
+def read(
+    setup: FitSetup, features: FeaturePlan, split: str, *, views: int = 1, share: float = 1.0
+) -> FeatureRows:
+    """Reads, or computes, a share of the rows of each shard of a split, in so many views.
+
+    `setup` is that of a fit at k = 0.
+    """
+    reader = _open_reader(setup, features)
+    reads = (
+        ShardRead(0, split, shard, np.arange(math.ceil(share * shard.rows)), view)
+        for shard in setup.plan.manifest.split(split)
+        for view in range(views)
+    )
+    return concatenate(
+        [_part(setup.learner, batch, read.view) for read in reads for batch in reader(read)]
+    )
+
+
+def concatenate(parts: Sequence[FeatureRows]) -> FeatureRows:
+    """Returns the rows of all parts, one after another."""
+    return FeatureRows(
+        [row for part in parts for row in part.ids],
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.confidence for part in parts]),
+        torch.cat([part.views for part in parts]),
+        torch.cat([part.features for part in parts]),
+    )
+
+
+def _open_reader(setup: FitSetup, features: FeaturePlan) -> Reader:
+    manifest, found = setup.plan.manifest, features.load(0)
+    if found is None:
+        return ImageReader(manifest, setup.config.data)
+    return open_reader(setup.config, manifest, found, keep=False)
+
+
+def _part(learner: Learner, batch: Batch, view: int) -> FeatureRows:
+    with torch.inference_mode():
+        maps, taps = learner.features(batch.inputs)
+        features = torch.cat([maps.float(), taps], 1).cpu()
+    return FeatureRows(
+        batch.ids, batch.labels, batch.confidence, torch.full_like(batch.labels, view), features
+    )
