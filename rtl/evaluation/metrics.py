@@ -236,6 +236,15 @@ def wilson(hits: int, rows: int) -> Estimate:
     return _estimate(share, middle - half, middle + half)
 
 
+def check_labels(labels: NDArray[Any], classes: int) -> None:
+    """Raises DataError unless labels, (N,) with N > 0, are integers of so many classes."""
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= classes:
+        raise DataError(
+            f"The labels are {labels.dtype} from {labels.min()} to {labels.max()}; they must be "
+            f"integers from 0 to {classes - 1}. Pack the data again."
+        )
+
+
 def _check(probabilities: NDArray[Any], labels: NDArray[Any], classes: Sequence[str]) -> None:
     if probabilities.ndim != 2 or not len(probabilities) or probabilities.shape[1] < 2:
         raise DataError(
@@ -248,11 +257,7 @@ def _check(probabilities: NDArray[Any], labels: NDArray[Any], classes: Sequence[
             f"Probabilities {probabilities.shape}, labels {labels.shape} and {len(classes)} class "
             "names do not agree; they must be (N, C), (N,) and C."
         )
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= width:
-        raise DataError(
-            f"The labels are {labels.dtype} from {labels.min()} to {labels.max()}; they must be "
-            f"integers from 0 to {width - 1}. Pack the data again."
-        )
+    check_labels(labels, width)
     bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
     if bad:
         raise TrainingError(

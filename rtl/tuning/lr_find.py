@@ -4,6 +4,9 @@ The rate of all layers rises a little at every step, from far too low to far too
 first stays, then falls, then explodes. A tenth of the rate with the lowest loss is a good peak.
 Source: L. N. Smith 2017, Cyclical Learning Rates (WACV), section 3.3; the tenth is J. Howard and
 S. Gugger's (2020, fastai, Information 11:108).
+
+The test begins with a random head, fits with the probe's: a solved head's loss has nowhere to fall,
+so that the test would name the lowest rate of all.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from rtl.config.tree import Config
 from rtl.data.batches import Batch, EpochSampler, ImageReader, InMemorySource, Reader
 from rtl.data.shards import load_manifest
 from rtl.errors import TrainingError
-from rtl.feature_extraction import extraction, framing
+from rtl.feature_extraction import cost, extraction, framing
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.feature_extraction.trunk import open_reader
 from rtl.model import device, inception, pretrained
@@ -30,10 +33,8 @@ from rtl.storage import destinations
 from rtl.training import checks
 from rtl.training.loop import FitSetup, Learner, class_weights, training_step
 from rtl.training.optimizer import make_optimizer
-from rtl.training.probe import Head, start
 from rtl.training.train import prepare, resolve_precision
-from rtl.tuning import trial_process
-from rtl.tuning.search import depths_to_cache
+from rtl.tuning import budget, trial_process
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-6, 1.0
@@ -87,21 +88,19 @@ def find(
     config, manifest = prepare(config)
     checks.check_points(config, manifest)
     depths = config.search.unfrozen_layers
-    cached = depths_to_cache(config, manifest)
+    fits = budget.count_points(config, depths)
+    cached = cost.depths_to_cache(config, manifest, depths, fits=fits)
     capacity.require(ResourceRequest("The test", 1, 1, config.train.gpus_per_worker))
     config = framing.resolve(resolve_precision(config), manifest, print_line)
     with destinations.advise(_GO_ON):
-        features = extraction.build_plan(
-            config, manifest, (0, *depths), cached=cached, progress=progress
-        )
-    given = _Task(config, features, start.solve_head(config, features))
+        features = extraction.build_plan(config, manifest, depths, cached=cached, progress=progress)
     task = ray.remote(
         num_cpus=1,
         num_gpus=config.train.gpus_per_worker,
         runtime_env=session.runtime_env(1),
     )(_test)
     with task_errors.raise_own_errors():
-        return ray.get([task.remote(given, k) for k in depths])
+        return ray.get([task.remote(config, features, k) for k in depths])
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
@@ -113,24 +112,13 @@ def smooth(losses: Sequence[float]) -> list[float]:
     return means
 
 
-@dataclass(frozen=True)
-class _Task:
-    """The driver's instructions for the test of each depth."""
-
-    config: Config
-    features: FeaturePlan
-    head: Head
-    """The head that fits start from."""
-
-
-def _test(given: _Task, unfrozen_layers: int) -> RangeTest:
+def _test(base: Config, features: FeaturePlan, unfrozen_layers: int) -> RangeTest:
     """Runs the test of one depth, in a task."""
     session.quiet()
     torch.set_num_threads(1)
     point = {"model.unfrozen_layers": unfrozen_layers}
-    config = trial_process.trial_config(given.config, point, given.config.train.seed)
-    setup = _build(config, given.features, given.head)
-    tail = setup.learner.tail
+    setup = _build(trial_process.trial_config(base, point, base.train.seed), features)
+    config, tail = setup.config, setup.learner.tail
     optimizer = make_optimizer(tail, config.optimizer)
     peaks = [group["lr"] for group in optimizer.param_groups]
     inception.set_train_mode(tail, config.model.batch_norm)
@@ -159,20 +147,19 @@ def _test(given: _Task, unfrozen_layers: int) -> RangeTest:
     return RangeTest(unfrozen_layers, tuple(rates[: len(losses)]), tuple(smooth(losses)))
 
 
-def _build(config: Config, features: FeaturePlan, head: Head) -> FitSetup:
+def _build(config: Config, features: FeaturePlan) -> FitSetup:
     """Builds the network, and its rows without Ray Data, which would read too far ahead."""
     manifest = load_manifest(str(config.data.uri))
     plan = EpochSampler.from_config(config, manifest)
     where = device.pick(bool(config.train.gpus_per_worker))
     weights = pretrained.load(config.model.weights, config.storage)
     learner = Learner(config, weights, num_classes=len(manifest.classes), device=where)
-    learner.tail.load_state_dict(head.state, strict=False)
     found = features.load(config.model.unfrozen_layers)
     reader: Reader = ImageReader(manifest, config.data)
     if found is not None:
         keep = found.bytes <= config.features.memory_gb * 1e9
         reader = open_reader(config, manifest, found, keep=keep)
-    return FitSetup(config, learner, plan, InMemorySource(plan, reader), head)
+    return FitSetup(config, learner, plan, InMemorySource(plan, reader))
 
 
 def _batches(setup: FitSetup) -> Iterator[Batch]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,14 @@ import torch
 from rtl.config import loading
 from rtl.config.tree import Config
 from rtl.data.batches import ImageReader, ShardRead
+from rtl.errors import DataError
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.training import probe
 from rtl.training.loop import Learner
+from rtl.training.probe import start
 from rtl.training.setup import build_fit
 from tests.conftest import make_dataset
+from tests.support.broken_data import mislabel
 
 CPU = torch.device("cpu")
 State = dict[str, torch.Tensor]
@@ -84,3 +89,28 @@ def test_at_step_0_every_probability_is_the_probes(
     torch.testing.assert_close(served, expected, atol=0.02, rtol=0)
     without = build_fit(deeper, FeaturePlan(), where=CPU).learner
     assert (answers(without, inputs) - expected).abs().max() > 0.1
+
+
+def test_a_start_is_solved_from_images_and_answers_as_its_probe(config: Config) -> None:
+    config = config.replace(features={"views": 2})
+    found = start.solve(config.replace(model={"unfrozen_layers": 3}), FeaturePlan(), where=CPU)
+    assert found.setup.config.model.unfrozen_layers == 0
+    assert sorted(found.train.ids) == sorted(2 * found.head.ids)
+    inputs, labels = images(config, "val")
+    given = answers(found.setup.learner, inputs)
+    assert (given.argmax(1) == labels).float().mean() > 0.8
+    deeper = config.replace(model={"unfrozen_layers": 1})
+    begun = build_fit(deeper, FeaturePlan(), where=CPU, head=found.head).learner
+    torch.testing.assert_close(answers(begun, inputs), given, atol=0.02, rtol=0)
+    exact = found.probe.held_out - found.probe.logits(found.train.features)
+    for view in (0, 1):
+        rows = (found.train.views == view).nonzero()[:, 0]
+        corrections = found.head.corrections_of([found.train.ids[row] for row in rows], view)
+        torch.testing.assert_close(corrections, exact[rows])
+
+
+def test_a_label_that_is_no_class_is_an_error(config: Config, tmp_path: Path) -> None:
+    mislabel(make_dataset(f"{tmp_path}/data", train=9, val=3, test=0), 99)
+    broken = config.replace(data={"uri": f"{tmp_path}/data"})
+    with pytest.raises(DataError, match=r"from \d to 99; they must be integers from 0 to 2"):
+        start.solve(broken, FeaturePlan(), where=CPU)
