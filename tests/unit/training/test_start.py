@@ -112,5 +112,5 @@ def test_a_start_is_solved_from_images_and_answers_as_its_probe(config: Config) 
 def test_a_label_that_is_no_class_is_an_error(config: Config, tmp_path: Path) -> None:
     mislabel(make_dataset(f"{tmp_path}/data", train=9, val=3, test=0), 99)
     broken = config.replace(data={"uri": f"{tmp_path}/data"})
-    with pytest.raises(DataError, match=r"from \d to 99; they must be integers from 0 to 2"):
+    with pytest.raises(DataError, match=r"from 99 to 99; they must be integers from 0 to 2"):
         start.solve(broken, FeaturePlan(), where=CPU)
