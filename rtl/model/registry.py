@@ -15,6 +15,7 @@ import re
 import secrets
 import time
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import pydantic
 
@@ -41,6 +42,20 @@ def register(storage_root: str, name: str, bundle_uri: str) -> int:
     version = _claim(storage_root, name)
     storage.commit(place(storage_root, name, version), files)
     return version
+
+
+def find_copy(storage_root: str, name: str, bundle_uri: str) -> int | None:
+    """First version of a name that is a copy of a bundle, by the sha256 of its files; else None.
+
+    Raises NotFoundError where there is no bundle.
+    """
+    files = _committed_files(bundle_uri)
+    found = versions(storage_root, name)
+    return next((n for n in found if _committed_files(place(storage_root, name, n)) == files), None)
+
+
+def _committed_files(uri: str) -> Any:
+    return storage.read_json(storage.join(uri, storage.COMMIT))["files"]
 
 
 def names(storage_root: str) -> list[str]:

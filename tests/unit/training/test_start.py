@@ -8,10 +8,11 @@ import torch
 
 from rtl.config import loading
 from rtl.config.tree import Config
-from rtl.data.batches import ImageReader, ShardRead
+from rtl.data.batches import Batch, ImageReader, ShardRead
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.training import probe
-from rtl.training.loop import Learner
+from rtl.training.loop import FitSetup, Learner, training_step
+from rtl.training.regularization import mixup_shares, neighbours
 from rtl.training.train import build_fit
 from tests.conftest import make_dataset
 
@@ -84,3 +85,29 @@ def test_at_step_0_every_probability_is_the_probes(
     torch.testing.assert_close(served, expected, atol=0.02, rtol=0)
     without = build_fit(deeper, FeaturePlan(), where=CPU).learner
     assert (answers(without, inputs) - expected).abs().max() > 0.1
+
+
+def test_mixup_mixes_the_corrections_with_their_rows(config: Config) -> None:
+    mixed = config.replace(
+        model={"precision": "fp32", "dropout": 0.0},
+        train={"mixup": 0.4, "label_smoothing": 0.0, "batch_size": 6},
+    )
+    fit = build_fit(mixed, FeaturePlan(), where=CPU)
+    inputs, labels = (rows[:6] for rows in images(mixed, "train"))
+    ids = [f"{n:05}" for n in range(6)]
+    corrections = torch.randn(1, 6, 3, generator=torch.Generator().manual_seed(0))
+    setup = FitSetup(
+        mixed, fit.learner, fit.plan, fit.source, probe.Head({}, ids, corrections.expand(2, -1, -1))
+    )
+    with torch.inference_mode():  # k = 0 is linear: its logits mix as its inputs do
+        logits = fit.learner.logits(fit.learner.features(inputs)) + corrections[0]
+    share = torch.from_numpy(mixup_shares(6, 0.4, seed=mixed.train.seed, step=0))[:, None]
+    logits, targets = (
+        rows * share + rows[neighbours(6)] * (1 - share) for rows in (logits, torch.eye(3)[labels])
+    )
+    expected = -(targets * logits.log_softmax(1)).sum()
+    loss = training_step(
+        setup, Batch(ids, labels, inputs, torch.ones(6)), number=0, tail=fit.learner.tail,
+        optimizer=torch.optim.SGD(fit.learner.tail.parameters(), lr=0.0), weights=torch.ones(3),
+    )  # fmt: skip
+    assert loss == pytest.approx(float(expected), rel=1e-3)
