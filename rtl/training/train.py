@@ -8,7 +8,9 @@ checkpoint, so that a lost worker, a lost driver and `--resume` are one case.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import ray
 import torch
@@ -55,8 +57,19 @@ class FitTask:
     """Takes the workers' events."""
 
 
+class Launch(Protocol):
+    """Runs a function with a task in each worker of a fit, and returns when all have ended."""
+
+    def __call__(self, worker: Callable[[Any], None], task: Any, *, config: Config) -> None:
+        """Raises TrainingError where a worker is lost, ResourceError where one has no place."""
+
+
 def train(
-    config: Config, *, resume: bool = False, callbacks: RunCallbacks | None = None
+    config: Config,
+    *,
+    resume: bool = False,
+    callbacks: RunCallbacks | None = None,
+    launch: Launch = launch,
 ) -> run.Result:
     """Runs one fit to its end and registers its bundle. Ray is connected already.
 
@@ -88,7 +101,7 @@ def train(
             if cached:
                 meter.built(config)
             with open_channel(callbacks) as channel:
-                run_workers(FitTask(config, uri, features, channel))
+                run_workers(FitTask(config, uri, features, channel), launch=launch)
             outcome = read_outcome(uri)
             curves.outcome(outcome)
             seconds = time.monotonic() - started
@@ -101,7 +114,7 @@ def _beat(heartbeat: run.Heartbeat, config: Config, epoch: Epoch) -> None:
     heartbeat(epochs=epoch.epoch + 1, score=epoch.val.score(config.train.metric))
 
 
-def run_workers(task: FitTask) -> None:
+def run_workers(task: FitTask, *, launch: Launch = launch) -> None:
     """Runs the workers of a fit; starts them again, `train.max_failures` times, where one is lost.
 
     Raises a permanent error of theirs at once, TrainingError after too many losses.

@@ -71,15 +71,15 @@ def fitted(s3_server: str, ray_cluster: None, model: Files) -> list[Any]:
     epochs: list[int] = []
     callbacks = RunCallbacks(epoch=lambda epoch: epochs.append(epoch.epoch))
     seen: list[Any] = []
-    with pytest.MonkeyPatch.context() as patch:
-        for stop_after in (0, 1):
-            patch.setattr(train, "launch", Workers(model, stop_after))
-            with pytest.raises(KeyboardInterrupt):
-                train.train(settings, resume=stop_after > 0, callbacks=callbacks)
-            seen.append(curves(folder))
-            assert listing.read(run.locate(settings)).state == "stopped"
-        patch.setattr(train, "launch", Workers(model))
-        train.train(settings, resume=True, callbacks=callbacks)
+    for stop_after in (0, 1):
+        with pytest.raises(KeyboardInterrupt):
+            train.train(
+                settings, resume=stop_after > 0, callbacks=callbacks,
+                launch=Workers(model, stop_after),
+            )  # fmt: skip
+        seen.append(curves(folder))
+        assert listing.read(run.locate(settings)).state == "stopped"
+    train.train(settings, resume=True, callbacks=callbacks, launch=Workers(model))
     assert epochs == [0, 1, 2]
     return [*seen, curves(folder), settings]
 

@@ -131,7 +131,7 @@ def test_the_slower_way_to_codes_is_left(slow: bool) -> None:
     assert set(ways) == {True, False}
 
 
-def test_the_way_to_codes_is_chosen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_way_to_codes_is_chosen_once() -> None:
     if not has_fused_convolution(torch.uint8):
         pytest.skip("there is one way without the instructions")
     ways: list[str] = []
@@ -144,7 +144,7 @@ def test_the_way_to_codes_is_chosen_once(monkeypatch: pytest.MonkeyPatch) -> Non
             found: Tensor = go(codes, packed)
             return found
 
-        monkeypatch.setattr(conv, name, counted)
+        setattr(conv, name, counted)
     codes = torch.ones(1, 8, 5, 5, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         conv(codes)
