@@ -42,13 +42,7 @@ NEAR = 0.0 if (RECORDED["cpu"], RECORDED["torch"]) == (processor(), torch.__vers
 """Allowed relative difference; bf16 is rounded to 3e-3 and its losses are means of many."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Sums are in the order of one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")  # sums have the order of one thread
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,47 +23,26 @@ from rtl.data.images import golden as inputs
 from rtl.data.shards import load_manifest
 from rtl.errors import BundleError, CorruptImageError
 from rtl.exporting import export
-from rtl.model import bundle, golden, inception, pretrained
+from rtl.model import bundle, golden
 from rtl.model.bundle import BundleInfo, Classifier
 from rtl.model.inference import Predictor
 from rtl.serving.engine import Engine
 from tests.conftest import make_dataset
+from tests.support.bundles import make_info, make_network
 
-INFO = BundleInfo(
-    name="solar",
-    classes=("blue", "green", "red"),
-    unfrozen_layers=2,
-    image_size=75,
-    framing="pad",
-    mean=(0.0, 0.0, 0.0),
-    std=(1.0, 1.0, 1.0),
-    weights={"source": "packaged", "sha256": pretrained.PACKAGED_SHA256},
-    metrics={"val": None, "test": None},
-    manifest_digest="d" * 64,
-    config={},
-)
+INFO = make_info(name="solar", framing="pad")
 
 Plant = Callable[[str], tuple[Any, str, Any] | None]
 """Changes the bundle at a URI, or gives a module, a name in it, and what it is to be instead."""
-"""Changes the code, or the bundle at a URI."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Two threads on a core that others use too wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Sequential:
     """A network whose head is as little sure as one can be: probabilities alone tell little."""
-    net = inception.build(num_classes=3)
-    inception.load_part(net, pretrained.load("packaged", "unused").state)
-    inception.init_head(net, seed=0)
-    return net.eval()
+    return make_network()
 
 
 @pytest.fixture(scope="module")

@@ -14,21 +14,19 @@ from rtl.evaluation.calibration import reliability
 from rtl.evaluation.conformal import PredictionSets
 from rtl.evaluation.metrics import Estimate, evaluate
 from rtl.evaluation.predictions import Predictions
-from rtl.model.bundle import BundleInfo
 from rtl.reporting.facts import Facts, measure_sets
 from rtl.reporting.page import render
 from rtl.runs.run import Result
+from tests.support.bundles import make_info
 
 CLASSES = ("ant", "bee", "cat")
 SETS = PredictionSets(
     threshold=0.2, coverage=0.95, confidence=0.9, guarantee="confident", rows=120,
     expected=Estimate(0.975, 0.941, 0.995),
 )  # fmt: skip
-INFO = BundleInfo(
-    name="insects", classes=CLASSES, unfrozen_layers=0, image_size=75, mean=(0.0,) * 3,
-    std=(1.0,) * 3, weights={}, metrics={}, manifest_digest="d" * 64, config={},
-    uncertain_below=0.7, prediction_sets=SETS,
-)  # fmt: skip
+INFO = make_info(
+    name="insects", classes=CLASSES, unfrozen_layers=0, uncertain_below=0.7, prediction_sets=SETS
+)
 FOUND = Predictions(
     [str(i) for i in range(40)],
     np.array([0] * 30 + [1] * 6 + [2] * 4),
