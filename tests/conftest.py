@@ -95,6 +95,17 @@ def make_dataset(
     return shards.load_manifest(uri)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Two threads on a core that others use too wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real S3 server on loopback; its endpoint and keys are in the environment."""

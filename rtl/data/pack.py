@@ -58,7 +58,12 @@ _RESULT = pa.schema(
 
 
 def pack(
-    source: str, dest: str, config: PackConfig, *, progress: Progress = lambda *_: None
+    source: str,
+    dest: str,
+    config: PackConfig,
+    *,
+    progress: Progress = lambda *_: None,
+    rows_per_task: int = ROWS_PER_TASK,
 ) -> Manifest:
     """Packs a source (see `rtl.data.sources`) into a data set at `dest` and returns its manifest.
 
@@ -71,15 +76,19 @@ def pack(
     _check_apart(source, dest)
     destinations.check_writable(dest, "DEST")
     with destinations.advise(_ADVICE):
-        return _pack(source, dest, config, progress=progress)
+        return _pack(source, dest, config, progress=progress, rows_per_task=rows_per_task)
 
 
-def _pack(source: str, dest: str, config: PackConfig, *, progress: Progress) -> Manifest:
+def _pack(
+    source: str, dest: str, config: PackConfig, *, progress: Progress, rows_per_task: int
+) -> Manifest:
     listing = sources.list_source(source, config, progress=progress)
     progress(0, len(listing.rows), _CHECKED)
     session.connect()
     session.quiet()
-    checked, bad = _check(listing.rows, config.max_pixels, progress)
+    checked, bad = _check(
+        listing.rows, config.max_pixels, progress=progress, rows_per_task=rows_per_task
+    )
     kept, copies = resolve_duplicates(checked)
     quarantine = sorted([*listing.quarantine, *bad, *copies], key=lambda q: (q.id, q.reason))
     _check_ceiling(len(listing.rows) + len(listing.quarantine), quarantine, config)
@@ -111,14 +120,14 @@ def _pack(source: str, dest: str, config: PackConfig, *, progress: Progress) -> 
 
 
 def _check(
-    rows: Sequence[Row], max_pixels: int, progress: Progress
+    rows: Sequence[Row], max_pixels: int, *, progress: Progress, rows_per_task: int
 ) -> tuple[list[CheckedRow], list[Quarantined]]:
     """Runs the first pass: returns the rows whose image decodes, and the others with a reason."""
     # Rows of one tar, and of one folder, are checked by one task.
     order = sorted(range(len(rows)), key=lambda i: (os.fsencode(rows[i].uri), rows[i].offset))
     tables = [
-        _locations(rows, order[start : start + ROWS_PER_TASK])
-        for start in range(0, len(order), ROWS_PER_TASK)
+        _locations(rows, order[start : start + rows_per_task])
+        for start in range(0, len(order), rows_per_task)
     ]
     checked: dict[int, CheckedRow] = {}
     quarantine: list[Quarantined] = []

@@ -58,14 +58,25 @@ class Exported:
     """Largest difference of a probability from the bundle's."""
 
 
-def export(uri: str, out: str, *, target: Format, samples: Sequence[bytes] = ()) -> Exported:
+Writer = Callable[["Portable", dict[str, Any], Path], None]
+"""Writes a model and its metadata to a file."""
+
+
+def export(
+    uri: str,
+    out: str,
+    *,
+    target: Format,
+    samples: Sequence[bytes] = (),
+    write: Writer | None = None,
+) -> Exported:
     """Writes a bundle's model, its metadata and its model card into the folder or prefix `out`.
 
-    The file takes `images`, uint8 (N, 3, S, S), N free, and gives `probabilities`, float32 (N, C).
-    Before it is kept, it is compared with the bundle on the golden images and the encoded
-    `samples`. Raises ConfigError where a package is missing, BundleError for a bad bundle
-    or an export with other probabilities, ImageError for a bad sample, and StorageError where the
-    model cannot be written; then `out` is as it was.
+    `write` writes the file, by default that of the format. It takes `images`, uint8 (N, 3, S, S), N
+    free, and gives `probabilities`, float32 (N, C). Before it is kept, it is compared with the
+    bundle on the golden images and the encoded `samples`. Raises ConfigError where a package is
+    missing, BundleError for a bad bundle or an export with other probabilities, ImageError for a
+    bad sample, and StorageError where the model cannot be written; then `out` is as it was.
     """
     if target == "onnx":
         _require(_PACKAGES)
@@ -82,7 +93,7 @@ def export(uri: str, out: str, *, target: Format, samples: Sequence[bytes] = ())
     classifier.check()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / FILES[target]
-        WRITERS[target](Portable(info, network), properties, path)
+        (write or WRITERS[target])(Portable(info, network), properties, path)
         images, difference = check(path, classifier, samples)
         data = path.read_bytes()
     place = storage.join(out, FILES[target])
@@ -232,7 +243,7 @@ def _write_torch(model: Portable, properties: dict[str, Any], path: Path) -> Non
     torch.export.save(program, path, extra_files={EXTRA: json.dumps(properties)})
 
 
-WRITERS: dict[Format, Callable[[Portable, dict[str, Any], Path], None]] = {
+WRITERS: dict[Format, Writer] = {
     "onnx": _write_onnx, "torch": _write_torch,
 }  # fmt: skip
 """Functions that write a model and its metadata to a file, by format."""

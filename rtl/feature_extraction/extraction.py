@@ -91,11 +91,14 @@ def build(
     depths: Sequence[int],
     *,
     progress: Progress = session.no_progress,
+    poll_s: float = POLL_SECONDS,
+    free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
 ) -> dict[int, Features]:
     """Returns the features of each depth k, which it computes where they are not committed yet.
 
     `progress` gets the number of images done and their total. Waits for what another process is
-    building. Raises DataError for a shard that is not what was packed, ResourceError for a disk
+    building, and looks for it every `poll_s` seconds. `free_bytes` is the room on a folder's disk.
+    Raises DataError for a shard that is not what was packed, ResourceError for a disk
     without room, StorageError, WeightsError.
     """
     uris = _locate(config, manifest, depths)
@@ -113,6 +116,7 @@ def build(
             # Another builder may have finished just before this one took the lease.
             mine = {k: uri for k, uri in mine.items() if cache.load(uri) is None}
             if mine:
+                _check_disk(config, manifest, mine, free_bytes=free_bytes)
                 _build(config, manifest, mine, progress=progress)
             for lease in leases.values():
                 lease.release()
@@ -120,11 +124,10 @@ def build(
                 if not waited:
                     _log.warning("Another process computes these features; waiting for it.")
                 waited = True
-                time.sleep(POLL_SECONDS)
+                time.sleep(poll_s)
 
 
 def _build(config: Config, manifest: Manifest, uris: dict[int, str], *, progress: Progress) -> None:
-    _check_disk(config, manifest, uris)
     weights = pretrained.load(config.model.weights, config.storage).sha256
     records: dict[int, bytes] = {}
     for k, uri in uris.items():
@@ -142,14 +145,20 @@ def _build(config: Config, manifest: Manifest, uris: dict[int, str], *, progress
         storage.seal(uri, {**files[k], RECORD: storage.describe(records[k])})
 
 
-def _check_disk(config: Config, manifest: Manifest, uris: dict[int, str]) -> None:
+def _check_disk(
+    config: Config,
+    manifest: Manifest,
+    uris: dict[int, str],
+    *,
+    free_bytes: Callable[[Path], int],
+) -> None:
     """Raises ResourceError where a local disk has no room for the missing features."""
     if not storage.is_local(config.storage):
         return
     folder = Path(storage.normalize(config.storage))
     while not folder.exists():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     done = {
         k: sum(e.size for e in storage.list_files(uri) if e.path.endswith(".parquet"))
         for k, uri in uris.items()

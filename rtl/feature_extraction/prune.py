@@ -39,33 +39,35 @@ class Scanned(NamedTuple):
     lease: Lease
 
 
-def listing(root: str) -> list[Cache]:
+def listing(root: str, *, stale_s: float = lease.STALE_SECONDS) -> list[Cache]:
     """Lists the caches below a storage root.
 
-    Takes `lease.STALE_SECONDS` where a builder may be at work.
+    Takes `stale_s` seconds where a builder may be at work.
     """
-    return [found.cache for found in scan(root)]
+    return [found.cache for found in scan(root, stale_s=stale_s)]
 
 
-def prune(root: str, *, everything: bool = False) -> list[Cache]:
+def prune(
+    root: str, *, everything: bool = False, stale_s: float = lease.STALE_SECONDS
+) -> list[Cache]:
     """Deletes outdated and abandoned caches, or all that no process builds; returns them.
 
     On a local disk their empty folders stay: a builder may start in one at any moment.
     """
-    return remove(scan(root), everything=everything)
+    return remove(scan(root, stale_s=stale_s), everything=everything)
 
 
-def scan(root: str) -> list[Scanned]:
+def scan(root: str, *, stale_s: float = lease.STALE_SECONDS) -> list[Scanned]:
     """Reads the state of each cache, watching the leases of builders that may be dead."""
     base = storage.join(root, "features")
     uris = [storage.join(base, name) for name in storage.list_names(base)]
-    leases = {uri: Lease(storage.join(uri, BUILDER)) for uri in uris}
+    leases = {uri: Lease(storage.join(uri, BUILDER), stale_s=stale_s) for uri in uris}
     watched = {
         uri: holder
         for uri, holder in leases.items()
         if not storage.is_committed(uri) and storage.exists(holder.uri)
     }
-    building = watched.keys() - _find_stale(watched)
+    building = watched.keys() - _find_stale(watched, stale_s)
     found = [
         Scanned(_read(uri, building=uri in building), holder) for uri, holder in leases.items()
     ]
@@ -92,13 +94,13 @@ def remove(found: Iterable[Scanned], *, everything: bool = False) -> list[Cache]
     return removed
 
 
-def _find_stale(leases: dict[str, Lease]) -> set[str]:
-    """Watches leases for `lease.STALE_SECONDS`; returns those without a heartbeat."""
+def _find_stale(leases: dict[str, Lease], stale_s: float) -> set[str]:
+    """Watches leases for `stale_s` seconds; returns those without a heartbeat."""
     started = time.monotonic()
     for holder in leases.values():
         holder.is_stale()
-    while leases and time.monotonic() - started <= lease.STALE_SECONDS:
-        time.sleep(min(1.0, lease.STALE_SECONDS / 10))
+    while leases and time.monotonic() - started <= stale_s:
+        time.sleep(min(1.0, stale_s / 10))
     return {uri for uri, holder in leases.items() if holder.is_stale()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -39,10 +40,14 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
         if device.type == "cuda":
             native = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            able = torch.cpu.get_capabilities()
-            native = any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+            native = cpu_multiplies_in_bf16(torch.cpu.get_capabilities())
         return torch.bfloat16 if native else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def cpu_multiplies_in_bf16(capabilities: Mapping[str, Any]) -> bool:
+    """Whether a CPU of these capabilities, as torch names them, multiplies in bf16."""
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def compute_with(threads: int) -> None:

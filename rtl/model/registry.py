@@ -14,7 +14,9 @@ import random
 import re
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import pydantic
 
@@ -41,6 +43,20 @@ def register(storage_root: str, name: str, bundle_uri: str) -> int:
     version = _claim(storage_root, name)
     storage.commit(place(storage_root, name, version), files)
     return version
+
+
+def find_copy(storage_root: str, name: str, bundle_uri: str) -> int | None:
+    """First version of a name that is a copy of a bundle, by the sha256 of its files; else None.
+
+    Raises NotFoundError where there is no bundle.
+    """
+    files = _committed_files(bundle_uri)
+    found = versions(storage_root, name)
+    return next((n for n in found if _committed_files(place(storage_root, name, n)) == files), None)
+
+
+def _committed_files(uri: str) -> Any:
+    return storage.read_json(storage.join(uri, storage.COMMIT))["files"]
 
 
 def names(storage_root: str) -> list[str]:
@@ -108,16 +124,23 @@ def rollback(storage_root: str, name: str) -> int:
     return before.previous
 
 
-def set_canary(storage_root: str, name: str, canary: Canary | None) -> None:
+def set_canary(
+    storage_root: str,
+    name: str,
+    canary: Canary | None,
+    *,
+    check: Callable[[str, str, int], None] | None = None,
+) -> None:
     """Starts a canary beside the current version, or ends it.
 
-    Raises BundleError where there is no current version or the canary fails its checks.
+    `check` is `check_version` unless another one is given. Raises BundleError where there is no
+    current version or the canary fails its checks.
     """
     if canary is not None and not 0 < canary.share <= 1:
         raise BundleError(f"The canary's share is {canary.share:g}; give one above 0, up to 1.")
     before = _canary_base(storage_root, name, canary)
     if canary is not None:
-        check_version(storage_root, name, canary.version)
+        (check or check_version)(storage_root, name, canary.version)
         before = _canary_base(storage_root, name, canary)  # others promote while it is loaded
     write_pointer(storage_root, name, replace(before, canary=canary))
 

@@ -47,8 +47,8 @@ class Lead:
 
     @property
     def real(self) -> bool:
-        """Whether the lead is more than noise: p below 0.05."""
-        return self.comparison.p < 0.05
+        """Whether the winner is ahead by more than noise: p below 0.05."""
+        return self.comparison.p < 0.05 and self.comparison.difference > 0
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,21 @@ class Facts:
     mistakes: list[Mistake]
     photos_missing: str
     """Why no photos are shown; empty where they are."""
+
+    @property
+    def better_than_probe(self) -> Trial | None:
+        """The best fit that scored above the probe, where the probe was kept; else None.
+
+        It was not surely better: see `rtl.tuning.first_answer.choose`.
+        """
+        if self.search is None:
+            return None
+        winner = self.search.winner
+        kept = next(trial for trial in self.trials if trial.number == winner)
+        ahead = [t for t in self.points if t.best and t.state != "failed" and t.score > kept.score]
+        if kept.strength is None or not ahead:
+            return None
+        return max(ahead, key=lambda trial: trial.score)
 
     @property
     def points(self) -> list[Trial]:

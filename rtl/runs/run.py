@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -172,17 +172,25 @@ class Heartbeat(Protocol):
 
 
 @contextlib.contextmanager
-def open_run(uri: str, *, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Iterator[Heartbeat]:
+def open_run(
+    uri: str,
+    *,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    beat_s: float = lease.BEAT_SECONDS,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Heartbeat]:
     """Holds the run while the block runs, and keeps `attempt.json`.
 
     That file has the last sign of life, the time worked in all attempts, and why the last attempt
     failed. It is no part of the result: where storage refuses it, it is left out. At most one is
-    written in `heartbeat_seconds`. Raises RunExistsError where another process works at the run. A
-    run that a ConfigError or ResourceError ends before anything is made leaves its name free.
+    written in `heartbeat_seconds`. The lease is renewed every `beat_s` seconds; `sleep` passes the
+    time until another process's lease is renewed or stale. Raises RunExistsError where another
+    process works at the run. A run that a ConfigError or ResourceError ends before anything is made
+    leaves its name free.
     """
     try:
         with (
-            _exclusively(uri),
+            _exclusively(uri, beat_s=beat_s, sleep=sleep),
             _heartbeat(uri, heartbeat_seconds) as heartbeat,
             destinations.advise(_RESUME_HINT),
         ):
@@ -214,9 +222,9 @@ def failure(uri: str) -> str:
 
 
 @contextlib.contextmanager
-def _exclusively(uri: str) -> Iterator[None]:
+def _exclusively(uri: str, *, beat_s: float, sleep: Callable[[float], None]) -> Iterator[None]:
     """Holds the run's lease. Raises RunExistsError where another process keeps it alive."""
-    with Lease(storage.join(uri, OWNER)) as held:
+    with Lease(storage.join(uri, OWNER), beat_s=beat_s) as held:
         seen = None
         while not held.take():
             if seen is None:
@@ -230,7 +238,7 @@ def _exclusively(uri: str) -> Iterator[None]:
                     f"Another process works at {uri} and is alive. Wait until it has ended, or end "
                     "it, then resume."
                 )
-            time.sleep(_POLL_SECONDS)
+            sleep(_POLL_SECONDS)
         if result(uri) is not None:
             raise RunExistsError(f"{uri} was finished meanwhile; `rtl runs` shows it.")
         yield

@@ -56,14 +56,20 @@ def fits_now(cpus: float, gpus: float) -> bool:
     return any(node["CPU"] >= cpus and node["GPU"] >= gpus for node in free)
 
 
-def most_cpus(gpus: float = 0, processes: int = 1, spare_cpus: int = 0) -> int:
+def most_cpus(
+    gpus: float = 0,
+    processes: int = 1,
+    spare_cpus: int = 0,
+    *,
+    freed_after_s: float = FREED_AFTER_S,
+) -> int:
     """Returns the most CPUs that each of some processes side by side can have; at least 1.
 
     Each has `gpus` GPUs, and `spare_cpus` CPUs of the cluster stay unused. Counts free resources,
-    since others may hold some for good, as an endpoint does. Waits up to `FREED_AFTER_S` seconds
+    since others may hold some for good, as an endpoint does. Waits up to `freed_after_s` seconds
     for CPUs of a process that has just ended.
     """
-    deadline = time.monotonic() + FREED_AFTER_S
+    deadline = time.monotonic() + freed_after_s
     size = {"gpus": gpus, "processes": processes, "spare_cpus": spare_cpus}
     whole = most_cpus_of(nodes.all_resources().values(), **size)
     while True:

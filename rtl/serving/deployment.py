@@ -11,6 +11,7 @@ import hashlib
 import logging
 import re
 import socket
+from collections.abc import Callable
 from typing import Any, cast
 
 import ray
@@ -85,20 +86,27 @@ def replica_version(config: ServeConfig, token_sha256: str | None) -> str:
     return f"{rtl.__version__} {config.model_dump_json(exclude={'host', 'port'})} {token_sha256}"
 
 
-def deploy(bundle_uri: str, config: ServeConfig, *, name: str = "rtl", token: str = "") -> str:
+def deploy(
+    bundle_uri: str,
+    config: ServeConfig,
+    *,
+    name: str = "rtl",
+    token: str = "",
+    verify: Callable[[str], object] = bundle.verify,
+) -> str:
     """Serves a bundle and gives the URL once it answers; Ray must be connected.
 
     A bundle that is deployed under a `name` in use replaces the old one under the same URL without
     a lost request. Another config or token needs new replicas: they start before the old ones stop
     where the cluster has room for one more; else one stops first, which is logged. With a `token`
-    the endpoint asks for it.
+    the endpoint asks for it. `verify` checks the bundle here, before the replicas do.
 
     Raises BundleError for a bundle that fails its checks, and the previous deployment stays or
     comes back; ResourceError for more than the cluster has, or where the HTTP server does not
     start; ConfigError for a port that is not available.
     """
     uri = storage.normalize(bundle_uri)
-    bundle.verify(uri)
+    verify(uri)
     return _deploy(Target(bundle=uri), uri, config, name=name, token=token)
 
 

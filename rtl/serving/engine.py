@@ -31,6 +31,10 @@ class OverloadedError(Exception):
     """So many images wait that one more would only time out."""
 
 
+Load = Callable[[str, torch.device], Classifier]
+"""Loads a bundle onto a device. Raises BundleError, StorageError."""
+
+
 class Engine:
     """Answers for one model at a time, with a canary beside it; used from one event loop."""
 
@@ -40,8 +44,10 @@ class Engine:
         *,
         clock: Callable[[], float] = time.monotonic,
         new_batcher: Callable[..., Batcher] = Batcher,
+        load: Load = Classifier.load,
     ) -> None:
         self.config = config
+        self._load_classifier = load
         self.counts: Counts = Counter()
         """Traffic since the counts were last taken away."""
         self.canary: CanaryModel | None = None
@@ -154,7 +160,7 @@ class Engine:
     def _load_now(self, uri: str) -> ServedModel:
         devices.compute_with(1)  # all threads together belong to the batcher
         device = devices.pick(self.config.gpus_per_replica > 0)
-        classifier = Classifier.load(uri, device)
+        classifier = self._load_classifier(uri, device)
         for size in self.batcher.sizes:
             probabilities = classifier.predict(_blank_images(classifier.info, size))
             if not torch.isfinite(probabilities).all():

@@ -16,8 +16,9 @@ from starlette.types import ASGIApp
 from rtl.config.schema import ServeConfig
 from rtl.errors import BundleError, reason
 from rtl.model import registry
+from rtl.model.bundle import Classifier
 from rtl.model.registry import Canary
-from rtl.serving.engine import Engine
+from rtl.serving.engine import Engine, Load
 from rtl.serving.http import app
 from rtl.serving.traffic import TrafficStats
 
@@ -65,10 +66,13 @@ class Endpoint:
         *,
         token_sha256: str | None = None,
         retry_after_s: float = _RETRY_AFTER_S,
+        load: Load = Classifier.load,
+        resolve: Callable[[str, str], str] = registry.resolve,
     ) -> None:
         """`aggregator` is the handle of the `StatsAggregator` deployment."""
         self.rejected: dict[str, str] = {}
-        self.engine = Engine(config)
+        self.engine = Engine(config, load=load)
+        self._resolve = resolve
         self._config = config
         self._aggregator = aggregator
         self._token_sha256 = token_sha256
@@ -129,7 +133,7 @@ class Endpoint:
                 await self._serve(target.bundle)
                 return
             root, name = str(target.root), str(target.name)
-            await self._serve(await asyncio.to_thread(registry.resolve, root, name))
+            await self._serve(await asyncio.to_thread(self._resolve, root, name))
             pointer = await asyncio.to_thread(registry.pointer, root, name)
             canary = pointer.canary if pointer else None
             if canary != self._canary:

@@ -34,10 +34,18 @@ _BEAT_ATTEMPTS = 3
 
 
 class Lease:
-    """Lease of one process; as a context manager it is released at the end of the block."""
+    """Lease of one process; as a context manager it is released at the end of the block.
 
-    def __init__(self, uri: str) -> None:
+    It writes a heartbeat every `beat_s` seconds, and takes another one's lease after `stale_s`
+    seconds without any.
+    """
+
+    def __init__(
+        self, uri: str, *, beat_s: float = BEAT_SECONDS, stale_s: float = STALE_SECONDS
+    ) -> None:
         self.uri = uri
+        self._beat_s = beat_s
+        self._stale_s = stale_s
         self._token = secrets.token_hex(8)
         self._seen: tuple[bytes, float] | None = None
         """Content of another holder, and the time at which it was first seen."""
@@ -68,7 +76,7 @@ class Lease:
             return True
         if self._seen is None or self._seen[0] != content:
             self._seen = (content, time.monotonic())
-        return time.monotonic() - self._seen[1] >= STALE_SECONDS
+        return time.monotonic() - self._seen[1] >= self._stale_s
 
     def holder(self) -> bytes | None:
         """Returns the holder's last heartbeat, each unlike all others; None without a holder."""
@@ -111,7 +119,7 @@ class Lease:
 
     def _beat(self) -> None:
         beat = 0
-        while not self._ended.wait(BEAT_SECONDS):
+        while not self._ended.wait(self._beat_s):
             beat += 1
             try:
                 storage.write_bytes(self.uri, self._content(beat), attempts=_BEAT_ATTEMPTS)

@@ -254,7 +254,13 @@ def describe(data: bytes) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
-def read_verified(uri: str | Path, expected: Mapping[str, Any], *, attempts: int = 3) -> bytes:
+def read_verified(
+    uri: str | Path,
+    expected: Mapping[str, Any],
+    *,
+    attempts: int = 3,
+    read: Callable[[str | Path], bytes] = read_bytes,
+) -> bytes:
     """Reads an object and checks it against the length and sha256 that were recorded for it.
 
     A mismatch is read again, since a transfer may have been cut, up to `attempts` times. Then it
@@ -262,7 +268,7 @@ def read_verified(uri: str | Path, expected: Mapping[str, Any], *, attempts: int
     """
     found: dict[str, Any] = {}
     for _ in range(attempts):
-        data = read_bytes(uri)
+        data = read(uri)
         found = describe(data)
         if all(found[key] == expected[key] for key in found):
             return data

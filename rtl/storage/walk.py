@@ -17,7 +17,8 @@ LINKS = "links that are not followed (copy the files, or pack the folder that th
 BROKEN_LINKS = "links to what is not there"
 SPECIAL = "sockets, pipes and devices"
 NAMELESS = "objects whose key ends in / (copy each to a key that names a file)"
-_TELL_EVERY = 1000
+TELL_EVERY = 1000
+"""Files of a local folder between two calls of `found`."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ class Tree:
     """Path and kind (a constant of this module) of everything that is not a file; sorted."""
 
 
-def walk_folder(root: Path, found: Callable[[int], None]) -> Tree:
+def walk_folder(root: Path, found: Callable[[int], None], *, tell_every: int = TELL_EVERY) -> Tree:
     """Lists a local folder; empty where there is none.
 
-    `found` is called with the number of files so far. Links to folders and links that lead out of
-    the folder are not followed.
+    `found` is called with the number of files so far, after every `tell_every` of them. Links to
+    folders and links that lead out of the folder are not followed.
     """
     tree, real_root = Tree(), root.resolve()
 
@@ -63,7 +64,7 @@ def walk_folder(root: Path, found: Callable[[int], None]) -> Tree:
                 FileNotFoundError
             ):  # deleted meanwhile: a temporary file of another process
                 _add(tree, path, relative=str(path.relative_to(root)), real_root=real_root)
-                if len(tree.files) % _TELL_EVERY == 0:
+                if len(tree.files) % tell_every == 0:
                     found(len(tree.files))
     tree.files.sort(key=lambda entry: entry.path)
     tree.others.sort()

@@ -41,7 +41,7 @@ from rtl.training.optimizer import (
     restore_optimizer,
 )
 from rtl.training.probe import Head
-from rtl.training.regularization import augment, own_dropout_mask, soft_targets
+from rtl.training.regularization import augment, mix, own_dropout_mask, soft_targets
 
 T = TypeVar("T")
 
@@ -346,6 +346,7 @@ def training_step(
     logits = learner.logits(features, tail)
     if setup.head is not None:
         corrections = setup.head.corrections_of(batch.ids, epoch % plan.views)
+        corrections = mix(corrections, config.train, plan=plan, step=number)
         logits = logits + devices.to_device(corrections, learner.device)
     total = -(targets * logits.log_softmax(dim=1)).sum()
     # Averaged over the workers, the gradient is that of the mean over all rows of the batch.

@@ -62,17 +62,24 @@ def augment(
     stay as they are where maps are flipped: they have no places.
     """
     maps, taps = features
-    own, size, seed = _own_rows(plan, len(maps)), plan.batch_size, settings.seed
     if settings.flip_features != "none" and step >= plan.steps and maps.ndim == 4:
-        drawn = draw_flips(size, settings.flip_features, seed=seed, step=step)
-        maps = flip(maps, settings.flip_features, drawn[own])
-    if settings.mixup:
-        shares = mixup_shares(size, settings.mixup, seed=seed, step=step)[own]
-        share = device.to_device(torch.from_numpy(shares), maps.device)
-        mixed = targets
-        maps, targets = mixup(maps, mixed, share)
-        taps, _ = mixup(taps, mixed, share)
+        drawn = draw_flips(plan.batch_size, settings.flip_features, seed=settings.seed, step=step)
+        maps = flip(maps, settings.flip_features, drawn[_own_rows(plan, len(maps))])
+    maps, taps, targets = (
+        mix(values, settings, plan=plan, step=step) for values in (maps, taps, targets)
+    )
     return Activation(maps, taps), targets
+
+
+def mix(
+    values: torch.Tensor, settings: TrainConfig, *, plan: EpochSampler, step: int
+) -> torch.Tensor:
+    """Mixes one worker's rows of anything, (n, ...), as `augment` mixes features and targets."""
+    if not settings.mixup:
+        return values
+    shares = mixup_shares(plan.batch_size, settings.mixup, seed=settings.seed, step=step)
+    own = torch.from_numpy(shares[_own_rows(plan, len(values))])
+    return mixup(values, device.to_device(own, values.device))
 
 
 def draw_flips(rows: int, flips: Flips, *, seed: int, step: int) -> torch.Tensor:
@@ -101,14 +108,10 @@ def mixup_shares(rows: int, alpha: float, *, seed: int, step: int) -> np.ndarray
     return np.repeat(rng.beta(alpha, alpha, -(-rows // 2)), 2)[:rows].astype(np.float32)
 
 
-def mixup(
-    features: torch.Tensor, targets: torch.Tensor, share: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def mixup(values: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """Mixes each row with its neighbour (Zhang et al. 2018); it keeps `share`, fp32 (n,)."""
-    other = neighbours(len(features))
-    kept = share.view(-1, *[1] * (features.ndim - 1))
-    features = features * kept + features[other] * (1 - kept)
-    return features, targets * share[:, None] + targets[other] * (1 - share[:, None])
+    kept = share.view(-1, *[1] * (values.ndim - 1))
+    return values * kept + values[neighbours(len(values))] * (1 - kept)
 
 
 def neighbours(rows: int) -> torch.Tensor:

@@ -8,7 +8,9 @@ checkpoint, so that a lost worker, a lost driver and `--resume` are one case.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import ray
 import torch
@@ -58,8 +60,19 @@ class FitTask:
         return storage.join(self.uri, "head")
 
 
+class Launch(Protocol):
+    """Runs a function with a task in each worker of a fit, and returns when all have ended."""
+
+    def __call__(self, worker: Callable[[Any], None], task: Any, *, config: Config) -> None:
+        """Raises TrainingError where a worker is lost, ResourceError where one has no place."""
+
+
 def train(
-    config: Config, *, resume: bool = False, callbacks: RunCallbacks | None = None
+    config: Config,
+    *,
+    resume: bool = False,
+    callbacks: RunCallbacks | None = None,
+    launch: Launch = launch,
 ) -> run.Result:
     """Runs one fit to its end and registers its bundle. Ray is connected already.
 
@@ -96,7 +109,7 @@ def train(
                 if not storage.is_committed(task.head_uri):
                     callbacks.print_line("Solving the probe, whose head the fit starts from.")
                     storage.commit(task.head_uri, start.solve_head(config, features).encode())
-                run_workers(task)
+                run_workers(task, launch=launch)
             outcome = read_outcome(uri)
             curves.outcome(outcome)
             seconds = time.monotonic() - started
@@ -109,7 +122,7 @@ def _beat(heartbeat: run.Heartbeat, config: Config, epoch: Epoch) -> None:
     heartbeat(epochs=epoch.epoch + 1, score=epoch.val.score(config.train.metric))
 
 
-def run_workers(task: FitTask) -> None:
+def run_workers(task: FitTask, *, launch: Launch = launch) -> None:
     """Runs the workers of a fit; starts them again, `train.max_failures` times, where one is lost.
 
     Raises a permanent error of theirs at once, TrainingError after too many losses.

@@ -77,12 +77,13 @@ def find(known: Sequence[Trial]) -> Trial | None:
 def register(setup: TrialSetup) -> int | None:
     """Registers the first answer's bundle; returns its version, None where an attempt did before.
 
-    Raises StorageError.
+    A version that an attempt registered and could not record is found again. Raises StorageError.
     """
     record = storage.join(folder(setup.uri), "registered.json")
     if storage.exists(record):
         return None
-    version = registry.register(setup.config.storage, str(setup.config.name), bundle_uri(setup.uri))
+    root, name, uri = setup.config.storage, str(setup.config.name), bundle_uri(setup.uri)
+    version = registry.find_copy(root, name, uri) or registry.register(root, name, uri)
     storage.write_json(record, {"version": version})
     return version
 

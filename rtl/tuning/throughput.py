@@ -80,21 +80,28 @@ def measure_processes(config: Config, *, processes: int, cpus: int, gpus: float)
     return capacity.run(need, _measure, config, cpus)
 
 
-def measure(config: Config, concurrent: int, *, run: MeasureProcesses = measure_processes) -> Rates:
+def measure(
+    config: Config,
+    concurrent: int,
+    *,
+    run: MeasureProcesses = measure_processes,
+    most_cpus: Callable[[], int] = capacity.most_cpus,
+    total: Callable[[str], float] = capacity.total,
+) -> Rates:
     """Runs the trunk and each depth's tail for some seconds each. Ray is connected already.
 
     On CPUs one process is measured, and trials side by side and the whole cluster are predicted in
     proportion to it. On GPUs, or with several workers, as many processes are measured at once as
-    `concurrent` trials will have.
+    `concurrent` trials will have. `most_cpus` and `total` tell a node's size and the cluster's.
     """
     settings = config.train
     each = settings.cpus_per_worker or 1
     if settings.workers == 1 and not settings.gpus_per_worker:
-        cpus = each if concurrent == 1 else capacity.most_cpus()
+        cpus = each if concurrent == 1 else most_cpus()
         (one,) = run(config, processes=1, cpus=cpus, gpus=0.0)
         beside = {k: BESIDE * rate * each / cpus for k, rate in one.tail.items()}
         return dataclasses.replace(
-            one, trunk=one.trunk * capacity.total("CPU") / cpus,
+            one, trunk=one.trunk * total("CPU") / cpus,
             tail=beside if each < cpus else one.tail,
         )  # fmt: skip
     share = config.search.gpus_per_trial * settings.gpus_per_worker

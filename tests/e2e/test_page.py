@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Page, expect
 from rtl.serving.http import static
 from tests.conftest import COLOURS, chromium, make_image
 from tests.support import page_server
+from tests.support.contrast import contrast
 from tests.support.page_server import Canned
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -242,18 +243,6 @@ COLOURS_OF = """one => {
   return [getComputedStyle(one).color, behind()];
 }"""
 """An element's ink and the paper that it lies on."""
-
-
-def contrast(one: str, other: str) -> float:
-    """Of two CSS colours, by WCAG 2.2."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_what_is_hostile_is_shown_as_text(page: Page, canned: Canned) -> None:

@@ -15,9 +15,9 @@ from rtl import storage
 from rtl.config.tree import Config
 from rtl.data import shards
 from rtl.evaluation import metrics
-from rtl.model import bundle, inception, pretrained, registry
-from rtl.model.bundle import BundleInfo
+from rtl.model import bundle, registry
 from tests.conftest import COLOURS, make_image
+from tests.support.bundles import make_info, make_network
 from tests.support.workplace import SharedCluster, Workplace, link_many, stop
 
 
@@ -30,19 +30,13 @@ def models(folder: Path) -> str:
     probabilities = np.eye(3)[labels] * 0.9 + 0.1 / 3
     scores = metrics.evaluate(probabilities, labels, tuple(COLOURS)).to_dict()
     digest = shards.load_manifest(str(folder / "data")).digest
-    network = inception.build(num_classes=3)
-    inception.load_part(network, pretrained.load("packaged", "unused").state)
     root = str(folder / "models")
     for seed in (0, 1):
-        inception.init_head(network, seed)
-        info = BundleInfo(
-            name="colours", classes=tuple(COLOURS), unfrozen_layers=0, image_size=75,
-            mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
-            weights={"source": "packaged", "sha256": pretrained.PACKAGED_SHA256},
-            metrics={"val": scores, "test": scores}, manifest_digest=digest,
+        info = make_info(
+            unfrozen_layers=0, metrics={"val": scores, "test": scores}, manifest_digest=digest,
             config=Config().to_dict(),
         )  # fmt: skip
-        bundle.save(str(folder / f"bundle-{seed}"), info, network.eval())
+        bundle.save(str(folder / f"bundle-{seed}"), info, make_network(seed=seed))
         registry.register(root, "colours", str(folder / f"bundle-{seed}"))
     registry.promote(root, "colours", 1)
     torch.set_num_threads(threads)

@@ -5,7 +5,6 @@ A cluster of its own for each: the session's cluster keeps its server.
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 import time
@@ -15,10 +14,10 @@ import psutil
 import pytest
 
 from rtl import storage
-from rtl.model import bundle, inception, pretrained
+from rtl.model import bundle
 from rtl.storage import local_s3
-from tests.conftest import COLOURS, make_dataset, make_folder
-from tests.integration.batch_inference.test_predict import INFO
+from tests.conftest import make_dataset, make_folder
+from tests.support.bundles import make_info, make_network
 
 START_S = 300
 """That a command may take until it is in the middle of its work."""
@@ -58,9 +57,7 @@ def test_a_command_ends_soon_after_its_storage(tmp_path: Path, name: str) -> Non
         else:
             make_dataset(f"{s3}/data", train=400, shard_rows=20)
         if name == "predict":
-            network = inception.build(num_classes=len(COLOURS))
-            inception.load_part(network, pretrained.load("packaged", "unused").state)
-            bundle.save(f"{s3}/bundle", dataclasses.replace(INFO), network)
+            bundle.save(f"{s3}/bundle", make_info(), make_network())
         with subprocess.Popen(
             [sys.executable, "-m", "rtl.cli", *(part.format(s3) for part in given)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import hashlib
 import threading
 import warnings
@@ -14,14 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import torch
 import uvicorn
 
 from rtl.config.schema import ServeConfig
-from rtl.model import bundle, inception, pretrained
-from rtl.model.bundle import BundleInfo
+from rtl.model import bundle
 from rtl.ports import free_port
-from tests.conftest import COLOURS
+from tests.support.bundles import make_info, make_network
 
 with warnings.catch_warnings():
     # Ray Serve's own config classes use a form of `Field` that pydantic 2 deprecates.
@@ -31,22 +28,12 @@ with warnings.catch_warnings():
     from rtl.serving.http import app
     from rtl.serving.traffic import TrafficStats
 
-INFO = BundleInfo(
-    name="colours", classes=tuple(COLOURS), unfrozen_layers=2, image_size=75,
-    mean=(0.0,) * 3, std=(1.0,) * 3,
-    weights={"source": "packaged", "sha256": pretrained.PACKAGED_SHA256},
-    metrics={"val": None, "test": None}, manifest_digest="d" * 64, config={},
-)  # fmt: skip
+INFO = make_info()
 
 
 def make_bundle(folder: str, seed: int = 0, **info: Any) -> str:
     """Saves a small model with three classes, untrained but confident; gives its folder."""
-    network = inception.build(num_classes=len(COLOURS))
-    inception.load_part(network, pretrained.load("packaged", "unused").state)
-    inception.init_head(network, seed)
-    with torch.no_grad():
-        network.get_submodule("fc").weight.mul_(20)
-    bundle.save(folder, dataclasses.replace(INFO, **info), network)
+    bundle.save(folder, make_info(**info), make_network(seed=seed, sharpness=20))
     return folder
 
 

@@ -19,23 +19,15 @@ from rtl.data.shards import LeftOut, read_shard
 from rtl.data.sources.clutter import HIDDEN, SYSTEM
 from rtl.errors import BundleError, ConfigError, DataError, NotFoundError
 from rtl.evaluation.conformal import PredictionSets
-from rtl.model import bundle, inception, pretrained
-from rtl.model.bundle import BundleInfo, Classifier
+from rtl.model import bundle
+from rtl.model.bundle import Classifier
 from rtl.storage.walk import LINKS
 from tests.conftest import COLOURS, make_dataset, make_folder, make_image
+from tests.support.bundles import make_info, make_network
 from tests.support.trees import put
 
-INFO = BundleInfo(
+INFO = make_info(
     name="first",
-    classes=tuple(COLOURS),
-    unfrozen_layers=2,
-    image_size=75,
-    mean=(0.0,) * 3,
-    std=(1.0,) * 3,
-    weights={"source": "packaged", "sha256": pretrained.PACKAGED_SHA256},
-    metrics={"val": None, "test": None},
-    manifest_digest="d" * 64,
-    config={},
     uncertain_below=0.6,
     prediction_sets=PredictionSets(
         threshold=0.2, coverage=0.8, confidence=0.9, guarantee="confident", rows=120, expected=None
@@ -49,12 +41,8 @@ CUT, TEXT = "blue/cut.jpg", "notes.txt"
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Two bundles of the same classes with other weights."""
     root = tmp_path_factory.mktemp("bundles")
-    network = inception.build(num_classes=3)
-    inception.load_part(network, pretrained.load("packaged", "unused").state)
     for seed, name in enumerate(("first", "second")):
-        inception.init_head(network, seed)
-        with torch.no_grad():
-            network.get_submodule("fc").weight.mul_(100)  # classes far from equally probable
+        network = make_network(seed=seed, sharpness=100)
         bundle.save(str(root / name), dataclasses.replace(INFO, name=name), network)
     return str(root / "first"), str(root / "second")
 

@@ -85,14 +85,13 @@ def test_packs_every_row_once(ray_cluster: None, place: str, tmp_path: Path) -> 
 
 
 def test_the_digest_depends_on_content_and_parameters_alone(
-    ray_cluster: None, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: None, tmp_path: Path, s3: str
 ) -> None:
     folder = make_folder(tmp_path / "src", 8)
     (folder / "red/bad.jpg").write_bytes(b"not an image")
     (folder / "red/link.jpg").symlink_to("nowhere")  # not uploaded
     here = pack.pack(str(folder), str(tmp_path / "out"), CONFIG)
-    monkeypatch.setattr(pack, "ROWS_PER_TASK", 3)
-    there = pack.pack(upload(folder, f"{s3}/src"), f"{s3}/out", CONFIG)
+    there = pack.pack(upload(folder, f"{s3}/src"), f"{s3}/out", CONFIG, rows_per_task=3)
     assert here.digest == there.digest
     assert len(here.quarantine) == 1
     assert shards.load_manifest(str(tmp_path / "out")).left_out == here.left_out

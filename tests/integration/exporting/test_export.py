@@ -23,10 +23,11 @@ from rtl.evaluation.conformal import PredictionSets, SetCoverage
 from rtl.evaluation.metrics import Estimate
 from rtl.exporting import export
 from rtl.exporting.card import card
-from rtl.model import bundle, inception, pretrained
+from rtl.model import bundle
 from rtl.model.bundle import BundleInfo, Classifier
 from rtl.serving.http import openapi
 from tests.conftest import COLOURS, make_folder, make_image
+from tests.support.bundles import make_info, make_network
 
 SAMPLES = [make_image(label, seed) for seed, label in enumerate(COLOURS)]
 
@@ -38,16 +39,10 @@ def scores(seed: int) -> dict[str, Any]:
     return metrics.evaluate(given, labels, tuple(COLOURS)).to_dict()
 
 
-PLAIN = BundleInfo(
-    name="colours",
-    classes=tuple(COLOURS),
-    unfrozen_layers=2,
-    image_size=75,
+PLAIN = make_info(
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
-    weights={"source": "packaged", "sha256": pretrained.PACKAGED_SHA256},
     metrics={"val": scores(0), "test": scores(1)},
-    manifest_digest="d" * 64,
     config=Config().to_dict(),
 )
 SETS = PredictionSets(
@@ -67,14 +62,7 @@ TURNED = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def network() -> nn.Sequential:
-    network = inception.build(num_classes=3)
-    inception.load_part(network, pretrained.load("packaged", "unused").state)
-    inception.init_head(network, 0)
-    with torch.no_grad():
-        network.get_submodule("fc").weight.mul_(20)  # classes far from equally probable
-        taps = network.get_parameter("taps.weight")
-        taps.copy_(0.02 * torch.randn(taps.shape, generator=torch.Generator().manual_seed(1)))
-    return network.eval()
+    return make_network(sharpness=20, taps=0.02)
 
 
 def classifier(info: BundleInfo, network: nn.Sequential) -> Classifier:
@@ -163,12 +151,14 @@ def test_a_torch_export_holds_metadata_and_no_cpu_operations(plain: Path) -> Non
 
 
 def test_another_models_export_is_refused_and_nothing_is_left(
-    plain: Path, turned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain: Path, turned: Path, tmp_path: Path
 ) -> None:
     other = turned / "out" / "model.onnx"
-    monkeypatch.setitem(export.WRITERS, "onnx", lambda *given: shutil.copy(other, given[-1]))
     with pytest.raises(BundleError, match=r"colours answers .* than its bundle"):
-        export.export(str(plain / "bundle"), str(tmp_path / "out"), target="onnx")
+        export.export(
+            str(plain / "bundle"), str(tmp_path / "out"), target="onnx",
+            write=lambda *given: shutil.copy(other, given[-1]),
+        )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
 

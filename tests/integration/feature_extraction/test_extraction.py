@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import shutil
 import threading
 from pathlib import Path
@@ -122,10 +123,8 @@ def test_a_damaged_file_is_found_and_computed_anew(built: Built, damage: str) ->
 def test_two_builders_make_one_pass(
     tmp_path: Path,
     ray_cluster: None,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(extraction, "POLL_SECONDS", 0.1)
     manifest = make_dataset(f"{tmp_path}/data")
     settings = make_config(str(tmp_path))
     results: dict[str, dict[int, Features]] = {}
@@ -133,7 +132,7 @@ def test_two_builders_make_one_pass(
 
     def run(name: str) -> None:
         results[name] = extraction.build(
-            settings, manifest, [0], progress=lambda done, _: heard[name].append(done)
+            settings, manifest, [0], progress=lambda done, _: heard[name].append(done), poll_s=0.1
         )
 
     threads = [threading.Thread(target=run, args=(name,)) for name in heard]
@@ -158,17 +157,15 @@ def test_a_damaged_shard_ends_the_pass_with_its_name(tmp_path: Path, ray_cluster
         extraction.build(make_config(str(tmp_path)), manifest, [0])
 
 
-def test_a_full_disk_is_said_before_the_pass(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_before_the_pass(built: Built) -> None:
     settings, manifest, _ = built
-    usage = extraction.shutil.disk_usage(settings.storage)
-    monkeypatch.setattr(extraction.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     fresh = settings.replace(data={"seed": 5})
     with pytest.raises(ResourceError, match=r"k = 0 \+ .* for k = 1 = .* GB free.*--prune`\),"):
-        extraction.build(fresh, manifest, [0, 1])
+        extraction.build(fresh, manifest, [0, 1], free_bytes=lambda _: 1000)
 
 
 def test_a_pass_that_is_taken_up_needs_room_for_what_is_missing(
-    tmp_path: Path, built: Built, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, built: Built
 ) -> None:
     settings, manifest, found = built
     shutil.copytree(Path(found[1].uri).parent, tmp_path / "features")
@@ -179,12 +176,11 @@ def test_a_pass_that_is_taken_up_needs_room_for_what_is_missing(
     storage.delete(storage.join(uri, names[0]))
     expected = cost.estimate(settings, manifest, unfrozen_layers=1).bytes
     left = max(0, expected - sum(found[1].files[name]["bytes"] for name in names[1:]))
-    usage = extraction.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(extraction.shutil, "disk_usage", lambda _: usage._replace(free=left))
+    build = functools.partial(extraction.build, settings, manifest, [1], free_bytes=lambda _: left)
     assert left < expected / 2
-    assert set(extraction.build(settings, manifest, [1])[1].files) == set(names)
+    assert set(build()[1].files) == set(names)
     storage.delete(storage.join(uri, storage.COMMIT))
     for name in names[1:]:
         storage.delete(storage.join(uri, name))
     with pytest.raises(ResourceError, match="not by `rtl features --prune`: it would remove the"):
-        extraction.build(settings, manifest, [1])
+        build()

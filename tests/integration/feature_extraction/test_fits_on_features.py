@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,7 +85,7 @@ def test_a_fit_is_evaluated_by_its_features_as_by_the_images(
         assert sum(read) == manifest.rows("val") + manifest.rows("test")
         with pytest.raises(pytest.fail.Exception):  # features are of images that are not turned
             answers("turned-without", turned, found[k])
-        watched.setattr(learner, "dtype", torch.float32)
+        learner.dtype = torch.float32
         with pytest.raises(pytest.fail.Exception):  # and of another arithmetic roundings
             answers("rounded", settings, found[k])
     assert len({tuple(row.tolist()) for row in images.values()}) > 1
@@ -169,14 +169,14 @@ def test_a_fit_ends_with_its_minutes_in_part_of_an_epoch_and_its_rate_at_zero(
     assert state.history[-1].lr == pytest.approx(rate)
 
 
-def test_the_scheduler_rests_after_each_look_around(
-    built: Built, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_scheduler_rests_after_each_look_around(built: Built, ray_cluster: None) -> None:
     settings, manifest, found = built
-    rests: list[float] = []
-    monkeypatch.setattr(streaming, "time", SimpleNamespace(sleep=rests.append))
+    rests: list[None] = []
     reads = EpochSampler.from_config(settings, manifest).evaluation("val", 0)
-    rows = streaming.stream(reads, FeatureReader(found[0], False, never))
+    reader = FeatureReader(found[0], False, never)
+    rows = streaming.stream(reads, reader, between_steps=lambda: rests.append(None))
     assert sum(len(batch) for _, batch in rows) == manifest.rows("val")
     assert rests
-    assert min(rests) > 0
+    started = time.monotonic()
+    streaming.pause()  # between the steps where nothing else is given
+    assert time.monotonic() > started

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from pathlib import Path
@@ -9,27 +10,25 @@ import pytest
 from rtl import storage
 from rtl.cli import main
 from rtl.feature_extraction import cache, extraction, prune
-from rtl.storage import lease
 from rtl.storage.lease import Lease
 from tests.conftest import make_dataset
 from tests.support.features import make_config
 
+STALE_S = 0.3
+Quick = functools.partial(Lease, beat_s=0.05, stale_s=STALE_S)
 
-def test_a_lease_whose_holder_died_is_taken_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease, "STALE_SECONDS", 0.3)
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+
+def test_a_lease_whose_holder_died_is_taken_over(tmp_path: Path) -> None:
     uri = str(tmp_path / "BUILDER")
-    with Lease(uri) as alive:
+    with Quick(uri) as alive:
         assert alive.take()
-        waiting = Lease(uri)
+        waiting = Quick(uri)
         tries = [waiting.take() or threading.Event().wait(0.1) for _ in range(6)]
         assert not any(tries)  # it beats
     assert waiting.take()
     waiting.release()
     storage.write_bytes(uri, b"of a dead process")
-    heir = Lease(uri)
+    heir = Quick(uri)
     assert not heir.take()
     threading.Event().wait(0.4)
     assert heir.take()
@@ -45,11 +44,8 @@ def test_a_lease_whose_holder_died_is_taken_over(
 def test_what_nobody_can_use_is_pruned(
     tmp_path: Path,
     ray_cluster: None,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(lease, "STALE_SECONDS", 0.3)
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
     root = str(tmp_path)
     manifest = make_dataset(f"{root}/data")
     settings = make_config(root)
@@ -63,23 +59,23 @@ def test_what_nobody_can_use_is_pruned(
     storage.write_bytes(storage.join(dead, cache.BUILDER), b"of a dead process")
     storage.write_bytes(storage.join(dead, "x.parquet"), bytes(1000))
     working = storage.join(root, "features", "working")
-    with Lease(storage.join(working, cache.BUILDER)) as alive:
+    with Quick(storage.join(working, cache.BUILDER)) as alive:
         assert alive.take()
-        states = {cache.uri: cache.state for cache in prune.listing(root)}
+        states = {cache.uri: cache.state for cache in prune.listing(root, stale_s=STALE_S)}
         assert states == {
             kept: "ready", outdated: "outdated", dead: "abandoned", working: "building",
         }  # fmt: skip
-        assert {cache.uri for cache in prune.prune(root)} == {outdated, dead}
-        assert main.main(["features", "--prune", "--all", "--storage", root]) == 0
-        assert [cache.uri for cache in prune.listing(root)] == [working]
+        assert {cache.uri for cache in prune.prune(root, stale_s=STALE_S)} == {outdated, dead}
+        everything = prune.prune(root, everything=True, stale_s=STALE_S)
+        assert [cache.uri for cache in everything] == [kept]
+        assert [cache.uri for cache in prune.listing(root, stale_s=STALE_S)] == [working]
+    storage.write_bytes(storage.join(dead, "x.parquet"), bytes(1000))
+    assert main.main(["features", "--prune", "--storage", root]) == 0
     assert "Removed 1 caches" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_what_a_builder_took_up_in_the_meantime_is_not_pruned(
-    place: str, monkeypatch: pytest.MonkeyPatch, ended: bool
-) -> None:
-    monkeypatch.setattr(lease, "STALE_SECONDS", 0.3)
+def test_what_a_builder_took_up_in_the_meantime_is_not_pruned(place: str, ended: bool) -> None:
     manifest = make_dataset(f"{place}/data")
     uri = storage.join(place, "features", "taken-up")
     lone = storage.join(place, "features", "dead")
@@ -91,9 +87,9 @@ def test_what_a_builder_took_up_in_the_meantime_is_not_pruned(
         storage.write_bytes(storage.join(uri, name), data)
     storage.write_bytes(storage.join(lone, cache.BUILDER), b"of a dead process")
     storage.write_bytes(storage.join(lone, "x.parquet"), bytes(1000))
-    builder = Lease(storage.join(uri, cache.BUILDER))
+    builder = Quick(storage.join(uri, cache.BUILDER))
     with builder:
-        found = prune.scan(place)
+        found = prune.scan(place, stale_s=STALE_S)
         assert builder.take()  # it begins after the scan, and may have ended before the removal
         if ended:
             storage.commit(uri, files)

@@ -23,6 +23,7 @@ from rtl.runs.records import RunRecord, TrialEpoch
 from rtl.runs.trials import Trial
 from rtl.training import train
 from tests.conftest import Searched, make_dataset
+from tests.support.contrast import contrast
 
 
 def predictions(*right: bool) -> Predictions:
@@ -85,21 +86,9 @@ def test_it_reads_well_in_light_and_dark_and_on_a_phone(
     ink, paper = page.evaluate(
         "['color', 'backgroundColor'].map(key => getComputedStyle(document.body)[key])"
     )
-    assert _contrast(ink, paper) > 7  # WCAG 2.2, enhanced
+    assert contrast(ink, paper) > 7  # WCAG 2.2, enhanced
     soft = page.locator(".soft").first.evaluate("one => getComputedStyle(one).color")
-    assert _contrast(soft, paper) > 4.5
-
-
-def _contrast(one: str, other: str) -> float:
-    """Of two CSS colours, by WCAG 2.2."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
+    assert contrast(soft, paper) > 4.5
 
 
 def test_the_file_stands_alone_and_is_small(searched: Searched) -> None:

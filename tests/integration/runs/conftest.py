@@ -13,8 +13,7 @@ from rtl.config.tree import Config
 from rtl.data.shards import Manifest
 from rtl.feature_extraction import extraction
 from rtl.feature_extraction.cache import Features
-from rtl.model import bundle, inception, pretrained
-from rtl.model.bundle import BundleInfo
+from rtl.model import bundle
 from rtl.runs import listing, run, tensorboard, trials
 from rtl.runs.progress import RunCallbacks
 from rtl.runs.ray_metrics import Meter
@@ -27,7 +26,8 @@ from rtl.tuning import first_answer, search, sweep
 from rtl.tuning.sweep import Sweep
 from rtl.tuning.tracker import Round, TrialTracker
 from rtl.tuning.trial_process import TrialSetup
-from tests.conftest import COLOURS, make_dataset
+from tests.conftest import make_dataset
+from tests.support.bundles import make_info, make_network
 from tests.support.event_files import curves
 from tests.support.runs import (
     EPOCHS,
@@ -45,18 +45,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
     """The files of the bundle that the runs end with, of a fit at a learning rate of 0.5."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # two on a core that others use too wait for each other
-    network = inception.build(num_classes=3)
-    inception.load_part(network, pretrained.load("packaged", "unused").state)
-    inception.init_head(network, seed=0)
     best = EPOCHS[-1].val.to_dict()
-    info = BundleInfo(
-        name="colours", classes=tuple(COLOURS), unfrozen_layers=0, image_size=80,
-        mean=(0.5,) * 3, std=(0.2,) * 3, weights={"source": "packaged", "sha256": "0" * 64},
-        metrics={"val": best, "test": best}, manifest_digest="d" * 64,
+    info = make_info(
+        unfrozen_layers=0, image_size=80, mean=(0.5,) * 3, std=(0.2,) * 3,
+        metrics={"val": best, "test": best},
         config=make_config("somewhere").at({"optimizer.lr": 0.5}).to_dict(),
     )  # fmt: skip
     uri = str(tmp_path_factory.mktemp("model"))
-    bundle.save(uri, info, network.eval())
+    bundle.save(uri, info, make_network())
     yield storage.read_committed(uri)
     torch.set_num_threads(threads)
 
@@ -71,15 +67,15 @@ def fitted(s3_server: str, ray_cluster: None, model: Files) -> list[Any]:
     epochs: list[int] = []
     callbacks = RunCallbacks(epoch=lambda epoch: epochs.append(epoch.epoch))
     seen: list[Any] = []
-    with pytest.MonkeyPatch.context() as patch:
-        for stop_after in (0, 1):
-            patch.setattr(train, "launch", Workers(model, stop_after))
-            with pytest.raises(KeyboardInterrupt):
-                train.train(settings, resume=stop_after > 0, callbacks=callbacks)
-            seen.append(curves(folder))
-            assert listing.read(run.locate(settings)).state == "stopped"
-        patch.setattr(train, "launch", Workers(model))
-        train.train(settings, resume=True, callbacks=callbacks)
+    for stop_after in (0, 1):
+        with pytest.raises(KeyboardInterrupt):
+            train.train(
+                settings, resume=stop_after > 0, callbacks=callbacks,
+                launch=Workers(model, stop_after),
+            )  # fmt: skip
+        seen.append(curves(folder))
+        assert listing.read(run.locate(settings)).state == "stopped"
+    train.train(settings, resume=True, callbacks=callbacks, launch=Workers(model))
     assert epochs == [0, 1, 2]
     return [*seen, curves(folder), settings]
 

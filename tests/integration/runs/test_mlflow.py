@@ -58,7 +58,6 @@ def test_a_finished_run_is_logged_to_mlflow_once_and_without_a_secret(
     manifest = make_dataset(f"{s3}/data")
     settings = make_config(s3, track={"mlflow": mlflow_place, "experiment": "colours"})
     uri = run.locate(settings)
-    monkeypatch.setattr(train, "launch", Workers(model))
     # MLflow goes away while the run goes on: the run stands.
     with monkeypatch.context() as patch:
 
@@ -66,7 +65,7 @@ def test_a_finished_run_is_logged_to_mlflow_once_and_without_a_secret(
             raise RuntimeError("The server is gone.")
 
         patch.setattr(mlflow.MlflowClient, "log_artifacts", gone)
-        result = train.train(settings)
+        result = train.train(settings, launch=Workers(model))
     assert run.result(uri) == result
     assert any("was not logged" in r.getMessage() for r in caplog.records)
     assert "The server is gone. `rtl train --resume`" in caplog.text

@@ -96,14 +96,10 @@ def a_cpu_held() -> Iterator[None]:
     ray.kill(replica)
 
 
-def test_cpus_that_an_endpoint_holds_are_not_counted_on(
-    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cpus_that_an_endpoint_holds_are_not_counted_on(ray_cluster: None) -> None:
     with a_cpu_held():
-        monkeypatch.setattr(capacity, "FREED_AFTER_S", 0.5)
-        assert capacity.most_cpus() == 3
-        assert train.share_cpus(Config(), data_cpus=1).train.cpus_per_worker == 2
-        monkeypatch.undo()
+        assert capacity.most_cpus(freed_after_s=0.5) == 3
+        assert capacity.most_cpus(spare_cpus=1, freed_after_s=0.5) == 2
     assert capacity.most_cpus() == 4  # what ended a moment ago is waited for
     assert train.share_cpus(Config(), data_cpus=1).train.cpus_per_worker == 3
 

@@ -99,38 +99,36 @@ def test_an_answer_names_the_classes_that_the_image_may_have(tmp_path: Path, loc
 
 @pytest.mark.parametrize(("cpus", "sizes"), [(1, [1, 2, 3, 4]), (2, [1, 2])])
 def test_a_model_is_warmed_up_for_each_size_of_batch(
-    local: str, cpus: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+    local: str, cpus: int, sizes: list[int]
 ) -> None:
     warmed: list[int] = []
-    predict = Classifier.predict
 
-    def record(self: Classifier, batch: torch.Tensor) -> torch.Tensor:
-        warmed.append(len(batch))
-        return predict(self, batch)
-
-    monkeypatch.setattr(Classifier, "predict", record)
+    class Recorded(Classifier):
+        def predict(self, batch: torch.Tensor) -> torch.Tensor:
+            warmed.append(len(batch))
+            return super().predict(batch)
 
     async def test(engine: Engine, http: httpx.AsyncClient) -> None:
         assert warmed[: len(sizes)] == sizes
         assert set(engine.batcher.sizes) == set(sizes)
 
-    with_engine(Engine(CONFIG.model_copy(update={"cpus_per_replica": cpus})), local, test)
+    config = CONFIG.model_copy(update={"cpus_per_replica": cpus})
+    with_engine(Engine(config, load=Recorded.load), local, test)
 
 
 @pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere threads have no priority of their own"
 )
 def test_a_model_that_comes_leaves_the_cpus_to_the_one_that_answers(
-    local: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    local: str, tmp_path: Path
 ) -> None:
     priorities: list[int] = []
-    own, load = os.getpriority(os.PRIO_PROCESS, 0), bundle.load
+    own = os.getpriority(os.PRIO_PROCESS, 0)
 
-    def record(uri: str) -> Any:
+    def load(uri: str, device: torch.device) -> Classifier:
         priorities.append(os.getpriority(os.PRIO_PROCESS, 0))  # of the calling thread
-        return load(uri)
+        return Classifier.load(uri, device)
 
-    monkeypatch.setattr(bundle, "load", record)
     other = str(tmp_path / "bundle")
     storage.commit(other, bundle.read_files(local))
 
@@ -147,7 +145,7 @@ def test_a_model_that_comes_leaves_the_cpus_to_the_one_that_answers(
         assert [one.result(30) for one in found] == [own] * len(found)
 
     workers = Workers()
-    with_engine(Engine(CONFIG, new_batcher=workers.batcher), local, test)
+    with_engine(Engine(CONFIG, new_batcher=workers.batcher, load=load), local, test)
 
 
 def test_images_alone_have_all_threads_and_more_have_one_each(local: str) -> None:

@@ -18,7 +18,7 @@ import torch
 from rtl import storage
 from rtl.config.schema import ServeConfig
 from rtl.errors import BundleError, StorageError
-from rtl.model import bundle, registry
+from rtl.model import registry
 from rtl.model.bundle import Classifier
 from rtl.model.inference import Output
 from rtl.model.registry import Canary
@@ -82,20 +82,20 @@ def following(
 
 @pytest.mark.parametrize("fault", [StorageError("away"), BundleError("broken")])
 def test_what_may_pass_is_tried_again_and_a_broken_bundle_is_not(
-    root: str, fault: Exception, monkeypatch: pytest.MonkeyPatch
+    root: str, fault: Exception
 ) -> None:
     loaded: list[str] = []
-    load, faults = bundle.load, [fault]
+    faults = [fault]
 
-    def away(uri: str) -> Any:
+    def away(uri: str, device: torch.device) -> Classifier:
         loaded.append(uri.rpartition("/")[2])
         if loaded[-1] == "2" and faults:
             raise faults.pop()
-        return load(uri)
+        return Classifier.load(uri, device)
 
     async def test(endpoint: replica.Endpoint) -> None:
         engine, second = endpoint.engine, registry.place(root, "colours", 2)
-        monkeypatch.setattr(bundle, "load", away)
+        loaded.clear()
         point(root, 1, Canary(2, 0.5, shadow=True))
         await endpoint.follow()
         assert str(fault) in endpoint.rejected[second]
@@ -111,7 +111,7 @@ def test_what_may_pass_is_tried_again_and_a_broken_bundle_is_not(
         assert engine.served.version == 2
         assert engine.canary is None
 
-    following(root, test, retry_after_s=0.0)
+    following(root, test, retry_after_s=0.0, load=away)
 
 
 def test_a_trial_ends_with_the_name_that_is_followed(root: str) -> None:
@@ -141,18 +141,17 @@ def test_a_canary_that_is_gone_keeps_no_replica_from_starting(root: str) -> None
     asyncio.run(main())
 
 
-def test_a_look_that_began_before_does_not_bring_the_old_target_back(
-    root: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def test(endpoint: replica.Endpoint) -> None:
-        resolve, go, begun = registry.resolve, threading.Event(), threading.Event()
+def test_a_look_that_began_before_does_not_bring_the_old_target_back(root: str) -> None:
+    slowly, go, begun = threading.Event(), threading.Event(), threading.Event()
 
-        def slow(*args: str) -> str:
+    def resolve(*args: str) -> str:
+        if slowly.is_set():
             begun.set()
             assert go.wait(30)
-            return resolve(*args)
+        return registry.resolve(*args)
 
-        monkeypatch.setattr(registry, "resolve", slow)
+    async def test(endpoint: replica.Endpoint) -> None:
+        slowly.set()
         look = asyncio.create_task(endpoint.follow())
         assert await asyncio.to_thread(begun.wait, 30)
         third = registry.place(root, "colours", 3)
@@ -163,30 +162,24 @@ def test_a_look_that_began_before_does_not_bring_the_old_target_back(
         await change
         assert endpoint.engine.served.uri == third
 
-    following(root, test)
+    following(root, test, resolve=resolve)
 
 
-def test_a_promotion_while_a_canary_is_proved_stays(
-    root: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_promotion_while_a_canary_is_proved_stays(root: str) -> None:
     registry.promote(root, "colours", 1)
-    check = Classifier.check
 
-    def meanwhile(promoted: int) -> None:
-        def checked(classifier: Classifier) -> None:
-            check(classifier)
-            monkeypatch.setattr(Classifier, "check", check)
-            registry.promote(root, "colours", promoted)
+    def meanwhile(promoted: int) -> Callable[[str, str, int], None]:
+        def check(storage_root: str, name: str, version: int) -> None:
+            registry.check_version(storage_root, name, version)
+            registry.promote(storage_root, name, promoted)
 
-        monkeypatch.setattr(Classifier, "check", checked)
+        return check
 
-    meanwhile(2)
-    registry.set_canary(root, "colours", Canary(3, 0.5, shadow=True))
+    registry.set_canary(root, "colours", Canary(3, 0.5, shadow=True), check=meanwhile(2))
     found = registry.pointer(root, "colours")
     assert found == registry.Pointer(2, 1, Canary(3, 0.5, shadow=True))
-    meanwhile(3)
     with pytest.raises(BundleError, match="colours@3 is the current version"):
-        registry.set_canary(root, "colours", Canary(3, 0.5, shadow=True))
+        registry.set_canary(root, "colours", Canary(3, 0.5, shadow=True), check=meanwhile(3))
     assert registry.current(root, "colours") == 3
 
 

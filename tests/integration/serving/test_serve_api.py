@@ -26,10 +26,11 @@ from rtl import storage
 from rtl.config.schema import ServeConfig
 from rtl.errors import BundleError
 from rtl.evaluation import baseline
-from rtl.model import bundle, inception, pretrained, registry
-from rtl.model.bundle import BundleInfo, Classifier
+from rtl.model import bundle, registry
+from rtl.model.bundle import Classifier
 from rtl.model.registry import Canary
-from tests.conftest import COLOURS, make_image
+from tests.conftest import make_image
+from tests.support.bundles import make_info, make_network
 
 with warnings.catch_warnings():
     # Ray Serve's own config classes use a form of `Field` that pydantic 2 deprecates.
@@ -50,19 +51,9 @@ pytestmark = pytest.mark.slow
 def root(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A storage root with three versions of `colours`, the first one current."""
     root = f"{s3_server}/{secrets.token_hex(6)}"
-    network = inception.build(num_classes=3)
-    inception.load_part(network, pretrained.load("packaged", "unused").state)
-    info = BundleInfo(
-        name="colours", classes=tuple(COLOURS), unfrozen_layers=2, image_size=139,
-        mean=(0.0,) * 3, std=(1.0,) * 3,
-        weights={"source": "packaged", "sha256": pretrained.PACKAGED_SHA256},
-        metrics={"val": None, "test": None}, manifest_digest="d" * 64, config={},
-        uncertain_below=0.999,
-    )  # fmt: skip
+    info = make_info(image_size=139, uncertain_below=0.999)
     for seed in range(3):
-        inception.init_head(network, seed)
-        with torch.no_grad():
-            network.get_submodule("fc").weight.mul_(20)  # classes far from equally probable
+        network = make_network(seed=seed, sharpness=20)
         raw = Classifier(info, network, torch.device("cpu"))
         pixels = [raw.preprocess(make_image("red", i)) for i in range(baseline.MIN_ROWS)]
         said = raw.output(torch.stack(pixels))
@@ -311,17 +302,16 @@ def test_a_canary_answers_beside_the_current_model(
     until(lambda: trial() is None)
 
 
-def test_a_refused_deployment_leaves_the_name_followed(
-    client: httpx.Client, root: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_deployment_leaves_the_name_followed(client: httpx.Client, root: str) -> None:
     files = bundle.read_files(registry.place(root, "colours", 3))
     broken = f"{root}/broken"
     storage.write_bytes(f"{broken}/{bundle.MODEL}", files[bundle.MODEL][:-1])
     storage.write_bytes(f"{broken}/{bundle.INFO}", files[bundle.INFO])
     storage.seal(broken, {name: storage.describe(data) for name, data in files.items()})
-    monkeypatch.setattr(bundle, "verify", lambda _: None)  # as if a replica alone could see it
     with pytest.raises(BundleError, match=r"was rejected, .*/1 stays in service"):
-        deployment.deploy(broken, CONFIG, token=TOKEN)
+        deployment.deploy(  # as if a replica alone could see it
+            broken, CONFIG, token=TOKEN, verify=lambda _: None
+        )
     assert version(client) == 1
     registry.promote(root, "colours", 2)
     until(lambda: version(client) == 2)

@@ -92,7 +92,7 @@ def test_a_browser_may_ask_without_the_token_before_it_sends(local: endpoint.Loc
 
 
 def test_answers_and_errors_may_be_read_by_the_page(
-    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, local: endpoint.Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: Any) -> None:
         raise ZeroDivisionError
@@ -110,9 +110,10 @@ def test_answers_and_errors_may_be_read_by_the_page(
     check(401, headers={"authorization": "Bearer wrong"})
     check(413, b"x" * 500_001)
     check(415, b"hello")
-    with monkeypatch.context() as patch:
-        patch.setattr(Engine, "full", True)
-        check(503)
+    engine = local.engine
+    usual, engine.config = engine.config, engine.config.model_copy(update={"max_waiting": 0})
+    check(503)
+    engine.config = usual
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "classify", fail)
         assert check(500).headers["connection"] == "close"

@@ -286,7 +286,7 @@ def test_a_worker_whose_part_would_be_one_row_has_none(tmp_path: Path, ray_clust
 
 @pytest.mark.slow  # which errors are permanent: tests/unit/training/test_faults.py
 def test_an_error_of_python_in_a_worker_is_not_tried_again(
-    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ray_cluster: None
 ) -> None:
     make_dataset(str(tmp_path / "data"), train=9, val=3, test=3)
     head = Head({"fc.weight": torch.zeros(2, 2)}, [], torch.zeros(1, 0, 3))  # fits no network
@@ -297,9 +297,8 @@ def test_an_error_of_python_in_a_worker_is_not_tried_again(
         starts.append(config)
         launch(worker, task, config=config)
 
-    monkeypatch.setattr(train, "launch", counted)
     with pytest.raises(TrainingError, match=r"^The fit ended by RuntimeError: .* --name") as caught:
-        train.train(make_config(str(tmp_path), train={"max_failures": 3}))
+        train.train(make_config(str(tmp_path), train={"max_failures": 3}), launch=counted)
     assert "--resume" not in str(caught.value)
     assert "load_state_dict" in caught.value.__notes__[0]
     assert len(starts) == 1
@@ -319,7 +318,6 @@ def test_an_error_of_python_in_a_worker_is_not_tried_again(
 def test_only_lost_workers_are_started_again(
     tmp_path: Path,
     ray_cluster: None,
-    monkeypatch: pytest.MonkeyPatch,
     faults: list[str],
     allowed: int,
     starts: int,
@@ -327,25 +325,24 @@ def test_only_lost_workers_are_started_again(
 ) -> None:
     left = list(faults)
 
-    def start(worker: Any, task: train.FitTask, *, config: Config) -> None:
+    def start(worker: Any, task: Any, *, config: Config) -> None:
         fault = left.pop(0)
         if fault in ("storage", "final"):
             task.channel.fail(StorageError("Could not read x."))
         if fault in ("storage", "lost"):
             raise TrainingError(f"{fault}.")
 
-    monkeypatch.setattr(train, "launch", start)
     settings = make_config(str(tmp_path), train={"max_failures": allowed})
     with open_channel(RunCallbacks()) as box, contextlib.ExitStack() as stack:
         if says:
             stack.enter_context(pytest.raises((TrainingError, StorageError), match=says))
-        train.run_workers(train.FitTask(settings, str(tmp_path), FeaturePlan(), box))
+        train.run_workers(train.FitTask(settings, str(tmp_path), FeaturePlan(), box), launch=start)
     assert len(faults) - len(left) == starts
 
 
 @pytest.mark.slow
 def test_a_lost_worker_is_started_again_from_the_last_commit(
-    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ray_cluster: None
 ) -> None:
     make_dataset(str(tmp_path / "data"))
     settings = make_config(str(tmp_path), train={"epochs": 3, "workers": 2})
@@ -364,8 +361,7 @@ def test_a_lost_worker_is_started_again_from_the_last_commit(
         starts.append(len(epochs))
         launch(worker, task, config=config)
 
-    monkeypatch.setattr(train, "launch", counted)
-    result = train.train(settings, callbacks=RunCallbacks(epoch=kill_one))
+    result = train.train(settings, callbacks=RunCallbacks(epoch=kill_one), launch=counted)
     assert result.epochs == 3
     assert epochs == sorted(set(epochs))  # none is fitted twice after its commit
     assert len(starts) == 2

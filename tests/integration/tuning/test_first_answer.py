@@ -9,10 +9,12 @@ import pytest
 
 from rtl import storage
 from rtl.config import loading
+from rtl.feature_extraction.cache import FeaturePlan
 from rtl.model import bundle, registry
 from rtl.runs import run, trials
 from rtl.tuning import first_answer, search
 from rtl.tuning.throughput import Rates
+from rtl.tuning.trial_process import TrialSetup
 from tests.conftest import make_dataset
 
 
@@ -65,4 +67,11 @@ def test_a_minute_is_the_probe_alone_which_is_solved_and_registered_once(
     assert last.metrics["val"] == first.metrics["val"]
     assert trials.recorded(uri) == [known]
     assert storage.read_json(storage.join(uri, "search.json"))["winner"] == 0
+    assert registry.versions(settings.storage, "quick") == [1, 2]
+    # An attempt that died after it registered, before it wrote that down, is recognised.
+    setup = TrialSetup(settings, uri, FeaturePlan())
+    assert first_answer.register(setup) is None
+    storage.delete(storage.join(first_answer.folder(uri), "registered.json"))
+    assert first_answer.register(setup) == 1
+    assert first_answer.register(setup) is None
     assert registry.versions(settings.storage, "quick") == [1, 2]

@@ -20,7 +20,6 @@ from rtl.model import bundle, registry
 from rtl.runs import run, trials
 from rtl.runs.records import Outcome
 from rtl.runs.trials import State, Trial, choose
-from rtl.runtime import capacity
 from rtl.tuning import budget, first_answer, search
 from rtl.tuning.throughput import Rates, measure
 from rtl.tuning.trial_process import TrialSetup
@@ -137,7 +136,7 @@ def test_finalists_run_with_more_seeds_and_a_killed_search_goes_on(
 
 @pytest.mark.slow
 def test_a_winner_is_evaluated_with_the_cpus_that_an_endpoint_leaves(
-    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ray_cluster: None
 ) -> None:
     def evaluate(task: search.WinnerTask) -> None:
         made = Outcome((), 0, unfrozen_layers=task.threads, lr=1e-2, test=None, epochs=5)
@@ -149,11 +148,9 @@ def test_a_winner_is_evaluated_with_the_cpus_that_an_endpoint_leaves(
     for held in (1, 0):
         with contextlib.ExitStack() as stack:
             if held:
-                monkeypatch.setattr(capacity, "FREED_AFTER_S", 0.5)
                 stack.enter_context(a_cpu_held())
             made = search.finalize_trial(setup, Trial(0, point), finalize_task=evaluate)
             found[held] = (made.unfrozen_layers, made.epochs)
-        monkeypatch.setattr(capacity, "FREED_AFTER_S", 10.0)
     assert found == {1: (3, 1), 0: (4, 1)}
 
 

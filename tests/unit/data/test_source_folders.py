@@ -231,15 +231,20 @@ def test_numbering_ids_is_linear() -> None:
     assert Counted.made < 2000
 
 
-def test_listing_tells_the_files_so_far(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "_TELL_EVERY", 2)
+def test_walking_a_folder_tells_the_files_so_far(tmp_path: Path) -> None:
+    put(str(tmp_path), [f"{c}/{number}.jpg" for c in "ab" for number in range(3)])
+    told: list[int] = []
+    walk.walk_folder(tmp_path, told.append, tell_every=2)
+    assert sorted(set(told)) == [0, 2, 4, 6]
+
+
+def test_listing_tells_the_files(place: str) -> None:
     put(place, [f"{c}/{number}.jpg" for c in "ab" for number in range(3)])
     told: list[tuple[int, int, str]] = []
     sources.list_source(place, PackConfig(), progress=lambda *event: told.append(event))
     assert told[-1] == (6, 6, "files found")
     assert {total for _, total, _ in told[:-1]} == {0}
     assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
-    assert len(told) >= 2
 
 
 def test_listing_tars_tells_the_members_so_far(place: str) -> None:

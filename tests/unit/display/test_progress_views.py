@@ -16,6 +16,7 @@ from rtl.display.trial_table import TrialView
 from rtl.runs.records import TrialEpoch
 from rtl.runs.trials import Trial
 from rtl.tuning.tracker import Round
+from tests.support.screens import use_console
 
 
 def epoch(number: int, score: float, seconds: float = 10.0) -> TrialEpoch:
@@ -32,7 +33,7 @@ def trial(number: int, scores: list[float], state: Any = "finished") -> Trial:
 def piped(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What a pipe gets."""
     out = io.StringIO()
-    monkeypatch.setattr(console, "console", Console(file=out, width=200, soft_wrap=True))
+    use_console(monkeypatch, file=out, width=200, soft_wrap=True)
     return out
 
 
@@ -144,9 +145,7 @@ def test_a_bar_without_a_total_says_the_number_so_far(piped: io.StringIO) -> Non
 def test_a_bar_without_a_total_is_not_full_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(
-        console, "console", Console(file=screen, force_terminal=True, width=80, color_system=None)
-    )
+    use_console(monkeypatch, file=screen, force_terminal=True, width=80, color_system=None)
     with progress_views.Bars() as bars:
         bars(5, 0, "files found")
     assert "Files found" in screen.getvalue()

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from rtl import storage
@@ -22,13 +21,7 @@ Draw = Callable[[np.ndarray[Any, Any], int], None]
 """Draws the mark of a class into a picture's pixels, (H, W, 3)."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Two threads on a core that others use too wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _at_the_ends(pixels: np.ndarray[Any, Any], label: int) -> None:

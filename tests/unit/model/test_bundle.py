@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,22 @@ from rtl import storage
 from rtl.errors import BundleError, RtlError
 from rtl.evaluation.conformal import PredictionSets, SetCoverage
 from rtl.evaluation.metrics import Estimate
-from rtl.model import bundle, inception, pretrained, registry
+from rtl.model import bundle, registry
 from rtl.model.bundle import BundleInfo, Classifier
 from rtl.model.golden import Golden
 from rtl.storage import objects
 from tests.conftest import make_image
+from tests.support.bundles import make_info, make_network
 
 SIZE = 75
 ESTIMATE = {"value": 0.9, "low": 0.8, "high": 0.95}
-INFO = BundleInfo(
+INFO = make_info(
     name="solar",
-    classes=("blue", "green", "red"),
-    unfrozen_layers=2,
     image_size=SIZE,
     mean=(0.5, 0.4, 0.3),
     std=(0.2, 0.3, 0.4),
-    weights={"source": "packaged", "sha256": pretrained.PACKAGED_SHA256},
     temperature=1.7,
     metrics={"val": {"accuracy": ESTIMATE, "top5": None}, "test": None},
-    manifest_digest="d" * 64,
     config={"name": "solar", "model": {"unfrozen_layers": 2}},
     cost={"seconds": 12.5},
 )
@@ -46,21 +42,12 @@ SETS = PredictionSets(
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Two threads on a core that others use too wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Sequential:
-    net = inception.build(num_classes=3)
-    inception.load_part(net, pretrained.load("packaged", "unused").state)
-    inception.init_head(net, seed=0)
-    return net.eval()
+    return make_network()
 
 
 @pytest.fixture(scope="module")

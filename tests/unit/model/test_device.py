@@ -12,25 +12,26 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize(
-    ("asked", "capabilities", "expected"),
+    ("capabilities", "expected"),
     [
-        ("auto", {}, torch.float32),
-        ("auto", {"avx512": True, "avx512_bf16": False}, torch.float32),
-        ("auto", {"avx512_bf16": True}, torch.bfloat16),
-        ("auto", {"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
-        ("auto", {"bf16": True}, torch.bfloat16),
-        ("fp32", {"avx512_bf16": True}, torch.float32),
-        ("bf16", {}, torch.bfloat16),
+        ({}, False),
+        ({"avx512": True, "avx512_bf16": False}, False),
+        ({"avx512_bf16": True}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+        ({"bf16": True}, True),
     ],
 )
-def test_auto_on_a_cpu_is_bf16_only_where_it_multiplies_in_it(
-    monkeypatch: pytest.MonkeyPatch,
-    asked: device.Precision,
-    capabilities: dict[str, bool],
-    expected: torch.dtype,
+def test_a_cpu_multiplies_in_bf16_by_any_of_its_names(
+    capabilities: dict[str, bool], expected: bool
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert device.resolve_precision(asked, CPU) is expected
+    assert device.cpu_multiplies_in_bf16(capabilities) is expected
+
+
+def test_auto_on_a_cpu_is_bf16_only_where_it_multiplies_in_it() -> None:
+    native = device.cpu_multiplies_in_bf16(torch.cpu.get_capabilities())
+    auto = torch.bfloat16 if native else torch.float32
+    for asked, expected in (("auto", auto), ("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        assert device.resolve_precision(asked, CPU) is expected  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
@@ -63,9 +64,7 @@ def test_the_cpu_is_the_device_without_a_gpu_and_takes_a_batch_as_it_is() -> Non
     assert device.to_device(batch, CPU) is batch
 
 
-def test_a_gpu_that_this_process_does_not_see_is_an_error_with_its_remedy(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_this_process_does_not_see_is_an_error_with_its_remedy() -> None:
     with pytest.raises(ResourceError, match=r"sees none .* set train\.gpus_per_worker=0"):
         device.pick(use_gpu=True)

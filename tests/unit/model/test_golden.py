@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,46 +23,26 @@ from rtl.data.images import golden as inputs
 from rtl.data.shards import load_manifest
 from rtl.errors import BundleError, CorruptImageError
 from rtl.exporting import export
-from rtl.model import bundle, golden, inception, pretrained
+from rtl.model import bundle, golden
 from rtl.model.bundle import BundleInfo, Classifier
 from rtl.model.inference import Predictor
 from rtl.serving.engine import Engine
 from tests.conftest import make_dataset
+from tests.support.bundles import make_info, make_network
 
-INFO = BundleInfo(
-    name="solar",
-    classes=("blue", "green", "red"),
-    unfrozen_layers=2,
-    image_size=75,
-    framing="pad",
-    mean=(0.0, 0.0, 0.0),
-    std=(1.0, 1.0, 1.0),
-    weights={"source": "packaged", "sha256": pretrained.PACKAGED_SHA256},
-    metrics={"val": None, "test": None},
-    manifest_digest="d" * 64,
-    config={},
-)
+INFO = make_info(name="solar", framing="pad")
 
-Plant = Callable[[pytest.MonkeyPatch, str], None]
-"""Changes the code, or the bundle at a URI."""
+Plant = Callable[[str], tuple[Any, str, Any] | None]
+"""Changes the bundle at a URI, or gives a module, a name in it, and what it is to be instead."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Two threads on a core that others use too wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Sequential:
     """A network whose head is as little sure as one can be: probabilities alone tell little."""
-    net = inception.build(num_classes=3)
-    inception.load_part(net, pretrained.load("packaged", "unused").state)
-    inception.init_head(net, seed=0)
-    return net.eval()
+    return make_network()
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +67,7 @@ def solar(saved: str, tmp_path: Path) -> str:
 def _recommit(**changes: Any) -> Plant:
     """An edited info under a `COMMIT` that fits it."""
 
-    def plant(_: pytest.MonkeyPatch, uri: str) -> None:
+    def plant(uri: str) -> None:
         document = {**storage.read_json(f"{uri}/{bundle.INFO}"), **changes}
         info = json.dumps(document).encode()
         storage.write_bytes(f"{uri}/{bundle.INFO}", info)
@@ -97,30 +77,29 @@ def _recommit(**changes: Any) -> Plant:
     return plant
 
 
-def _orientation_ignored(patch: pytest.MonkeyPatch, _: str) -> None:
-    patch.setattr(orientation, "upright", lambda pixels, _: pixels)
+def _orientation_ignored(_: str) -> Any:
+    return orientation, "upright", lambda pixels, _: pixels
 
 
-def _turned_the_other_way(patch: pytest.MonkeyPatch, _: str) -> None:
+def _turned_the_other_way(_: str) -> Any:
     right = orientation.upright
-    patch.setattr(orientation, "upright", lambda pixels, n: right(pixels, {6: 8, 8: 6}.get(n, n)))
+    return orientation, "upright", lambda pixels, n: right(pixels, {6: 8, 8: 6}.get(n, n))
 
 
 def _as_pillow_has_it(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
-def _alpha_ignored(patch: pytest.MonkeyPatch, _: str) -> None:
+def _alpha_ignored(_: str) -> Any:
     right = samples.to_rgb
-    patch.setattr(
-        samples, "to_rgb",
-        lambda image, data: (
-            _as_pillow_has_it(image) if image.mode == "RGBA" else right(image, data)
-        ),
-    )  # fmt: skip
+
+    def ignore(image: Image.Image, data: bytes) -> torch.Tensor:
+        return _as_pillow_has_it(image) if image.mode == "RGBA" else right(image, data)
+
+    return samples, "to_rgb", ignore
 
 
-def _sixteen_bits_clipped(patch: pytest.MonkeyPatch, _: str) -> None:
+def _sixteen_bits_clipped(_: str) -> Any:
     right = samples.to_rgb
 
     def clip(image: Image.Image, data: bytes) -> torch.Tensor:
@@ -129,36 +108,35 @@ def _sixteen_bits_clipped(patch: pytest.MonkeyPatch, _: str) -> None:
         levels = np.asarray(image).clip(0, 255).astype(np.uint8)
         return _as_pillow_has_it(Image.fromarray(levels))
 
-    patch.setattr(samples, "to_rgb", clip)
+    return samples, "to_rgb", clip
 
 
-def _decoder_gives_bgr(patch: pytest.MonkeyPatch, _: str) -> None:
+def _decoder_gives_bgr(_: str) -> Any:
     right = decoding.decode
-    patch.setattr(decoding, "decode", lambda *arguments: right(*arguments).flip(0))
+    return decoding, "decode", lambda *arguments: right(*arguments).flip(0)
 
 
-def _decoder_refuses(patch: pytest.MonkeyPatch, _: str) -> None:
+def _decoder_refuses(_: str) -> Any:
     def refuse(*_: object) -> torch.Tensor:
         raise CorruptImageError("no.")
 
-    patch.setattr(samples, "to_rgb", refuse)
+    return samples, "to_rgb", refuse
 
 
 def _framed(name: Any) -> Plant:
     right = framing.frame
-    return lambda patch, _: patch.setattr(
-        framing, "frame", lambda image, size, _: right(image, size, name)
-    )
+    return lambda _: (framing, "frame", lambda image, size, _: right(image, size, name))
 
 
 def _predictor(**changes: Any) -> Plant:
-    return lambda patch, _: patch.setattr(
-        bundle, "Predictor", lambda network, **given: Predictor(network, **{**given, **changes})
-    )
+    def changed(network: torch.nn.Sequential, **given: Any) -> Predictor:
+        return Predictor(network, **{**given, **changes})
+
+    return lambda _: (bundle, "Predictor", changed)
 
 
-def _network_gets_bgr(patch: pytest.MonkeyPatch, _: str) -> None:
-    patch.setattr(bundle.devices, "to_device", lambda batch, _: batch.flip(1))
+def _network_gets_bgr(_: str) -> Any:
+    return bundle.devices, "to_device", lambda batch, _: batch.flip(1)
 
 
 DECODING, SETTINGS, NETWORK = "other pixels", "classes, their order or the prep", "other features"
@@ -181,11 +159,17 @@ PLANTED: dict[str, tuple[Plant, str]] = {
 }
 
 
+def _plant(patch: pytest.MonkeyPatch, plant: Plant, uri: str) -> None:
+    planted = plant(uri)
+    if planted is not None:
+        patch.setattr(*planted)
+
+
 @pytest.mark.parametrize(("plant", "message"), PLANTED.values(), ids=PLANTED.keys())
 def test_a_planted_change_is_refused(
     solar: str, monkeypatch: pytest.MonkeyPatch, plant: Plant, message: str
 ) -> None:
-    plant(monkeypatch, solar)
+    _plant(monkeypatch, plant, solar)
     with pytest.raises(BundleError, match=message) as refused:
         Classifier.load(solar).check()
     assert "golden image" in str(refused.value)
@@ -257,7 +241,7 @@ def test_every_use_of_a_model_looks(
     change: str,
 ) -> None:
     plant, message = PLANTED[change]
-    plant(monkeypatch, solar)
+    _plant(monkeypatch, plant, solar)
     with pytest.raises(BundleError, match=message):
         use(solar, tmp_path)
     assert not {"exported", "answers", "root"} & {path.name for path in tmp_path.iterdir()}
@@ -266,13 +250,11 @@ def test_every_use_of_a_model_looks(
 # Bundles of earlier versions
 
 
-def test_a_bundle_with_one_golden_picture_is_checked_as_before(
-    solar: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_with_one_golden_picture_is_checked_as_before(solar: str) -> None:
     classifier = Classifier.load(solar)
     pixels = classifier.preprocess(inputs.square_picture(INFO.image_size))
     right = classifier.predict(pixels[None])[0].tolist()
-    _recommit(golden=right)(monkeypatch, solar)
+    _recommit(golden=right)(solar)
     older = Classifier.load(solar)
     assert older.info.golden == tuple(right)
     older.check()

@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,14 @@ from rtl.errors import BundleError, DataError
 from rtl.evaluation import paired
 from rtl.evaluation.predictions import Predictions
 from rtl.exporting import card, export
-from rtl.model import bundle, inception, kernels, pretrained
-from rtl.model.bundle import BundleInfo, Classifier, Quantized
+from rtl.model import bundle, kernels
+from rtl.model.bundle import Classifier, Quantized
 from rtl.model.kernels import blocks, convolution, int8
 from rtl.model.kernels.convolution import has_fused_convolution
-from tests.conftest import COLOURS, make_dataset
+from tests.conftest import make_dataset
+from tests.support.bundles import make_info, make_network
 
-INFO = BundleInfo(
-    name="colours", classes=tuple(COLOURS), unfrozen_layers=2, image_size=80,
-    mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4),
-    weights={"source": "packaged", "sha256": pretrained.PACKAGED_SHA256},
-    metrics={"val": None, "test": None}, manifest_digest="d" * 64, config={},
-)  # fmt: skip
+INFO = make_info(image_size=80, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 PROOF = Quantized(rows=12, accuracy=0.5, accuracy_before=0.5, agreement=1.0)
 CPU = torch.device("cpu")
 
@@ -45,25 +40,12 @@ def some_images(seed: int) -> torch.Tensor:
 IMAGES = some_images(0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Two threads on a core that others use too wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Sequential:
-    net = inception.build(num_classes=len(COLOURS))
-    inception.load_part(net, pretrained.load("packaged", "unused").state)
-    inception.init_head(net, seed=0)
-    with torch.no_grad():
-        net.get_submodule("fc").weight.mul_(20)  # classes far from equally probable
-        taps = net.get_parameter("taps.weight")
-        taps.copy_(0.02 * torch.randn(taps.shape, generator=torch.Generator().manual_seed(1)))
-    return net.eval()
+    return make_network(sharpness=20, taps=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +113,7 @@ def test_the_slower_way_to_codes_is_left(slow: bool) -> None:
     assert set(ways) == {True, False}
 
 
-def test_the_way_to_codes_is_chosen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_way_to_codes_is_chosen_once() -> None:
     if not has_fused_convolution(torch.uint8):
         pytest.skip("there is one way without the instructions")
     ways: list[str] = []
@@ -144,7 +126,7 @@ def test_the_way_to_codes_is_chosen_once(monkeypatch: pytest.MonkeyPatch) -> Non
             found: Tensor = go(codes, packed)
             return found
 
-        monkeypatch.setattr(conv, name, counted)
+        setattr(conv, name, counted)
     codes = torch.ones(1, 8, 5, 5, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         conv(codes)

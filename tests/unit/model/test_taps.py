@@ -15,40 +15,24 @@ from rtl import storage
 from rtl.config import loading
 from rtl.errors import BundleError
 from rtl.model import bundle, inception, kernels, pretrained
-from rtl.model.bundle import BundleInfo, Classifier
+from rtl.model.bundle import Classifier
 from rtl.model.inception import Activation
 from rtl.model.inference import Predictor
 from rtl.model.kernels import pooling
 from rtl.training.loop import Learner
-from tests.conftest import COLOURS
+from tests.support.bundles import make_info, make_network, set_taps
 
 CPU = torch.device("cpu")
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(0, 256, (4, 3, 80, 80), dtype=torch.uint8, generator=GENERATOR)
 IMAGES = (IMAGES // torch.tensor([1, 2, 3, 4]).view(-1, 1, 1, 1)).byte()
-INFO = BundleInfo(
-    name="colours", classes=tuple(COLOURS), unfrozen_layers=2, image_size=80,
-    mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4),
-    weights={"source": "packaged", "sha256": pretrained.PACKAGED_SHA256},
-    metrics={"val": None, "test": None}, manifest_digest="d" * 64, config={},
-)  # fmt: skip
+INFO = make_info(image_size=80, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
 
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Sequential:
     """A network whose taps decide: without them the classes are about equally probable."""
-    net = inception.build(num_classes=3)
-    inception.load_part(net, pretrained.load("packaged", "unused").state)
-    inception.init_head(net, seed=0)
-    set_taps(net, 0.03)
-    return net.eval()
-
-
-def set_taps(network: torch.nn.Module, scale: float) -> None:
-    weight = network.get_parameter("taps.weight")
-    drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        weight.copy_(scale * drawn)
+    return make_network(taps=0.03)
 
 
 def make_predictor(

@@ -14,21 +14,19 @@ from rtl.evaluation.calibration import reliability
 from rtl.evaluation.conformal import PredictionSets
 from rtl.evaluation.metrics import Estimate, evaluate
 from rtl.evaluation.predictions import Predictions
-from rtl.model.bundle import BundleInfo
 from rtl.reporting.facts import Facts, measure_sets
 from rtl.reporting.page import render
 from rtl.runs.run import Result
+from tests.support.bundles import make_info
 
 CLASSES = ("ant", "bee", "cat")
 SETS = PredictionSets(
     threshold=0.2, coverage=0.95, confidence=0.9, guarantee="confident", rows=120,
     expected=Estimate(0.975, 0.941, 0.995),
 )  # fmt: skip
-INFO = BundleInfo(
-    name="insects", classes=CLASSES, unfrozen_layers=0, image_size=75, mean=(0.0,) * 3,
-    std=(1.0,) * 3, weights={}, metrics={}, manifest_digest="d" * 64, config={},
-    uncertain_below=0.7, prediction_sets=SETS,
-)  # fmt: skip
+INFO = make_info(
+    name="insects", classes=CLASSES, unfrozen_layers=0, uncertain_below=0.7, prediction_sets=SETS
+)
 FOUND = Predictions(
     [str(i) for i in range(40)],
     np.array([0] * 30 + [1] * 6 + [2] * 4),
@@ -52,9 +50,9 @@ def facts(sets: PredictionSets | None, split: str = "test") -> Facts:
     )  # fmt: skip
 
 
-def section(page: str) -> str:
-    """The words of the section, without tags and long dashes."""
-    found = re.search(r'<section id="sets">.*?</section>', page, re.DOTALL)
+def words(page: str, section: str = "sets") -> str:
+    """The words of a section, without tags and long dashes."""
+    found = re.search(rf'<section id="{section}">.*?</section>', page, re.DOTALL)
     words = re.sub(r"<[^>]+>", " ", found[0]).split() if found else []
     return " ".join(words).replace("\u2013", "-")
 
@@ -72,23 +70,23 @@ def test_the_uncertain_rows_are_measured_alone_too() -> None:
 
 
 def test_a_report_shows_what_was_promised_and_what_came_true() -> None:
-    text = section(render(facts(SETS)))
+    text = words(render(facts(SETS)))
     assert "promised, from val 95.0 % 94.1 to 99.5 % expected - - 120" in text
     assert "realised on test 90.0 % 76.9 to 96.0 % 1.25 75 % 40" in text
     assert "the uncertain rows of it 60.0 % 31.3 to 83.2 % 2.00 0 % 10" in text
     assert "with a confidence of 90 %" in text
     assert "proves nothing" not in text
-    assert "proves nothing" in section(render(facts(SETS, "val")))
+    assert "proves nothing" in words(render(facts(SETS, "val")))
 
 
 @pytest.mark.parametrize(
-    ("guarantee", "words"), [("average", "in the mean"), ("all_classes", "too few for any promise")]
+    ("guarantee", "says"), [("average", "in the mean"), ("all_classes", "too few for any promise")]
 )
-def test_a_report_tells_where_rows_are_too_few(guarantee: Any, words: str) -> None:
-    text = section(render(facts(replace(SETS, guarantee=guarantee, expected=None))))
-    assert words in text
+def test_a_report_tells_where_rows_are_too_few(guarantee: Any, says: str) -> None:
+    text = words(render(facts(replace(SETS, guarantee=guarantee, expected=None))))
+    assert says in text
     assert "confidence" not in text
 
 
 def test_a_model_of_an_earlier_version_has_no_section() -> None:
-    assert section(render(facts(None))) == ""
+    assert words(render(facts(None))) == ""

@@ -15,7 +15,6 @@ import pytest
 from rtl import storage
 from rtl.cli import main, tables
 from rtl.config import loading, tree
-from rtl.display import console
 from rtl.errors import (
     ConfigError,
     NotFoundError,
@@ -31,7 +30,7 @@ from rtl.runs import listing, run, trials
 from rtl.runs.listing import Row
 from rtl.runs.records import Attempt, Epoch, Kind, Outcome, RunRecord, TrialEpoch
 from rtl.runs.trials import State, Trial
-from rtl.storage import lease
+from tests.support.screens import use_console
 
 SEARCH: dict[str, Any] = {
     "unfrozen_layers": [0, 1], "trials": 3, "finalists": 1, "seeds": 2, "cpu_hour_price": 0.5,
@@ -150,12 +149,9 @@ def test_a_run_that_failed_says_why(tmp_path: Path) -> None:
         assert (row.state, row.reason, row.val) == ("unfinished", "", 0.5)
 
 
-def test_of_two_processes_at_one_run_one_gets_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+def test_of_two_processes_at_one_run_one_gets_an_error(tmp_path: Path) -> None:
     uri = begin(str(tmp_path), "twice", "search")
-    with run.open_run(uri, heartbeat_seconds=0) as heartbeat:
+    with run.open_run(uri, heartbeat_seconds=0, beat_s=0.05) as heartbeat:
         heartbeat(epochs=1, score=0.5)
         with pytest.raises(RunExistsError, match="is alive"), run.open_run(uri):
             pytest.fail("both work at it")
@@ -181,9 +177,7 @@ def test_a_run_that_is_refused_before_anything_is_made_leaves_its_name_free(
         assert storage.exists(f"{uri}/run.json") == made
 
 
-def test_a_run_whose_process_died_here_is_taken_up_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_whose_process_died_here_is_taken_up_at_once(tmp_path: Path) -> None:
     uri = begin(str(tmp_path), "killed", "search")
     code = (
         "import os, sys; from rtl.runs import run\n"
@@ -192,8 +186,7 @@ def test_a_run_whose_process_died_here_is_taken_up_at_once(
     done = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True)
     assert done.stdout == "held\n", done.stderr
     assert (Path(uri) / "OWNER").exists()
-    monkeypatch.setattr(run.time, "sleep", lambda _: pytest.fail("it waits"))
-    with run.open_run(uri):
+    with run.open_run(uri, sleep=lambda _: pytest.fail("it waits")):
         assert run.worked_seconds(uri) > 0
 
 
@@ -301,7 +294,7 @@ def test_the_verb_prints_a_table_or_json(
     storage.write_json(f"{uri}/outcome.json", outcome(5.0))
     end(uri, "train", right=7)
     storage.write_bytes(f"{root}/runs/bad/run.json", b"{")
-    monkeypatch.setattr(console.console, "width", 250)
+    use_console(monkeypatch, width=250)
     assert main.main(["runs", "--storage", root]) == 0
     said = capsys.readouterr().out
     for part in ("fitted@4", "accuracy 0.700", "0.800 (0.490 to 0.943)", "bad broken: "):
@@ -319,19 +312,16 @@ def test_runs_are_listed_without_ray_and_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_storage_that_refuses_signs_of_life_ends_no_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_storage_that_refuses_signs_of_life_ends_no_run(tmp_path: Path) -> None:
     uri = begin(str(tmp_path), "full", "train")
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise StorageError("The disk is full.")
-
+    attempt = Path(uri) / "attempt.json"
     with run.open_run(uri, heartbeat_seconds=0) as heartbeat:
-        monkeypatch.setattr(storage, "write_json", refuse)
+        attempt.unlink()
+        attempt.mkdir()  # in the way of every write
+        with pytest.raises(StorageError):
+            storage.write_json(str(attempt), {})
         heartbeat(epochs=1, score=0.5)
-    monkeypatch.undo()
-    assert storage.read_json(f"{uri}/attempt.json")["state"] == "running"
+    assert list(attempt.iterdir()) == []
 
 
 def test_where_a_run_is_tracked_decides_nothing(tmp_path: Path) -> None:

@@ -65,22 +65,25 @@ def test_a_cluster_that_was_left_is_not_missed(capsys: pytest.CaptureFixture[str
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A system's /tmp of its own, whose path has 20 bytes less than the longest that Ray takes."""
-    monkeypatch.setattr(ray_folder, "LONGEST", len(str(tmp_path)) + 20)
-    monkeypatch.setattr(ray_folder, "_SYSTEM", str(tmp_path / "tmp"))
+    """A folder without what the environment names."""
     for name in ("RAY_TMPDIR", "TMPDIR", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
+def find(places: Path, system: str = "tmp") -> str:
+    """Finds Ray's folder where `places` has 20 bytes less than the longest that Ray takes."""
+    return ray_folder.find(system=str(places / system), longest=len(str(places)) + 20)
+
+
 def test_rays_folder_is_the_one_that_the_environment_names(
     places: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ray_folder.find() == str(places / "tmp" / "ray")
+    assert find(places) == str(places / "tmp" / "ray")
     monkeypatch.setenv("TMPDIR", str(places / ("t" * 19)))  # just short enough, and made
-    assert ray_folder.find() == str(places / ("t" * 19) / "ray")
+    assert find(places) == str(places / ("t" * 19) / "ray")
     monkeypatch.setenv("RAY_TMPDIR", str(places / "own"))
-    assert ray_folder.find() == str(places / "own" / "ray")
+    assert find(places) == str(places / "own" / "ray")
 
 
 def test_a_folder_that_ray_cannot_use_gives_way_to_another(
@@ -89,10 +92,9 @@ def test_a_folder_that_ray_cannot_use_gives_way_to_another(
     (places / "file").write_bytes(b"")
     for unusable in ("t" * 20, "file"):
         monkeypatch.setenv("TMPDIR", str(places / unusable))
-        assert ray_folder.find() == str(places / "tmp" / "ray")
-    monkeypatch.setattr(ray_folder, "_SYSTEM", str(places / "file"))
+        assert find(places) == str(places / "tmp" / "ray")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(places / "run"))
-    assert ray_folder.find() == str(places / "run" / "ray")
+    assert find(places, "file") == str(places / "run" / "ray")
 
 
 def test_without_a_folder_for_ray_the_arithmetic_is_told(
@@ -101,9 +103,8 @@ def test_without_a_folder_for_ray_the_arithmetic_is_told(
     (places / "file").write_bytes(b"")
     long = str(places / ("t" * 20))
     monkeypatch.setenv("TMPDIR", long)
-    monkeypatch.setattr(ray_folder, "_SYSTEM", str(places / "file"))
     with pytest.raises(ResourceError) as caught:
-        ray_folder.find()
+        find(places, "file")
     said = str(caught.value)
     assert f"{long} has {len(long)} bytes; {places / 'file'} cannot be used (Not a dire" in said
     assert "have 68 bytes after the folder's, of 107 that the system takes: set RAY_TM" in said

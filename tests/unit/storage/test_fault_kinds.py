@@ -13,6 +13,7 @@ from rtl import storage
 from rtl.errors import StorageError
 from rtl.storage import faults, retry
 from rtl.storage.retry import RetryPolicy
+from tests.support.faulty_disk import refuse_writes
 
 
 def of_client(code: str, status: int) -> exceptions.ClientError:
@@ -90,10 +91,7 @@ def of_system(number: int) -> OSError:
 def test_each_kind_of_fault_has_its_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, remedy: str, final: bool
 ) -> None:
-    def fail(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(os, "fsync", fail)
+    refuse_writes(monkeypatch, error)
     at_once = retry.policy(RetryPolicy(base_delay_s=0.0))
     with at_once, pytest.raises(StorageError) as caught:
         storage.write_bytes(tmp_path / "x", b"x")
@@ -109,10 +107,7 @@ def test_each_kind_of_fault_has_its_remedy(
 def test_what_the_code_does_wrong_is_no_fault_of_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        raise ValueError("a mistake")
-
-    monkeypatch.setattr(os, "fsync", fail)
+    refuse_writes(monkeypatch, ValueError("a mistake"))
     with pytest.raises(ValueError, match="a mistake"):
         storage.write_bytes(tmp_path / "x", b"x")
 
@@ -120,10 +115,6 @@ def test_what_the_code_does_wrong_is_no_fault_of_storage(
 def test_keys_are_taken_out_of_a_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA12345678")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret/s3cret")
-
-    def fail(*_: object) -> None:
-        raise PermissionError(errno.EACCES, "of AKIA12345678, s3cret/s3cret")
-
-    monkeypatch.setattr(os, "fsync", fail)
+    refuse_writes(monkeypatch, PermissionError(errno.EACCES, "of AKIA12345678, s3cret/s3cret"))
     with pytest.raises(StorageError, match=r"\(1 attempts\): of \.\.\., \.\.\.\. Give"):
         storage.write_bytes(tmp_path / "x", b"x")

@@ -10,7 +10,7 @@ import pytest
 
 from rtl import storage
 from rtl.errors import DataError, NotFoundError, StorageError
-from rtl.storage import objects
+from tests.support.faulty_disk import refuse_writes
 
 
 def test_write_read_list_delete(place: str) -> None:
@@ -139,12 +139,10 @@ def test_a_verified_read_refuses_anything_else(place: str, data: bytes) -> None:
         storage.read_verified(storage.join(place, "x"), storage.describe(b"data"))
 
 
-def test_a_verified_read_fetches_again_what_does_not_match(
-    place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_verified_read_fetches_again_what_does_not_match() -> None:
     fetched = iter([b"da", b"dbta", b"data"])
-    monkeypatch.setattr(objects, "read_bytes", lambda _: next(fetched))
-    assert storage.read_verified(storage.join(place, "x"), storage.describe(b"data")) == b"data"
+    expected = storage.describe(b"data")
+    assert storage.read_verified("x", expected, read=lambda _: next(fetched)) == b"data"
 
 
 # Writing
@@ -164,10 +162,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(
     old, fresh = tmp_path / "old", tmp_path / "fresh"
     old.write_bytes(b"old")
 
-    def full(handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    refuse_writes(monkeypatch, OSError(28, "No space left on device"))
     target = old if name == "write_bytes" else fresh
     with pytest.raises(StorageError, match=rf"{target} \(1 attempts\): .*No space left on device"):
         getattr(storage, name)(target, b"new")
@@ -244,13 +239,12 @@ def test_a_committed_folder_is_read_back(place: str) -> None:
     assert storage.read_committed(place) == FILES
 
 
-def test_the_marker_is_written_after_every_file(
-    place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written: list[str] = []
-    monkeypatch.setattr(objects, "write_bytes", lambda uri, _, **__: written.append(uri))
-    storage.commit(place, FILES)
-    assert written == [storage.join(place, name) for name in (*FILES, storage.COMMIT)]
+@pytest.mark.parametrize("name", FILES)
+def test_the_marker_is_written_after_every_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir(parents=True)  # in the way of this file
+    with pytest.raises(StorageError):
+        storage.commit(str(tmp_path), FILES)
+    assert not storage.is_committed(str(tmp_path))
 
 
 def test_without_its_marker_a_folder_does_not_exist(place: str) -> None:

@@ -10,12 +10,13 @@ import torch
 
 from rtl.config import loading
 from rtl.config.tree import Config
-from rtl.data.batches import ImageReader, ShardRead
+from rtl.data.batches import Batch, ImageReader, ShardRead
 from rtl.errors import DataError
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.training import probe
-from rtl.training.loop import Learner
+from rtl.training.loop import FitSetup, Learner, training_step
 from rtl.training.probe import start
+from rtl.training.regularization import mixup_shares, neighbours
 from rtl.training.setup import build_fit
 from tests.conftest import make_dataset
 from tests.support.broken_data import mislabel
@@ -114,3 +115,29 @@ def test_a_label_that_is_no_class_is_an_error(config: Config, tmp_path: Path) ->
     broken = config.replace(data={"uri": f"{tmp_path}/data"})
     with pytest.raises(DataError, match=r"from 99 to 99; they must be integers from 0 to 2"):
         start.solve(broken, FeaturePlan(), where=CPU)
+
+
+def test_mixup_mixes_the_corrections_with_their_rows(config: Config) -> None:
+    mixed = config.replace(
+        model={"precision": "fp32", "dropout": 0.0},
+        train={"mixup": 0.4, "label_smoothing": 0.0, "batch_size": 6},
+    )
+    fit = build_fit(mixed, FeaturePlan(), where=CPU)
+    inputs, labels = (rows[:6] for rows in images(mixed, "train"))
+    ids = [f"{n:05}" for n in range(6)]
+    corrections = torch.randn(1, 6, 3, generator=torch.Generator().manual_seed(0))
+    setup = FitSetup(
+        mixed, fit.learner, fit.plan, fit.source, probe.Head({}, ids, corrections.expand(2, -1, -1))
+    )
+    with torch.inference_mode():  # k = 0 is linear: its logits mix as its inputs do
+        logits = fit.learner.logits(fit.learner.features(inputs)) + corrections[0]
+    share = torch.from_numpy(mixup_shares(6, 0.4, seed=mixed.train.seed, step=0))[:, None]
+    logits, targets = (
+        rows * share + rows[neighbours(6)] * (1 - share) for rows in (logits, torch.eye(3)[labels])
+    )
+    expected = -(targets * logits.log_softmax(1)).sum()
+    loss = training_step(
+        setup, Batch(ids, labels, inputs, torch.ones(6)), number=0, tail=fit.learner.tail,
+        optimizer=torch.optim.SGD(fit.learner.tail.parameters(), lr=0.0), weights=torch.ones(3),
+    )  # fmt: skip
+    assert loss == pytest.approx(float(expected), rel=1e-3)

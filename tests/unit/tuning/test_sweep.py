@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 from ray import cloudpickle, tune
-from rich.console import Console
 
 from rtl.config.tree import Config
-from rtl.display import console
 from rtl.display.progress_views import SearchView
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.runs.records import TrialEpoch
@@ -23,6 +21,7 @@ from rtl.tuning.proposals import Proposals
 from rtl.tuning.sweep import Sweep
 from rtl.tuning.tracker import Round, TrialTracker, TuneEvents
 from rtl.tuning.trial_process import Job, TrialSetup
+from tests.support.screens import use_console
 
 POINT = {"model.unfrozen_layers": 1, "optimizer.lr": 1e-3}
 
@@ -30,14 +29,13 @@ POINT = {"model.unfrozen_layers": 1, "optimizer.lr": 1e-3}
 @pytest.fixture
 def live_view(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A search's view with its live table on, as in a terminal."""
-    screen = Console(file=open("/dev/null", "w"), force_terminal=True, width=80)  # noqa: SIM115, PTH123
-    monkeypatch.setattr(console, "console", screen)
     monkeypatch.setenv("TERM", "xterm")
-    with SearchView("accuracy") as view:
-        view.trials([Trial(0, POINT)])
-        assert view._live is not None
-        yield view
-    screen.file.close()
+    with open("/dev/null", "w") as nowhere:  # noqa: PTH123 -- a real file, which cannot be pickled
+        use_console(monkeypatch, file=nowhere, force_terminal=True, width=80)
+        with SearchView("accuracy") as view:
+            view.trials([Trial(0, POINT)])
+            assert view._live is not None
+            yield view
 
 
 @pytest.mark.parametrize("proposed", [True, False])

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from rtl.config.tree import Config
-from rtl.runtime import capacity
 from rtl.tuning.throughput import BESIDE, PASS_RATE, START_SECONDS, Rates, measure
 
 BESIDE_OTHERS = {0: 3000.0, 3: 49.0, 5: 32.0}
@@ -38,16 +37,14 @@ class Measured:
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Measured:
-    """Three nodes of 4 CPUs."""
-    monkeypatch.setattr(capacity, "most_cpus", lambda: 4)
-    monkeypatch.setattr(capacity, "total", lambda _: 12.0)
+def cluster() -> Measured:
     return Measured()
 
 
 def measured(cluster: Measured, concurrent: int, **train: Any) -> Rates:
     config = Config().replace(search={"unfrozen_layers": [1, 5]}, train=train)
-    return measure(config, concurrent, run=cluster)
+    # Three nodes of 4 CPUs.
+    return measure(config, concurrent, run=cluster, most_cpus=lambda: 4, total=lambda _: 12.0)
 
 
 def test_trials_side_by_side_are_in_proportion_to_a_node(cluster: Measured) -> None:
