@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rtl import storage
 from rtl.config.tree import Config
-from rtl.data.batches import BatchSource, EpochSampler, ImageReader, InMemorySource
+from rtl.data.batches import BatchSource, EpochSampler, ImageReader, InMemorySource, Position
 from rtl.data.shards import Manifest, load_manifest
 from rtl.data.streaming import RayDataSource
 from rtl.errors import ConfigError, ResourceError, TrainingError
@@ -38,6 +38,9 @@ from rtl.training.finalize import finalize, read_outcome, register_result
 from rtl.training.loop import FitSetup, Learner, fit
 from rtl.training.probe import Head
 from rtl.training.trainer import DistributedCallbacks, launch
+
+_STEPS_BETWEEN_LOOKS = 10
+"""Steps after which several workers ask the first one whether it is time for a checkpoint."""
 
 _GPU_SHARE = 0.01
 """Share of a GPU that a look at it reserves: it fits beside trials that share the GPU."""
@@ -205,12 +208,12 @@ def build_fit(
     where: torch.device,
     rank: int = 0,
     ranks: int = 1,
-    first_epoch: int = 0,
+    start: Position = (0, 0),
     head: Head | None = None,
 ) -> FitSetup:
     """Builds the network, on the device `where`, and the rows of worker `rank` of `ranks`.
 
-    The fit begins with `first_epoch`, and from `head` where it is given. Raises DataError where
+    The fit begins at `start`, and from `head` where it is given. Raises DataError where
     planned features are gone.
     """
     manifest = load_manifest(str(config.data.uri))
@@ -219,12 +222,12 @@ def build_fit(
     learner = Learner(config, weights, num_classes=len(manifest.classes), device=where)
     if head is not None:
         learner.tail.load_state_dict(head.state, strict=False)
-    source = make_source(config, plan, features=features, first_epoch=first_epoch)
+    source = make_source(config, plan, features=features, start=start)
     return FitSetup(config, learner, plan, source, head)
 
 
 def make_source(
-    config: Config, plan: EpochSampler, *, features: FeaturePlan, first_epoch: int = 0
+    config: Config, plan: EpochSampler, *, features: FeaturePlan, start: Position = (0, 0)
 ) -> BatchSource:
     """Opens a fit's rows: cached features, from memory where they fit, or images.
 
@@ -233,13 +236,13 @@ def make_source(
     found = features.load(config.model.unfrozen_layers)
     if found is None:
         reader = ImageReader(plan.manifest, config.data)
-        return RayDataSource(plan, reader, first_epoch=first_epoch, epochs=config.train.epochs)
+        return RayDataSource(plan, reader, epochs=config.train.epochs, start=start)
     keep = found.bytes <= config.features.memory_gb * 1e9
     cached = open_reader(config, plan.manifest, found, keep=keep)
     return (
         InMemorySource(plan, cached)
         if keep
-        else RayDataSource(plan, cached, first_epoch=first_epoch, epochs=config.train.epochs)
+        else RayDataSource(plan, cached, epochs=config.train.epochs, start=start)
     )
 
 
@@ -264,7 +267,7 @@ def _fit_and_finalize(task: FitTask, callbacks: _WorkerCallbacks) -> None:
     start = callbacks.checkpoints.last()
     setup = build_fit(
         task.config, task.features, where=ray.train.torch.get_device(), rank=callbacks.rank,
-        ranks=callbacks.ranks, first_epoch=len(start.history) if start else 0,
+        ranks=callbacks.ranks, start=(len(start.history), start.part.steps) if start else (0, 0),
     )  # fmt: skip
     state = fit(setup, callbacks, start=start)
     finalize(
@@ -280,6 +283,9 @@ class _WorkerCallbacks(DistributedCallbacks):
         super().__init__()
         self.checkpoints = Checkpoints(storage.join(task.uri, "checkpoints"))
         self._channel = task.channel
+        self._minutes = task.config.train.checkpoint_minutes
+        self._committed = time.monotonic()
+        self._steps = 0
 
     def report(self, epoch: Epoch) -> None:
         """See `FitCallbacks`."""
@@ -291,8 +297,20 @@ class _WorkerCallbacks(DistributedCallbacks):
         if self.rank == 0:
             self._channel.step(epoch, rows, total)
 
+    def commit_due(self) -> bool:
+        """See `FitCallbacks`; the clock is that of rank 0."""
+        self._steps += 1
+        if self._minutes is None or (self.ranks > 1 and self._steps % _STEPS_BETWEEN_LOOKS):
+            return False
+        return self.gather(time.monotonic() - self._committed >= 60 * self._minutes)[0]
+
     def save(self, checkpoint: Checkpoint, val: Predictions) -> None:  # noqa: ARG002
+        """See `FitCallbacks`."""
+        self.save_part(checkpoint)
+
+    def save_part(self, checkpoint: Checkpoint) -> None:
         """See `FitCallbacks`; no worker goes on before the checkpoint is committed."""
         if self.rank == 0:
             self.checkpoints.save(checkpoint)
         self.gather(None)
+        self._committed = time.monotonic()
