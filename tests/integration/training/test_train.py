@@ -137,16 +137,6 @@ def test_a_last_batch_of_one_row_does_not_end_a_fit_whose_batch_norm_trains(
         assert bool(torch.isfinite(tensor).all()), name
 
 
-@pytest.mark.slow
-def test_an_uncommitted_checkpoint_does_not_exist(tmp_path: Path) -> None:
-    manifest = make_dataset(str(tmp_path / "data"))
-    recorder = Recorder(str(tmp_path / "c"))
-    fit_here(make_config(str(tmp_path)), manifest, recorder)
-    storage.delete(str(tmp_path / "c" / "0001" / "COMMIT"))
-    last = recorder.checkpoints.last()
-    assert last is None or last.history[-1].epoch == 0
-
-
 @pytest.mark.slow  # tests/e2e/test_cluster.py has a group that fits from cached features in S3
 def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
     manifest = make_dataset(f"{s3}/data", train=48)
