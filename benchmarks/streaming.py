@@ -56,7 +56,7 @@ def fit(kind: str, settings: Any, manifest: Any) -> dict[str, float]:
     if kind != "in_loop":
         between = streaming.pause if kind == "streamed" else lambda: None
         source = streaming.RayDataSource(
-            plan, reader, first_epoch=0, epochs=settings.train.epochs, between_steps=between
+            plan, reader, epochs=settings.train.epochs, between_steps=between
         )
     setup = loop.FitSetup(settings, learner, plan, source)
     history = loop.fit(setup, loop.FitCallbacks()).history

@@ -38,8 +38,9 @@ class PackConfig(Section):
     """Share of the rows without a split that goes to `test`, where the source has no test split."""
     shard_mb: float = Field(default=64.0, gt=0)
     """Target size of a shard, in MB of encoded images."""
-    min_shards: int = Field(default=4, ge=1)
-    """Minimum number of shards of the train split, so that workers can share the reading."""
+    min_shards: int = Field(default=8, ge=1)
+    """Minimum number of shards of each split, so that as many workers can share the reading: every
+    shard is read by one worker. The number of shards is a multiple of it."""
     max_quarantined: float = Field(default=0.05, ge=0, le=1)
     """Share of quarantined rows above which packing fails."""
     max_pixels: int = Field(default=100_000_000, ge=1)
@@ -165,6 +166,10 @@ class TrainConfig(Section):
     """Rows in a step, over all workers together."""
     workers: int = Field(default=1, ge=1)
     """Number of training processes; each batch is divided among them."""
+    lanes: int = Field(default=8, ge=1)
+    """Shards that are read side by side, over all workers, and the largest number of workers. The
+    batches are the same for any number of workers; with other lanes they are others. Each worker
+    holds twice `lanes / workers` shards in memory."""
     cpus_per_worker: int | None = Field(default=None, ge=1)
     """Logical CPUs that each worker reserves; null shares out all that Ray Data does not need."""
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
@@ -196,6 +201,9 @@ class TrainConfig(Section):
     set_confidence: float = Field(default=0.9, gt=0, lt=1)
     """Probability that a model's sets reach `set_coverage`; where `val` has too few rows (below 45
     at the defaults) they reach it in the mean over models alone."""
+    checkpoint_minutes: float | None = Field(default=10.0, gt=0)
+    """Minutes after which a fit commits a checkpoint within an epoch; one is committed at the end
+    of each epoch in any case. null commits no others."""
     seed: int = Field(default=0, ge=0)
     """Seed of the head's initial weights, the order of the rows and dropout."""
     max_failures: int = Field(default=3, ge=0)

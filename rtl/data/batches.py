@@ -1,16 +1,20 @@
-"""Order of an epoch, and batches of it for each worker.
+"""Batches of an epoch for each worker, and how their rows are read.
 
-The order of an epoch is a permutation that depends on (seed, epoch) alone. Batch b holds the rows
-at positions b * B to (b + 1) * B of it, and each of N workers takes an equal, contiguous part of
-every batch, so that the batches are the same for any number of workers. Every worker therefore
-fetches each shard, but decodes only its own rows, which pays because such data sets are small.
+`EpochSampler` says which rows a worker takes in which step (`rtl.data.order`), a `Reader` turns
+rows of shards into images or features, and a `BatchSource` puts both together for the training
+loop.
 """
 
 from __future__ import annotations
 
+import abc
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -19,13 +23,23 @@ import torch
 
 from rtl.config.schema import DataConfig
 from rtl.config.tree import Config
-from rtl.data import shards
+from rtl.data import order, shards
 from rtl.data.images import decoding, framing
+from rtl.data.order import Lane, Numbers, Part, Window, WindowRead
 from rtl.data.shards import Manifest, Shard
 from rtl.errors import DataError
 
+Position = tuple[int, int]
+"""An epoch, and a step within it, both from 0."""
+
+Clock = Callable[[], float]
+"""Returns monotonic seconds."""
+
 ROWS_PER_BLOCK = 32
 """Rows of one block of a reading task: 8.6 MB of 299 x 299 pixels."""
+
+FETCHES = 8
+"""Shards that one read fetches side by side."""
 
 ONE_PIXEL_UP_TO = 106
 """Largest image side, in pixels, at which the maps of Inception V3's last block are 1 x 1."""
@@ -49,6 +63,14 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class TrainBatch(Batch):
+    """One worker's part of the batch of a training step."""
+
+    part: Part
+    """Where its rows stand in the whole batch."""
+
+
+@dataclass(frozen=True)
 class ShardRead:
     """Rows of one shard, in one view, that one task reads."""
 
@@ -59,18 +81,59 @@ class ShardRead:
     """int64 row numbers, in the order in which they are to come."""
     view: int
 
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """Shards that have to be fetched."""
+        return (self.shard,)
 
-Reader = Callable[[ShardRead], Iterator[Batch]]
-"""Yields the rows of a `ShardRead` in order, a few at a time."""
+    def order(self) -> tuple[Numbers, Numbers]:
+        """Returns each row's index into `shards` and its number there, in order: int64 (n,)."""
+        return np.zeros(len(self.rows), np.int64), self.rows
+
+
+Read = ShardRead | WindowRead
+
+
+class Reader(abc.ABC):
+    """Reads rows of shards, images or features."""
+
+    @abc.abstractmethod
+    def fetch(self, shard: Shard, view: int) -> pa.Table:
+        """Returns all rows of a shard as they are stored, verified, in the shard's order."""
+
+    @abc.abstractmethod
+    def decode(self, rows: pa.Table, view: int) -> Batch:
+        """Returns some rows of `fetch` as the network takes them."""
+
+    def __call__(self, read: Read) -> Iterator[Batch]:
+        """Yields the rows of a read in order, a few at a time."""
+        return (self.decode(rows, read.view) for rows in stored_rows(self, read))
+
+
+def stored_rows(reader: Reader, read: Read) -> Iterator[pa.Table]:
+    """Yields the rows of a read in order, `ROWS_PER_BLOCK` at a time, as they are stored.
+
+    Fetches its shards side by side and holds them until the end.
+    """
+    with ThreadPoolExecutor(FETCHES, "fetch") as pool:
+        tables = list(pool.map(reader.fetch, read.shards, itertools.repeat(read.view)))
+    members, numbers = read.order()
+    for start in range(0, len(numbers), ROWS_PER_BLOCK):
+        chosen = slice(start, start + ROWS_PER_BLOCK)
+        found = [tables[m].take(numbers[chosen][members[chosen] == m]) for m in range(len(tables))]
+        # Taken shard by shard, then put in order: `take` on joined tables would copy them.
+        places = np.argsort(np.argsort(members[chosen], kind="stable"), kind="stable")
+        yield pa.concat_tables(found).combine_chunks().take(places)
 
 
 class BatchSource(Protocol):
     """Batches of one worker for the training loop, which requests the epochs in order."""
 
-    def train_batches(self, epoch: int, steps: int | None = None) -> Iterator[Batch]:
+    def train_batches(self, epoch: int, steps: range | None = None) -> Iterator[TrainBatch]:
         """Yields this worker's part of each batch of an epoch, in order; a part may be empty.
 
-        With `steps`, only of the first `steps` batches; then no epoch follows.
+        With `steps`, only of these: a fit that is resumed starts within an epoch, and one whose
+        `steps` end early has no epoch after it.
         """
 
     def rows_of(self, split: str, epoch: int | None) -> Iterator[Batch]:
@@ -95,8 +158,10 @@ class EpochSampler:
     share: float = 1.0
     """Share of the training rows, above 0 and up to 1: the first rows of each shard."""
     singles: bool = True
-    """Whether a worker's part of a batch may be a single row. If not, an epoch that would end with
-    one leaves its last row out, another row in each epoch."""
+    """Whether a worker's part of a batch may be a single row. If not, an epoch leaves the last row
+    out of each shard with an odd number of them, another row in each epoch."""
+    lanes: int = 8
+    """Shards that are read side by side, over all workers."""
 
     @classmethod
     def from_config(
@@ -106,61 +171,59 @@ class EpochSampler:
         train = config.train
         return cls(
             manifest, train.seed, train.batch_size, config.features.views, rank, num_ranks,
-            train.rows, not needs_two_rows(config),
+            train.rows, not needs_two_rows(config), train.lanes,
         )  # fmt: skip
 
-    @property
+    @cached_property
+    def _lanes(self) -> list[Lane]:
+        """All shards of the train split that an epoch draws rows of."""
+        found = []
+        for number, shard in enumerate(self.manifest.split("train")):
+            used = math.ceil(self.share * shard.rows)
+            rows = used if self.singles else used // 2 * 2
+            if rows:
+                found.append(Lane(shard, number, used, rows))
+        return found
+
+    @cached_property
     def rows(self) -> int:
         """Number of training rows of an epoch, over all workers."""
-        rows = sum(self._used(shard) for shard in self.manifest.split("train"))
-        alone = rows % (self.batch_size // self.num_ranks) == 1
-        return rows - 1 if alone and not self.singles else rows
-
-    def _used(self, shard: Shard) -> int:
-        return math.ceil(self.share * shard.rows)
-
-    def train(self, epoch: int) -> list[ShardRead]:
-        """Returns the reads of this worker's train rows of an epoch, in order."""
-        order = shards.epoch_order(self.manifest.split("train"), self.seed, epoch)
-        local = self.batch_size // self.num_ranks
-        reads, start = [], 0
-        for shard, drawn in order:
-            rows = drawn[drawn < self._used(shard)]
-            positions = np.arange(start, start + len(rows))
-            mine = (positions % self.batch_size // local == self.rank) & (positions < self.rows)
-            start += len(rows)
-            if mine.any():
-                reads.append(ShardRead(epoch, "train", shard, rows[mine], epoch % self.views))
-        return reads
-
-    def evaluation(self, split: str, epoch: int) -> list[ShardRead]:
-        """Returns the reads of this worker's rows of a split, each in view 0."""
-        reads, start = [], 0
-        for shard in self.manifest.split(split):
-            rows = np.arange(shard.rows)
-            rows = rows[(start + rows) % self.num_ranks == self.rank]
-            start += shard.rows
-            if len(rows):
-                reads.append(ShardRead(epoch, split, shard, rows, 0))
-        return reads
+        return sum(lane.rows for lane in self._lanes)
 
     @property
     def steps(self) -> int:
         """Number of batches of an epoch; the last one may be smaller."""
         return -(-self.rows // self.batch_size)
 
-    def global_rows(self, step: int) -> int:
-        """Returns the number of rows of batch `step` over all workers."""
-        return min(self.batch_size, self.rows - step * self.batch_size)
+    def train(self, epoch: int, step: int = 0) -> Iterator[WindowRead]:
+        """Yields the reads of this worker's train rows of an epoch from a step on, in order."""
+        first = step * self.batch_size
+        for window in self._windows(epoch):
+            if window.end > first and len(window.owned(self.rank, self.num_ranks)):
+                yield WindowRead(
+                    self.seed, epoch, "train", epoch % self.views, window, self.rank,
+                    self.num_ranks, first,
+                )  # fmt: skip
 
-    def local_rows(self, step: int) -> int:
-        """Returns the number of this worker's rows of batch `step`."""
-        local = self.batch_size // self.num_ranks
-        return min(local, max(0, self.global_rows(step) - self.rank * local))
+    def parts(self, epoch: int, steps: range | None = None) -> Iterator[Part]:
+        """Yields this worker's part of each batch of `steps` of an epoch, or of all."""
+        return order.parts(
+            self._windows(epoch), rank=self.rank, num_ranks=self.num_ranks,
+            batch_size=self.batch_size, rows=self.rows,
+            steps=range(self.steps) if steps is None else steps,
+        )  # fmt: skip
 
-    def batch_sizes(self, steps: int | None) -> list[int]:
-        """Returns this worker's number of rows in each of the first `steps` batches, or in all."""
-        return [self.local_rows(step) for step in range(self.steps if steps is None else steps)]
+    def _windows(self, epoch: int) -> Iterator[Window]:
+        return order.windows(
+            self._lanes, seed=self.seed, epoch=epoch, lanes=self.lanes, batch_size=self.batch_size
+        )
+
+    def evaluation(self, split: str, epoch: int) -> list[ShardRead]:
+        """Returns the reads of this worker's shards of a split, all their rows in view 0."""
+        return [
+            ShardRead(epoch, split, shard, np.arange(shard.rows), 0)
+            for shard in self.manifest.split(split)[self.rank :: self.num_ranks]
+        ]
 
 
 def needs_two_rows(config: Config) -> bool:
@@ -174,30 +237,29 @@ def needs_two_rows(config: Config) -> bool:
     return config.data.image_size <= ONE_PIXEL_UP_TO
 
 
-def cut_batches(parts: Iterator[Batch], sizes: Sequence[int]) -> Iterator[Batch]:
-    """Yields the rows of `parts` in batches of the given sizes.
+def cut_batches(blocks: Iterator[Batch], parts: Iterable[Part]) -> Iterator[TrainBatch]:
+    """Yields the rows of `blocks` in batches, one for each of `parts`.
 
-    Raises DataError where the parts hold fewer rows.
+    Raises DataError where the blocks hold fewer rows.
     """
     ids: list[str] = []
     labels = torch.empty(0, dtype=torch.int64)
     confidence = torch.empty(0)
     inputs: torch.Tensor | None = None
-    for size in sizes:
-        while len(ids) < size:
-            part = next(parts, None)
-            if part is None:
+    for part in parts:
+        size = len(part)
+        while len(ids) < size or inputs is None:  # an empty first part has a shape as well
+            block = next(blocks, None)
+            if block is None:
                 raise DataError(
                     f"The data ended {size - len(ids)} rows early: the shards hold fewer rows than "
                     "their manifest says. Pack again."
                 )
-            ids = ids + part.ids
-            labels = torch.cat([labels, part.labels])
-            confidence = torch.cat([confidence, part.confidence])
-            inputs = part.inputs if inputs is None else torch.cat([inputs, part.inputs])
-        if inputs is None:  # the first batch is empty: this worker has no rows
-            inputs = torch.empty(0)
-        yield Batch(ids[:size], labels[:size], inputs[:size], confidence[:size])
+            ids = ids + block.ids
+            labels = torch.cat([labels, block.labels])
+            confidence = torch.cat([confidence, block.confidence])
+            inputs = block.inputs if inputs is None else torch.cat([inputs, block.inputs])
+        yield TrainBatch(ids[:size], labels[:size], inputs[:size], confidence[:size], part)
         ids, labels, inputs = ids[size:], labels[size:], inputs[size:]
         confidence = confidence[size:]
 
@@ -208,7 +270,7 @@ def targets_of(table: pa.Table) -> tuple[torch.Tensor, torch.Tensor]:
     return labels, torch.from_numpy(table["confidence"].to_numpy().copy())
 
 
-class ImageReader:
+class ImageReader(Reader):
     """Reads, decodes and augments images: uint8 (3, S, S) for each row."""
 
     def __init__(self, manifest: Manifest, data: DataConfig) -> None:
@@ -217,33 +279,42 @@ class ImageReader:
         self._data = data
         self._framing = framing.resolved(data)
         self._last: tuple[str, pa.Table] | None = None
-        """Path and rows of the shard that was read last: its parts and views come in sequence."""
+        """Path and rows of the shard whose views were asked for last: its parts come in turn."""
 
-    def __call__(self, read: ShardRead) -> Iterator[Batch]:
-        """Yields the rows of a read. Raises DataError where the shard is not what was packed."""
-        return (batch for _, batch in self.views(read, [read.view]))
+    def fetch(self, shard: Shard, view: int) -> pa.Table:  # noqa: ARG002 -- all views of one table
+        """See `Reader`. Raises DataError where the shard is not what was packed."""
+        return shards.read_shard(self._manifest, shard)
+
+    def decode(self, rows: pa.Table, view: int) -> Batch:
+        """See `Reader`."""
+        return self._decode(rows, [view])[view]
 
     def views(self, read: ShardRead, numbers: Sequence[int]) -> Iterator[tuple[int, Batch]]:
         """Yields (view number, batch) for several views of a read's rows; decodes images once."""
         if self._last is None or self._last[0] != read.shard.path:
-            self._last = (read.shard.path, shards.read_shard(self._manifest, read.shard))
-        table = self._last[1]
-        data = self._data
+            self._last = (read.shard.path, self.fetch(read.shard, 0))
         for start in range(0, len(read.rows), ROWS_PER_BLOCK):
-            rows = table.take(read.rows[start : start + ROWS_PER_BLOCK])
-            ids = rows["id"].to_pylist()
-            labels, confidence = targets_of(rows)
-            pixels: dict[int, list[torch.Tensor]] = {number: [] for number in numbers}
-            for image_id, encoded in zip(ids, rows["image"].to_pylist(), strict=True):
-                image = decoding.decode(encoded)
-                for number, column in pixels.items():
-                    view = decoding.view(
-                        image, number, size=data.image_size, framing=self._framing,
-                        augment=data.augment, seed=data.seed, image_id=image_id,
-                    )  # fmt: skip
-                    column.append(view)
+            rows = self._last[1].take(read.rows[start : start + ROWS_PER_BLOCK])
+            yield from self._decode(rows, numbers).items()
+
+    def _decode(self, rows: pa.Table, numbers: Sequence[int]) -> dict[int, Batch]:
+        """Decodes some rows in several views, by view."""
+        data = self._data
+        ids = rows["id"].to_pylist()
+        labels, confidence = targets_of(rows)
+        pixels: dict[int, list[torch.Tensor]] = {number: [] for number in numbers}
+        for image_id, encoded in zip(ids, rows["image"].to_pylist(), strict=True):
+            image = decoding.decode(encoded)
             for number, column in pixels.items():
-                yield number, Batch(ids, labels, torch.stack(column), confidence)
+                view = decoding.view(
+                    image, number, size=data.image_size, framing=self._framing,
+                    augment=data.augment, seed=data.seed, image_id=image_id,
+                )  # fmt: skip
+                column.append(view)
+        return {
+            number: Batch(ids, labels, torch.stack(column), confidence)
+            for number, column in pixels.items()
+        }
 
 
 class InMemorySource:
@@ -253,14 +324,34 @@ class InMemorySource:
         self._sampler = sampler
         self._reader = reader
 
-    def train_batches(self, epoch: int, steps: int | None = None) -> Iterator[Batch]:
+    def train_batches(self, epoch: int, steps: range | None = None) -> Iterator[TrainBatch]:
         """See `BatchSource`."""
-        rows = self._rows(self._sampler.train(epoch))
-        return cut_batches(rows, self._sampler.batch_sizes(steps))
+        rows = self._rows(self._sampler.train(epoch, steps.start if steps else 0))
+        return cut_batches(rows, self._sampler.parts(epoch, steps))
 
     def rows_of(self, split: str, epoch: int | None) -> Iterator[Batch]:
         """See `BatchSource`."""
         return self._rows(self._sampler.evaluation(split, epoch or 0))
 
-    def _rows(self, reads: Sequence[ShardRead]) -> Iterator[Batch]:
+    def _rows(self, reads: Iterable[Read]) -> Iterator[Batch]:
         return (batch for read in reads for batch in self._reader(read))
+
+
+class Waited:
+    """Iterates over batches and measures the seconds that were spent waiting for them."""
+
+    def __init__(self, batches: Iterator[TrainBatch], clock: Clock = time.monotonic) -> None:
+        self._batches = batches
+        self._clock = clock
+        self.seconds = 0.0
+        """Total time so far from asking for a batch until it was there."""
+
+    def __iter__(self) -> Iterator[TrainBatch]:
+        """Yields the batches."""
+        while True:
+            asked = self._clock()
+            batch = next(self._batches, None)
+            self.seconds += self._clock() - asked
+            if batch is None:
+                return
+            yield batch

@@ -116,7 +116,7 @@ def plan_shards(rows: Iterable[CheckedRow], config: PackConfig) -> dict[str, lis
     for split in SPLITS:
         part = sorted(by_split[split], key=lambda item: _hash(f"{config.seed}/{item.row.id}"))
         wanted = math.ceil(sum(item.size for item in part) / (config.shard_mb * 1e6))
-        number = min(len(part), max(wanted, config.min_shards if split == "train" else 1))
+        number = min(len(part), math.ceil(wanted / config.min_shards) * config.min_shards)
         for i in range(number):
             start, end = len(part) * i // number, len(part) * (i + 1) // number
             plan[f"{split}/{i:05}.parquet"] = part[start:end]

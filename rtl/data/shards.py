@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -188,12 +187,3 @@ def parse_table(data: bytes, schema: pa.Schema, uri: str) -> pa.Table:
                 f"{column.type}; pack again."
             )
     return table.select(schema.names)
-
-
-def epoch_order(shards: Sequence[Shard], seed: int, epoch: int) -> list[tuple[Shard, np.ndarray]]:
-    """Returns the order of an epoch: a permutation of the shards, and of the rows in each.
-
-    A pure function of (shards, seed, epoch). The row numbers are int64.
-    """
-    rng = np.random.default_rng([seed, epoch])
-    return [(shards[i], rng.permutation(shards[i].rows)) for i in rng.permutation(len(shards))]

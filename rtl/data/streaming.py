@@ -1,5 +1,9 @@
 """Images or features that Ray Data reads ahead of the training loop.
 
+Reading has two stages: few tasks fetch the shards of a read and hand on its rows as they are
+stored, a block at a time; a task for each block decodes it. So every shard is fetched once, and as
+many cores decode as Ray Data finds free.
+
 One execution streams all epochs, each with its `train` rows first and its `val` rows after them:
 starting an execution costs seconds, and this way the next epoch is decoded during evaluation.
 """
@@ -16,9 +20,21 @@ import ray.data
 import torch
 from ray.data.block import BlockMetadata
 
-from rtl.data.batches import Batch, EpochSampler, Reader, ShardRead, cut_batches, targets_of
+from rtl.data.batches import (
+    Batch,
+    EpochSampler,
+    Position,
+    Read,
+    Reader,
+    TrainBatch,
+    cut_batches,
+    stored_rows,
+)
 from rtl.runtime import ray_private, session
 from rtl.runtime.task_errors import raise_own_errors
+
+_READS = 2
+"""Reads whose shards are held at the same time: one that is decoded, and the next."""
 
 _PAUSE_S = 0.02
 """Seconds between two steps of Ray Data's scheduler, each of which takes all blocks that are ready
@@ -34,8 +50,8 @@ class RayDataSource:
     """A `BatchSource` that Ray Data reads ahead of the training loop.
 
     Epochs are read in order, each with its train rows first and then the rows of `val`. A split
-    that is requested without an epoch is a stream of its own. `between_steps` is called after each
-    step of Ray Data's scheduler, see `stream`.
+    that is requested without an epoch is a stream of its own. `start` is the position of the first
+    batch. `between_steps` is called after each step of Ray Data's scheduler, see `stream`.
     """
 
     def __init__(
@@ -43,28 +59,27 @@ class RayDataSource:
         sampler: EpochSampler,
         reader: Reader,
         *,
-        first_epoch: int,
         epochs: int,
+        start: Position = (0, 0),
         between_steps: Callable[[], None] = pause,
     ) -> None:
         self._sampler = sampler
         self._reader = reader
         self._between_steps = between_steps
-        self._reads = [
-            read
-            for epoch in range(first_epoch, epochs)
-            for read in (*sampler.train(epoch), *sampler.evaluation("val", epoch))
-        ]
-        self._blocks: Generator[tuple[ShardRead, Batch]] | None = None
-        self._ahead: tuple[ShardRead, Batch] | None = None
+        self._reads: list[Read] = []
+        first_epoch, first_step = start
+        for epoch in range(first_epoch, epochs):
+            self._reads += sampler.train(epoch, first_step if epoch == first_epoch else 0)
+            self._reads += sampler.evaluation("val", epoch)
+        self._blocks: Generator[tuple[Read, Batch]] | None = None
+        self._ahead: tuple[Read, Batch] | None = None
         self._cut_off = False
         """Whether only a part of the last epoch was requested."""
 
-    def train_batches(self, epoch: int, steps: int | None = None) -> Iterator[Batch]:
+    def train_batches(self, epoch: int, steps: range | None = None) -> Iterator[TrainBatch]:
         """See `BatchSource`."""
-        sizes = self._sampler.batch_sizes(steps)
-        self._cut_off = len(sizes) < self._sampler.steps
-        return cut_batches(self._take(epoch, "train"), sizes)
+        self._cut_off = steps is not None and steps.stop < self._sampler.steps
+        return cut_batches(self._take(epoch, "train"), self._sampler.parts(epoch, steps))
 
     def rows_of(self, split: str, epoch: int | None) -> Iterator[Batch]:
         """See `BatchSource`."""
@@ -76,7 +91,7 @@ class RayDataSource:
         reads = self._sampler.evaluation(split, 0)
         return (batch for _, batch in self._stream(reads))
 
-    def _stream(self, reads: Sequence[ShardRead]) -> Generator[tuple[ShardRead, Batch]]:
+    def _stream(self, reads: Sequence[Read]) -> Generator[tuple[Read, Batch]]:
         return stream(reads, self._reader, between_steps=self._between_steps)
 
     def _take(self, epoch: int, split: str) -> Iterator[Batch]:
@@ -95,39 +110,42 @@ class RayDataSource:
 
 
 def stream(
-    reads: Sequence[ShardRead], reader: Reader, *, between_steps: Callable[[], None] = pause
-) -> Generator[tuple[ShardRead, Batch]]:
+    reads: Sequence[Read], reader: Reader, *, between_steps: Callable[[], None] = pause
+) -> Generator[tuple[Read, Batch]]:
     """Reads by Ray Data, ahead and in order, with memory bounded by its back-pressure.
 
-    Each read is one task, whose rows come as blocks of at most `ROWS_PER_BLOCK`. Ray Data's
-    scheduler is a thread of this process that steps without a pause while blocks wait for space in
-    the object store: `between_steps` makes it wait, so that the training loop gets the CPU.
+    Rows come as blocks of at most `ROWS_PER_BLOCK`. Ray Data's scheduler is a thread of this
+    process that steps without a pause while blocks wait for space in the object store:
+    `between_steps` makes it wait, so that the training loop gets the CPU.
     """
     if not reads:
         return
     session.quiet()
-    dataset = ray.data.read_datasource(_Reads(reads, reader), override_num_blocks=len(reads))
+    dataset = ray.data.read_datasource(
+        _Reads(reads, ray.put(reader)),
+        override_num_blocks=len(reads),
+        num_cpus=0,  # it fetches and hands on: the CPUs are for decoding
+        concurrency=_READS,
+    ).map_batches(
+        _decode, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_kwargs={"reader": reader}
+    )
     ray_private.after_scheduler_steps(dataset.context, between_steps)
-    dataset.context.target_max_block_size = 32 * 2**20
+    # A row of both stages is a whole block: with any size above this Ray Data would join some.
+    dataset.context.target_max_block_size = 1
     dataset.context.execution_options.preserve_order = True
     blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     with raise_own_errors():
         for block in blocks:
             table: Any = block
-            raw = table["inputs"].combine_chunks()
-            shape = tuple(table["shape"][0].as_py())
-            inputs = np.frombuffer(b"".join(raw.to_pylist()), np.uint8)
-            dtype = torch.uint8 if table["bits"][0].as_py() == 8 else torch.bfloat16
-            labels, confidence = targets_of(table)
-            pixels = torch.from_numpy(inputs.copy()).view(dtype).reshape(len(table), *shape)
-            batch = Batch(table["id"].to_pylist(), labels, pixels, confidence)
-            yield reads[table["read"][0].as_py()], batch
+            for row in range(len(table)):
+                yield reads[table["read"][row].as_py()], _unpack(table, row)
 
 
 class _Reads(ray.data.Datasource):
-    """Data source of exactly one reading task for each read, whatever parallelism Ray asks for."""
+    """Data source of exactly one fetching task for each read, whatever parallelism Ray asks for."""
 
-    def __init__(self, reads: Sequence[ShardRead], reader: Reader) -> None:
+    def __init__(self, reads: Sequence[Read], reader: Any) -> None:
+        """`reader` is a reference to the `Reader`."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._reads = reads
         self._reader = reader
@@ -138,27 +156,58 @@ class _Reads(ray.data.Datasource):
     def estimate_inmemory_data_size(self) -> int | None:
         return None
 
-    def _task(self, number: int, read: ShardRead) -> ray.data.ReadTask:
-        metadata = BlockMetadata(
-            num_rows=len(read.rows), size_bytes=read.shard.bytes, input_files=None, exec_stats=None
-        )
+    def _task(self, number: int, read: Read) -> ray.data.ReadTask:
         reader = self._reader
-        return ray.data.ReadTask(lambda: _blocks(number, read, reader), metadata)
+        size = sum(shard.bytes for shard in read.shards)
+        metadata = BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)
+        return ray.data.ReadTask(lambda: _fetch(number, read, reader), metadata)
 
 
-def _blocks(number: int, read: ShardRead, reader: Reader) -> Iterator[Any]:
+def _fetch(number: int, read: Read, reader: Any) -> Iterator[Any]:
+    """Yields the rows of a read as they are stored, a block of them in each row."""
+    for rows in stored_rows(ray.get(reader), read):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, rows.schema) as writer:
+            writer.write_table(rows)
+        packed = _whole(sink.getvalue())
+        yield pa.table({"read": [number], "view": [read.view], "rows": packed})
+
+
+def _whole(data: pa.Buffer) -> pa.Array:
+    """Returns a column whose only value is all of `data`, without copying it."""
+    ends = pa.py_buffer(np.array([0, data.size], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, data])
+
+
+def _decode(block: Any, reader: Reader) -> Iterator[Any]:
+    """Decodes each row of `_fetch`; ids, labels and pixels stand in one row again."""
     torch.set_num_threads(1)  # a task has one CPU; more threads would take the trainer's
-    for batch in reader(read):
+    for row in range(len(block)):
+        rows = pa.ipc.open_stream(block["rows"][row].as_buffer()).read_all()
+        batch = reader.decode(rows, block["view"][row].as_py())
         inputs = batch.inputs.contiguous()
-        rows = inputs.view(torch.uint8).reshape(len(batch), -1).numpy()
+        data = inputs.view(torch.uint8).reshape(-1).numpy()
         yield pa.table(
             {
-                "id": batch.ids,
-                "label": batch.labels.numpy(),
-                "confidence": batch.confidence.numpy(),
-                "inputs": pa.array([row.tobytes() for row in rows], pa.large_binary()),
-                "shape": [list(inputs.shape[1:])] * len(batch),
-                "bits": [inputs.element_size() * 8] * len(batch),
-                "read": [number] * len(batch),
+                "read": [block["read"][row].as_py()],
+                "ids": [batch.ids],
+                "labels": [batch.labels.numpy()],
+                "confidence": [batch.confidence.numpy()],
+                "inputs": _whole(pa.py_buffer(data)),
+                "shape": [list(inputs.shape)],
+                "bits": [inputs.element_size() * 8],
             }
         )
+
+
+def _unpack(table: Any, row: int) -> Batch:
+    """Reads one row of `_decode`; copies it out of the object store."""
+    bits = table["bits"][row].as_py()
+    data = np.frombuffer(table["inputs"][row].as_buffer(), np.uint8).copy()
+    inputs = torch.from_numpy(data).view(torch.uint8 if bits == 8 else torch.bfloat16)
+    return Batch(
+        table["ids"][row].as_py(),
+        torch.tensor(table["labels"][row].as_py(), dtype=torch.int64),
+        inputs.reshape(table["shape"][row].as_py()),
+        torch.tensor(table["confidence"][row].as_py(), dtype=torch.float32),
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from rtl import storage
 from rtl.config.tree import Config
 from rtl.data import shards
-from rtl.data.batches import ROWS_PER_BLOCK, Batch, ShardRead, targets_of
+from rtl.data.batches import Batch, Reader, targets_of
 from rtl.data.shards import Manifest, Shard
 from rtl.errors import DataError, NotFoundError
 from rtl.model import device
@@ -143,8 +143,8 @@ Repair = Callable[[Shard, int, int], bytes]
 """Computes one file anew from its shard, view and first row; returns its bytes."""
 
 
-class FeatureReader:
-    """A `Reader` of cached features."""
+class FeatureReader(Reader):
+    """Reads cached features; computes and writes a missing or damaged file anew."""
 
     def __init__(self, features: Features, keep: bool, repair: Repair) -> None:
         self.features = features
@@ -153,26 +153,23 @@ class FeatureReader:
         self._repair = repair
         self._tables: dict[tuple[str, int], pa.Table] = {}
 
-    def __call__(self, read: ShardRead) -> Iterator[Batch]:
-        """Yields the rows; computes and writes a missing or damaged file anew."""
-        table = self._table(read.shard, read.view)
-        for start in range(0, len(read.rows), ROWS_PER_BLOCK):
-            rows = table.take(read.rows[start : start + ROWS_PER_BLOCK])
-            labels, confidence = targets_of(rows)
-            inputs = decompress(rows["feature"].combine_chunks(), self.features.width)
-            yield Batch(rows["id"].to_pylist(), labels, inputs, confidence)
-
-    def _table(self, shard: Shard, view: int) -> pa.Table:
-        """Returns all rows of one view of a shard, verified, in the shard's order."""
+    def fetch(self, shard: Shard, view: int) -> pa.Table:
+        """See `Reader`."""
         key = (shard.path, view)
         if key not in self._tables:
-            table = self._fetch(shard, view)
+            table = self._read(shard, view)
             if not self._keep:
                 return table
             self._tables[key] = table
         return self._tables[key]
 
-    def _fetch(self, shard: Shard, view: int) -> pa.Table:
+    def decode(self, rows: pa.Table, view: int) -> Batch:  # noqa: ARG002 -- of the rows' own view
+        """See `Reader`."""
+        labels, confidence = targets_of(rows)
+        inputs = decompress(rows["feature"].combine_chunks(), self.features.width)
+        return Batch(rows["id"].to_pylist(), labels, inputs, confidence)
+
+    def _read(self, shard: Shard, view: int) -> pa.Table:
         parts = []
         for start in range(0, shard.rows, ROWS_PER_FILE):
             path = path_of(shard, view, start)

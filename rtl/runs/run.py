@@ -36,8 +36,10 @@ from rtl.runs.records import (
 from rtl.storage import destinations, lease
 from rtl.storage.lease import Lease
 
-_FREE_KEYS = ("train.workers", "train.cpus_per_worker", "train.max_failures", "search.concurrent",
-              "features.memory_gb", "storage")  # fmt: skip
+_FREE_KEYS = (
+    "train.workers", "train.cpus_per_worker", "train.max_failures", "train.checkpoint_minutes",
+    "search.concurrent", "features.memory_gb", "storage",
+)  # fmt: skip
 """Keys that change a run's speed and not its result: a resumed run may set other values."""
 
 _log = logging.getLogger("rtl")

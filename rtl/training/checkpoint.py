@@ -1,4 +1,4 @@
-"""The checkpoints of a run: one is committed after each epoch, the last and the best are kept.
+"""The checkpoints of a run: one after each epoch and others within; the last and the best are kept.
 
 `tail.safetensors` holds the weights, `average.safetensors` their moving average, `trainer.pt` the
 optimizer (read with `weights_only`), `state.json` the history. `COMMIT` is written last: a
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,21 +20,39 @@ from safetensors.torch import save as save_safetensors
 from rtl import storage
 from rtl.runs.records import Epoch
 
+_NAME = re.compile(r"(\d+)(?:-(\d+))?")
+"""Name of a checkpoint: the epoch that it ends, or the epoch that it lies in and its steps."""
+
+
+@dataclass(frozen=True)
+class EpochPart:
+    """The steps taken of an epoch that is not complete, over all workers."""
+
+    steps: int = 0
+    loss: float = 0.0
+    """Sum over the rows, in nats."""
+    rows: int = 0
+    seconds: float = 0.0
+    stall_seconds: float = 0.0
+    """Time in which the first worker waited for training rows."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State of a fit after an epoch."""
+    """State of a fit after an epoch, or within one."""
 
     history: tuple[Epoch, ...]
-    """All epochs so far; the last one is this checkpoint's."""
+    """All epochs that have ended."""
     best: int
-    """Number of the epoch with the best `val` score so far."""
+    """Number of the epoch with the best `val` score so far; 0 before the first."""
     tail: dict[str, torch.Tensor]
-    """The tail's state_dict after the last epoch of `history`."""
+    """The tail's state_dict."""
     optimizer: dict[str, Any] = field(default_factory=dict)
     """The optimizer's state_dict, empty where the run cannot be resumed (a trial of a search)."""
     average: dict[str, torch.Tensor] = field(default_factory=dict)
     """The state_dict of the tail's moving average; empty where `train.ema` is 0."""
+    part: EpochPart = EpochPart()
+    """Steps since the last epoch of `history`."""
 
     @property
     def best_weights(self) -> dict[str, torch.Tensor]:
@@ -49,10 +68,13 @@ class Checkpoints:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Commits a checkpoint, then removes all others but the best. Raises StorageError."""
-        number = checkpoint.history[-1].epoch
+        done = len(checkpoint.history)
+        steps = checkpoint.part.steps
+        own = f"{done:04}-{steps:08}" if steps else _name(done - 1)
         state = {
             "history": [epoch.to_dict() for epoch in checkpoint.history],
             "best": checkpoint.best,
+            "part": vars(checkpoint.part),
         }
         files = {
             "tail.safetensors": _encode(checkpoint.tail),
@@ -64,21 +86,25 @@ class Checkpoints:
             buffer = io.BytesIO()
             torch.save(checkpoint.optimizer, buffer)
             files["trainer.pt"] = buffer.getvalue()
-        storage.commit(self._at(number), files)
+        storage.commit(storage.join(self._uri, own), files)
         for name in storage.list_names(self._uri):
-            if name not in (f"{number:04}", f"{checkpoint.best:04}"):
+            if name not in (own, _name(checkpoint.best)):
                 storage.delete(storage.join(self._uri, name))
 
     def last(self) -> Checkpoint | None:
         """Reads the newest committed checkpoint. Raises DataError where it was altered."""
-        for name in reversed(storage.list_names(self._uri)):
-            if name.isdigit() and storage.is_committed(storage.join(self._uri, name)):
-                return self.read(int(name))
+        names = filter(_NAME.fullmatch, storage.list_names(self._uri))
+        for name in sorted(names, key=_position, reverse=True):
+            if storage.is_committed(storage.join(self._uri, name)):
+                return self._read(name)
         return None
 
     def read(self, number: int) -> Checkpoint:
         """Reads the checkpoint after epoch `number`. Raises NotFoundError or DataError."""
-        files = storage.read_committed(self._at(number))
+        return self._read(_name(number))
+
+    def _read(self, name: str) -> Checkpoint:
+        files = storage.read_committed(storage.join(self._uri, name))
         state = json.loads(files["state.json"])
         optimizer = {}
         if "trainer.pt" in files:
@@ -92,10 +118,19 @@ class Checkpoints:
             average=load_safetensors(files["average.safetensors"])
             if "average.safetensors" in files
             else {},
+            part=EpochPart(**state.get("part", {})),
         )
 
-    def _at(self, number: int) -> str:
-        return storage.join(self._uri, f"{number:04}")
+
+def _name(number: int) -> str:
+    """Name of the checkpoint after epoch `number`."""
+    return f"{number:04}"
+
+
+def _position(name: str) -> tuple[int, int]:
+    """Complete epochs, and steps of the next one, that a checkpoint has."""
+    epoch, _, steps = name.partition("-")
+    return (int(epoch), int(steps)) if steps else (int(epoch) + 1, 0)
 
 
 def _encode(state: dict[str, torch.Tensor]) -> bytes:

@@ -42,16 +42,24 @@ def _check_metric(config: Config, manifest: Manifest) -> None:
 
 def _check_batches(config: Config, manifest: Manifest) -> None:
     size, workers = config.train.batch_size, config.train.workers
-    rows = EpochSampler.from_config(config, manifest, num_ranks=workers).rows
+    rows = EpochSampler.from_config(config, manifest).rows
+    shards = len(manifest.split("train"))
+    if workers > min(config.train.lanes, shards):
+        raise ConfigError(
+            f"train.workers is {workers}; each worker reads shards of its own, and there are "
+            f"{shards} train shards, of which train.lanes {config.train.lanes} are read side by "
+            f"side. Lower train.workers, raise train.lanes, or pack again with "
+            f"pack.min_shards={workers} or more."
+        )
     if workers > 1 and rows < size:
         raise ConfigError(
             f"train.batch_size is {size}, an epoch has {rows} training rows; with several workers "
             "a batch must be full."
         )
-    if needs_two_rows(config) and (size == workers or rows < 2):
+    if needs_two_rows(config) and (size % 2 or size == workers or rows < 2):
         raise ConfigError(
-            f"model.batch_norm is train, which needs 2 rows a worker at data.image_size "
+            f"model.batch_norm is train, which needs rows in pairs at data.image_size "
             f"{config.data.image_size}; train.batch_size {size} over {workers} workers and {rows} "
-            "training rows are fewer. Raise train.batch_size or train.rows, or set "
-            "model.batch_norm to frozen."
+            "training rows do not give them. Make train.batch_size even, raise it or train.rows, "
+            "or set model.batch_norm to frozen."
         )

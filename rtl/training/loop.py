@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -20,7 +20,7 @@ from torch import nn
 
 from rtl.config.schema import Flips, TrainConfig
 from rtl.config.tree import Config
-from rtl.data.batches import Batch, BatchSource, EpochSampler
+from rtl.data.batches import Batch, BatchSource, Clock, EpochSampler, TrainBatch, Waited
 from rtl.errors import DataError, TrainingError
 from rtl.evaluation import metrics
 from rtl.evaluation.metrics import Mean
@@ -31,7 +31,7 @@ from rtl.model.inception import Activation
 from rtl.model.inference import Predictor
 from rtl.model.pretrained import Pretrained
 from rtl.runs.records import Epoch
-from rtl.training.checkpoint import Checkpoint
+from rtl.training.checkpoint import Checkpoint, EpochPart
 from rtl.training.optimizer import (
     make_average,
     make_optimizer,
@@ -41,12 +41,9 @@ from rtl.training.optimizer import (
     restore_optimizer,
 )
 from rtl.training.probe import Head
-from rtl.training.regularization import augment, mix, own_dropout_mask, soft_targets
+from rtl.training.regularization import augment, dropout_mask, mix, soft_targets
 
 T = TypeVar("T")
-
-Clock = Callable[[], float]
-"""Returns monotonic seconds."""
 
 
 class FitCallbacks:
@@ -66,6 +63,13 @@ class FitCallbacks:
 
         `val` holds the predictions for all rows of `val` after the checkpoint's last epoch.
         """
+
+    def commit_due(self) -> bool:
+        """Whether to commit after this step; asked in every process, which all get one answer."""
+        return False
+
+    def save_part(self, checkpoint: Checkpoint) -> None:
+        """Commits a checkpoint within an epoch; called as `save` is."""
 
     def gather(self, value: T) -> list[T]:
         """Returns every process's value, in all of them, ordered by rank."""
@@ -171,26 +175,6 @@ class FitSetup:
     """The head that the fit starts from; None starts from a random one."""
 
 
-class Waited:
-    """Iterates over batches and measures the seconds that were spent waiting for them."""
-
-    def __init__(self, batches: Iterator[Batch], clock: Clock = time.monotonic) -> None:
-        self._batches = batches
-        self._clock = clock
-        self.seconds = 0.0
-        """Total time so far from asking for a batch until it was there."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yields the batches."""
-        while True:
-            asked = self._clock()
-            batch = next(self._batches, None)
-            self.seconds += self._clock() - asked
-            if batch is None:
-                return
-            yield batch
-
-
 def fit(
     setup: FitSetup,
     callbacks: FitCallbacks,
@@ -246,12 +230,14 @@ class _Fit:
         self._average = make_average(learner.tail, settings.ema) if settings.ema else None
         if start is not None and self._average is not None:
             self._average.module.load_state_dict(start.best_weights)
-            self._average.n_averaged.fill_(len(start.history) * setup.plan.steps)
+            self._average.n_averaged.fill_(len(start.history) * setup.plan.steps + start.part.steps)
+        self._part = start.part if start is not None else EpochPart()
+        """What is trained already of the epoch that comes first."""
         self._tail = callbacks.wrap(learner.tail)
 
     def epoch(self, history: tuple[Epoch, ...]) -> Checkpoint:
         """Trains and evaluates the epoch that follows `history`, commits it and reports it."""
-        started = self._clock()
+        started = self._clock() - self._part.seconds
         trained = self._train(history)
         predictions = self._predict_val(len(history))
         gathered = self._callbacks.gather((trained.losses, self._clock() - started))
@@ -267,7 +253,7 @@ class _Fit:
             stall_seconds=trained.stall_seconds,
             share=trained.share,
         )
-        state = self._checkpoint((*history, done))
+        state = self._checkpoint((*history, done), EpochPart())
         self._callbacks.save(state, predictions)
         self._callbacks.report(done)
         return state
@@ -275,17 +261,20 @@ class _Fit:
     def _train(self, history: tuple[Epoch, ...]) -> _Trained:
         """Takes the steps of one epoch, or those that `train.minutes` leave of it."""
         config, plan = self._setup.config, self._setup.plan
-        epoch, started = len(history), self._clock()
+        epoch, part = len(history), self._part
+        self._part = EpochPart()
+        started = self._clock() - part.seconds
         total_steps = planned_steps(history, config.train, plan.steps)
-        steps = min(plan.steps, total_steps - epoch * plan.steps)
+        steps = range(part.steps, min(plan.steps, total_steps - epoch * plan.steps))
         inception.set_train_mode(self._setup.learner.tail, config.model.batch_norm)
         first = epoch * plan.steps
         schedule = make_schedule(
-            self._optimizer, config.optimizer, step=first, total_steps=total_steps
+            self._optimizer, config.optimizer, step=first + steps.start, total_steps=total_steps
         )
-        losses, rows, lr = Mean(), 0, math.nan
+        losses = Mean(part.loss, part.rows) if plan.rank == 0 else Mean()
+        rows, lr = part.rows, math.nan
         batches = Waited(self._setup.source.train_batches(epoch, steps), self._clock)
-        for step, batch in enumerate(batches):
+        for step, batch in enumerate(batches, steps.start):
             lr = float(schedule.get_last_lr()[0])
             loss = training_step(
                 self._setup, batch, number=first + step, tail=self._tail,
@@ -295,10 +284,18 @@ class _Fit:
             if self._average:
                 self._average.update_parameters(self._setup.learner.tail)
             losses.add(loss, len(batch))
-            rows += plan.global_rows(step)
-            self._callbacks.progress(epoch, rows, min(plan.rows, steps * plan.batch_size))
+            rows += batch.part.rows
+            self._callbacks.progress(epoch, rows, min(plan.rows, steps.stop * plan.batch_size))
+            if step + 1 < steps.stop and self._callbacks.commit_due():
+                whole = _merge(self._callbacks.gather(losses))
+                now = EpochPart(
+                    step + 1, whole.total, whole.count, self._clock() - started,
+                    part.stall_seconds + batches.seconds,
+                )  # fmt: skip
+                self._callbacks.save_part(self._checkpoint(history, now))
         seconds = self._clock() - started
-        return _Trained(losses, lr, rows / seconds, batches.seconds, steps / plan.steps)
+        stalled = part.stall_seconds + batches.seconds
+        return _Trained(losses, lr, rows / seconds, stalled, steps.stop / plan.steps)
 
     def _predict_val(self, epoch: int) -> Predictions:
         """Predicts all rows of `val`, over all workers, by the weights that may become the best."""
@@ -307,17 +304,17 @@ class _Fit:
         own = learner.predict(source.rows_of("val", epoch), tail=tail)
         return gather(self._callbacks.gather(own), self._setup.plan.manifest.rows("val"))
 
-    def _checkpoint(self, history: tuple[Epoch, ...]) -> Checkpoint:
+    def _checkpoint(self, history: tuple[Epoch, ...], part: EpochPart) -> Checkpoint:
         return Checkpoint(
-            history, best_epoch(history, self._setup.config.train.metric),
+            history, best_epoch(history, self._setup.config.train.metric) if history else 0,
             self._setup.learner.tail.state_dict(), self._optimizer.state_dict(),
-            self._average.module.state_dict() if self._average else {},
+            self._average.module.state_dict() if self._average else {}, part,
         )  # fmt: skip
 
 
 def training_step(
     setup: FitSetup,
-    batch: Batch,
+    batch: TrainBatch,
     *,
     number: int,
     tail: nn.Module,
@@ -334,23 +331,25 @@ def training_step(
     dropout = learner.tail.get_submodule("dropout")
     if isinstance(dropout, inception.Dropout) and dropout.p:
         seed = config.train.seed
-        mask = own_dropout_mask(plan, len(batch), p=dropout.p, seed=seed, step=number)
-        dropout.mask = devices.to_device(mask, learner.device)
+        mask = dropout_mask(plan.batch_size, dropout.p, seed=seed, step=number)
+        dropout.mask = devices.to_device(mask[batch.part.places], learner.device)
     targets = soft_targets(
         batch.labels, batch.confidence, num_classes=learner.num_classes,
         smoothing=config.train.label_smoothing,
     )  # fmt: skip
     targets = devices.to_device(targets * weights[batch.labels, None], learner.device)
     features = learner.features(batch.inputs)
-    features, targets = augment(features, targets, config.train, plan=plan, step=number)
+    features, targets = augment(
+        features, targets, config.train, plan=plan, part=batch.part, step=number
+    )
     logits = learner.logits(features, tail)
     if setup.head is not None:
         corrections = setup.head.corrections_of(batch.ids, epoch % plan.views)
-        corrections = mix(corrections, config.train, plan=plan, step=number)
+        corrections = mix(corrections, config.train, plan=plan, part=batch.part, step=number)
         logits = logits + devices.to_device(corrections, learner.device)
     total = -(targets * logits.log_softmax(dim=1)).sum()
     # Averaged over the workers, the gradient is that of the mean over all rows of the batch.
-    loss = total * plan.num_ranks / plan.global_rows(step)
+    loss = total * plan.num_ranks / batch.part.rows
     value = float(total.detach())
     if not math.isfinite(value):
         raise TrainingError(
@@ -371,7 +370,7 @@ def best_epoch(history: tuple[Epoch, ...], metric: str) -> int:
 
 def finished(state: Checkpoint | None, config: TrainConfig) -> bool:
     """Tells whether all epochs are done, or `patience` of them brought no better score."""
-    if state is None:
+    if state is None or not state.history:
         return False
     done = len(state.history)
     stale = done - 1 - best_epoch(state.history, config.metric)

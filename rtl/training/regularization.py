@@ -11,6 +11,7 @@ import torch
 
 from rtl.config.schema import Flips, TrainConfig
 from rtl.data.batches import EpochSampler
+from rtl.data.order import Part
 from rtl.model import device
 from rtl.model.inception import FLIPS, Activation
 
@@ -35,25 +36,13 @@ def dropout_mask(rows: int, p: float, *, seed: int, step: int) -> torch.Tensor:
     return (torch.rand(rows, 2048, generator=generator) >= p).float() / (1 - p)
 
 
-def own_dropout_mask(
-    plan: EpochSampler, rows: int, *, p: float, seed: int, step: int
-) -> torch.Tensor:
-    """Factors (rows, 2048) for one worker's rows of a batch, see `dropout_mask`."""
-    return dropout_mask(plan.batch_size, p, seed=seed, step=step)[_own_rows(plan, rows)]
-
-
-def _own_rows(plan: EpochSampler, rows: int) -> slice:
-    """Returns the place of a worker's `rows` in what is drawn for a whole batch."""
-    first = plan.rank * (plan.batch_size // plan.num_ranks)
-    return slice(first, first + rows)
-
-
 def augment(
     features: Activation,
     targets: torch.Tensor,
     settings: TrainConfig,
     *,
     plan: EpochSampler,
+    part: Part,
     step: int,
 ) -> tuple[Activation, torch.Tensor]:
     """Flips and mixes one worker's rows, features (n, ...) and targets (n, C), as configured.
@@ -64,22 +53,24 @@ def augment(
     maps, taps = features
     if settings.flip_features != "none" and step >= plan.steps and maps.ndim == 4:
         drawn = draw_flips(plan.batch_size, settings.flip_features, seed=settings.seed, step=step)
-        maps = flip(maps, settings.flip_features, drawn[_own_rows(plan, len(maps))])
+        maps = flip(maps, settings.flip_features, drawn[part.places])
     maps, taps, targets = (
-        mix(values, settings, plan=plan, step=step) for values in (maps, taps, targets)
+        mix(values, settings, plan=plan, part=part, step=step) for values in (maps, taps, targets)
     )
     return Activation(maps, taps), targets
 
 
 def mix(
-    values: torch.Tensor, settings: TrainConfig, *, plan: EpochSampler, step: int
+    values: torch.Tensor, settings: TrainConfig, *, plan: EpochSampler, part: Part, step: int
 ) -> torch.Tensor:
     """Mixes one worker's rows of anything, (n, ...), as `augment` mixes features and targets."""
     if not settings.mixup:
         return values
     shares = mixup_shares(plan.batch_size, settings.mixup, seed=settings.seed, step=step)
-    own = torch.from_numpy(shares[_own_rows(plan, len(values))])
-    return mixup(values, device.to_device(own, values.device))
+    # Partners mix by one share: that of the first of them.
+    own = torch.from_numpy(shares[np.minimum(part.places, part.places[part.partners])])
+    other = torch.from_numpy(part.partners).to(values.device)
+    return mixup(values, other, device.to_device(own, values.device))
 
 
 def draw_flips(rows: int, flips: Flips, *, seed: int, step: int) -> torch.Tensor:
@@ -103,23 +94,15 @@ def flip(features: torch.Tensor, flips: Flips, drawn: torch.Tensor) -> torch.Ten
 
 
 def mixup_shares(rows: int, alpha: float, *, seed: int, step: int) -> np.ndarray:
-    """Share of itself that each row of a whole batch keeps, fp32 (rows,); equal for neighbours."""
+    """Share of itself that each row of a whole batch keeps, fp32 (rows,)."""
     rng = np.random.default_rng((seed, step))
-    return np.repeat(rng.beta(alpha, alpha, -(-rows // 2)), 2)[:rows].astype(np.float32)
+    return rng.beta(alpha, alpha, rows).astype(np.float32)
 
 
-def mixup(values: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Mixes each row with its neighbour (Zhang et al. 2018); it keeps `share`, fp32 (n,)."""
-    kept = share.view(-1, *[1] * (values.ndim - 1))
-    return values * kept + values[neighbours(len(values))] * (1 - kept)
+def mixup(values: torch.Tensor, other: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Mixes each row with row `other`, int64 (n,); it keeps `share`, fp32 (n,) (Zhang et al. 2018).
 
-
-def neighbours(rows: int) -> torch.Tensor:
-    """Index of the row that mixup adds to each, int64 (rows,); an odd last row gets itself.
-
-    Rows come in random order, so that neighbours are a random pair. With an even number of rows per
-    worker a pair lies in one worker, however many share the batch.
+    Rows come in random order, so that a row and its partner are a random pair.
     """
-    own = torch.arange(rows)
-    other = own ^ 1
-    return torch.where(other < rows, other, own)
+    kept = share.view(-1, *[1] * (values.ndim - 1))
+    return values * kept + values[other] * (1 - kept)

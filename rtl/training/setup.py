@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from rtl.config.tree import Config
-from rtl.data.batches import BatchSource, EpochSampler, ImageReader, InMemorySource
+from rtl.data.batches import BatchSource, EpochSampler, ImageReader, InMemorySource, Position
 from rtl.data.shards import load_manifest
 from rtl.data.streaming import RayDataSource
 from rtl.feature_extraction.cache import FeaturePlan
@@ -22,12 +22,12 @@ def build_fit(
     where: torch.device,
     rank: int = 0,
     ranks: int = 1,
-    first_epoch: int = 0,
+    start: Position = (0, 0),
     head: Head | None = None,
 ) -> FitSetup:
     """Builds the network, on the device `where`, and the rows of worker `rank` of `ranks`.
 
-    The fit begins with `first_epoch`, and from `head` where it is given. Raises DataError where
+    The fit begins at `start`, and from `head` where it is given. Raises DataError where
     planned features are gone.
     """
     manifest = load_manifest(str(config.data.uri))
@@ -36,12 +36,12 @@ def build_fit(
     learner = Learner(config, weights, num_classes=len(manifest.classes), device=where)
     if head is not None:
         learner.tail.load_state_dict(head.state, strict=False)
-    source = make_source(config, plan, features=features, first_epoch=first_epoch)
+    source = make_source(config, plan, features=features, start=start)
     return FitSetup(config, learner, plan, source, head)
 
 
 def make_source(
-    config: Config, plan: EpochSampler, *, features: FeaturePlan, first_epoch: int = 0
+    config: Config, plan: EpochSampler, *, features: FeaturePlan, start: Position = (0, 0)
 ) -> BatchSource:
     """Opens a fit's rows: cached features, from memory where they fit, or images.
 
@@ -50,11 +50,11 @@ def make_source(
     found = features.load(config.model.unfrozen_layers)
     if found is None:
         reader = ImageReader(plan.manifest, config.data)
-        return RayDataSource(plan, reader, first_epoch=first_epoch, epochs=config.train.epochs)
+        return RayDataSource(plan, reader, epochs=config.train.epochs, start=start)
     keep = found.bytes <= config.features.memory_gb * 1e9
     cached = open_reader(config, plan.manifest, found, keep=keep)
     return (
         InMemorySource(plan, cached)
         if keep
-        else RayDataSource(plan, cached, first_epoch=first_epoch, epochs=config.train.epochs)
+        else RayDataSource(plan, cached, epochs=config.train.epochs, start=start)
     )

@@ -39,6 +39,9 @@ from rtl.training.probe import Head, start
 from rtl.training.setup import build_fit
 from rtl.training.trainer import DistributedCallbacks, launch
 
+_STEPS_BETWEEN_LOOKS = 10
+"""Steps after which several workers ask the first one whether it is time for a checkpoint."""
+
 _GPU_SHARE = 0.01
 """Share of a GPU that a look at it reserves: it fits beside trials that share the GPU."""
 
@@ -240,7 +243,7 @@ def _fit_and_finalize(task: FitTask, callbacks: _WorkerCallbacks) -> None:
     begun = callbacks.checkpoints.last()
     setup = build_fit(
         task.config, task.features, where=ray.train.torch.get_device(), rank=callbacks.rank,
-        ranks=callbacks.ranks, first_epoch=len(begun.history) if begun else 0,
+        ranks=callbacks.ranks, start=(len(begun.history), begun.part.steps) if begun else (0, 0),
         head=Head.decode(storage.read_committed(task.head_uri)),
     )  # fmt: skip
     state = fit(setup, callbacks, start=begun)
@@ -257,6 +260,9 @@ class _WorkerCallbacks(DistributedCallbacks):
         super().__init__()
         self.checkpoints = Checkpoints(storage.join(task.uri, "checkpoints"))
         self._channel = task.channel
+        self._minutes = task.config.train.checkpoint_minutes
+        self._committed = time.monotonic()
+        self._steps = 0
 
     def report(self, epoch: Epoch) -> None:
         """See `FitCallbacks`."""
@@ -268,8 +274,20 @@ class _WorkerCallbacks(DistributedCallbacks):
         if self.rank == 0:
             self._channel.step(epoch, rows, total)
 
+    def commit_due(self) -> bool:
+        """See `FitCallbacks`; the clock is that of rank 0."""
+        self._steps += 1
+        if self._minutes is None or (self.ranks > 1 and self._steps % _STEPS_BETWEEN_LOOKS):
+            return False
+        return self.gather(time.monotonic() - self._committed >= 60 * self._minutes)[0]
+
     def save(self, checkpoint: Checkpoint, val: Predictions) -> None:  # noqa: ARG002
+        """See `FitCallbacks`."""
+        self.save_part(checkpoint)
+
+    def save_part(self, checkpoint: Checkpoint) -> None:
         """See `FitCallbacks`; no worker goes on before the checkpoint is committed."""
         if self.rank == 0:
             self.checkpoints.save(checkpoint)
         self.gather(None)
+        self._committed = time.monotonic()

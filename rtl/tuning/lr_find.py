@@ -20,7 +20,7 @@ import ray
 import torch
 
 from rtl.config.tree import Config
-from rtl.data.batches import Batch, EpochSampler, ImageReader, InMemorySource, Reader
+from rtl.data.batches import EpochSampler, ImageReader, InMemorySource, Reader, TrainBatch
 from rtl.data.shards import load_manifest
 from rtl.errors import TrainingError
 from rtl.feature_extraction import cost, extraction, framing
@@ -162,6 +162,6 @@ def _build(config: Config, features: FeaturePlan) -> FitSetup:
     return FitSetup(config, learner, plan, InMemorySource(plan, reader))
 
 
-def _batches(setup: FitSetup) -> Iterator[Batch]:
+def _batches(setup: FitSetup) -> Iterator[TrainBatch]:
     """Yields the batches of one epoch after another, read as they are asked for."""
     return itertools.chain.from_iterable(setup.source.train_batches(n) for n in range(STEPS))

@@ -151,11 +151,7 @@ def test_a_fit_ends_with_its_minutes_in_part_of_an_epoch_and_its_rate_at_zero(
             told.append((rows, total))
 
     reader = FeatureReader(found[0], not streamed, never)
-    source = (
-        RayDataSource(plan, reader, first_epoch=0, epochs=8)
-        if streamed
-        else InMemorySource(plan, reader)
-    )
+    source = RayDataSource(plan, reader, epochs=8) if streamed else InMemorySource(plan, reader)
     setup = FitSetup(settings, learner, plan, source)
     state = fit(setup, Ticking(), clock=lambda: clock[0])
     steps = [plan.steps] * 3 + [part]

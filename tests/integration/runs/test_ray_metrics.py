@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from rtl.config.tree import Config
+from rtl.data.batches import Waited
 from rtl.data.shards import Manifest
 from rtl.runs import ray_metrics, run, trials
 from rtl.runs.ray_metrics import Meter
-from rtl.training.loop import Waited
 from tests.conftest import make_dataset
 from tests.support.ray_metrics import exported, until
 from tests.support.runs import EPOCHS, IMAGES, make_config

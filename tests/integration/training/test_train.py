@@ -35,10 +35,11 @@ from rtl.runtime import capacity, session
 from rtl.training import train
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.loop import FitCallbacks, FitSetup, Learner, fit
-from rtl.training.probe import Head
+from rtl.training.probe import Head, start
 from rtl.training.trainer import launch
 from rtl.tuning.group_trial import Group
 from tests.conftest import make_dataset
+from tests.support import resume
 
 
 def make_config(uri: str, name: str = "fit", **sections: Any) -> Config:
@@ -138,16 +139,6 @@ def test_a_last_batch_of_one_row_does_not_end_a_fit_whose_batch_norm_trains(
         assert bool(torch.isfinite(tensor).all()), name
 
 
-@pytest.mark.slow
-def test_an_uncommitted_checkpoint_does_not_exist(tmp_path: Path) -> None:
-    manifest = make_dataset(str(tmp_path / "data"))
-    recorder = Recorder(str(tmp_path / "c"))
-    fit_here(make_config(str(tmp_path)), manifest, recorder)
-    storage.delete(str(tmp_path / "c" / "0001" / "COMMIT"))
-    last = recorder.checkpoints.last()
-    assert last is None or last.history[-1].epoch == 0
-
-
 @pytest.mark.slow  # tests/e2e/test_cluster.py has a group that fits from cached features in S3
 def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
     manifest = make_dataset(f"{s3}/data", train=48)
@@ -184,30 +175,36 @@ def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
         train.train(settings.replace(optimizer={"lr": 0.1}), resume=True)
 
 
-def test_two_workers_give_the_losses_of_one_process(tmp_path: Path, ray_cluster: None) -> None:
+def test_two_workers_go_on_with_the_losses_of_one_process(
+    tmp_path: Path, ray_cluster: None
+) -> None:
     manifest = make_dataset(str(tmp_path / "data"), train=28, wrong_every=4)
     settings = make_config(
         str(tmp_path),
         model={"precision": "fp32", "unfrozen_layers": 4},  # features of 3 x 3 pixels
         train={"workers": 2, "epochs": 2, "mixup": 0.2, "flip_features": "both", "ema": 0.5},
     )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(settings.train.cpus_per_worker or 1)
+    one = settings.replace(train={"workers": 1})
+    committed = Checkpoints(f"{run.locate(settings)}/checkpoints")
+    try:
+        head = start.solve(one, FeaturePlan(), where=torch.device("cpu")).head
+        storage.commit(f"{run.locate(settings)}/head", head.encode())
+        alone = fit_here(one, manifest, FitCallbacks(), head=head)
+        with pytest.raises(resume.StoppedError):
+            fit_here(one, manifest, resume.StopAt(committed, (0, 1)), head=head)
+    finally:
+        torch.set_num_threads(threads)
+    # Two workers go on from the first step of one process.
     epochs: list[Epoch] = []
-    result = train.train(settings, callbacks=RunCallbacks(epoch=epochs.append))
+    result = train.train(settings, resume=True, callbacks=RunCallbacks(epoch=epochs.append))
     # The bundle's weights, which `finalize` loaded, are those that `val` chose by.
     said = decode(storage.read_bytes(f"{run.locate(settings)}/predictions/val.parquet"))
     temperature = bundle.verify(result.bundle).temperature
     raw = calibrate(torch.from_numpy(said.probabilities), 1 / temperature).numpy()
     scores = metrics.evaluate(raw, said.labels, result.val.classes)
     assert scores.log_loss == pytest.approx(result.val.log_loss, rel=1e-3)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(settings.train.cpus_per_worker or 1)
-    try:
-        head = Head.decode(storage.read_committed(f"{run.locate(settings)}/head"))
-        alone = fit_here(
-            settings.replace(train={"workers": 1}), manifest, FitCallbacks(), head=head
-        )
-    finally:
-        torch.set_num_threads(threads)
     assert [(e.train_loss, e.val.log_loss) for e in epochs] == [
         pytest.approx((e.train_loss, e.val.log_loss), rel=1e-5) for e in alone.history
     ]
@@ -247,7 +244,7 @@ def test_cached_and_uncached_fits_see_the_same_numbers(tmp_path: Path, ray_clust
 def test_what_cannot_run_is_refused_before_it_starts(
     tmp_path: Path, ray_cluster: None, sections: dict[str, Any], error: type, says: str
 ) -> None:
-    make_dataset(str(tmp_path / "data"), val=1)
+    make_dataset(str(tmp_path / "data"), val=1, shard_rows=6)
     settings = make_config(str(tmp_path)).replace(**sections)
     with pytest.raises(error, match=says):
         train.train(settings)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from rtl.config import loading
 from rtl.data import batches
-from rtl.data.batches import Batch, EpochSampler
+from rtl.data.batches import Batch, EpochSampler, Read, Reader, ShardRead
+from rtl.data.order import Part
 from rtl.data.shards import Manifest, Shard
 from rtl.errors import DataError
 from rtl.feature_extraction import extraction
@@ -23,41 +26,25 @@ def manifest(train: tuple[int, ...] = (7, 5, 9), val: tuple[int, ...] = (4, 3)) 
     return Manifest(("a", "b"), {}, tuple(shards))
 
 
-def positions(reads: list[batches.ShardRead]) -> list[tuple[str, int]]:
-    return [(read.shard.path, int(row)) for read in reads for row in read.rows]
-
-
-@pytest.mark.parametrize("num_ranks", [1, 2, 3, 6])
-@pytest.mark.parametrize("epoch", [0, 1])
-def test_workers_share_the_same_batches(num_ranks: int, epoch: int) -> None:
-    whole = positions(EpochSampler(manifest(), seed=3, batch_size=6, views=2).train(epoch))
-    assert sorted(whole) == sorted(
-        (shard.path, row) for shard in manifest().split("train") for row in range(shard.rows)
-    )
-    plans = [EpochSampler(manifest(), 3, 6, 2, rank, num_ranks) for rank in range(num_ranks)]
-    parts = [iter(positions(plan.train(epoch))) for plan in plans]
-    for step in range(plans[0].steps):
-        batch = [
-            next(part)
-            for plan, part in zip(plans, parts, strict=True)
-            for _ in range(plan.local_rows(step))
-        ]
-        assert batch == whole[step * 6 : step * 6 + 6]
-        assert len(batch) == plans[0].global_rows(step)
-    assert [list(part) for part in parts] == [[]] * num_ranks
+def places(reads: Iterable[Read]) -> list[tuple[str, int]]:
+    return [
+        (read.shards[member].path, int(row))
+        for read in reads
+        for member, row in zip(*read.order(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 5])
-def test_evaluation_reads_every_row_once(num_ranks: int) -> None:
-    seen = [
-        place
+def test_evaluation_reads_every_shard_in_one_worker(num_ranks: int) -> None:
+    packed = manifest(val=(4, 3, 1, 5, 2))
+    reads = [
+        read
         for rank in range(num_ranks)
-        for place in positions(
-            EpochSampler(manifest(), 0, 30, 1, rank, num_ranks).evaluation("val", 0)
-        )
+        for read in EpochSampler(packed, 0, 30, 1, rank, num_ranks).evaluation("val", 0)
     ]
-    assert sorted(seen) == sorted(
-        (shard.path, row) for shard in manifest().split("val") for row in range(shard.rows)
+    assert sorted(read.shard.path for read in reads) == [s.path for s in packed.split("val")]
+    assert sorted(places(reads)) == sorted(
+        (shard.path, row) for shard in packed.split("val") for row in range(shard.rows)
     )
 
 
@@ -76,17 +63,53 @@ def rows(*sizes: int) -> Iterator[Batch]:
         start += size
 
 
-@pytest.mark.parametrize("parts", [(10,), (3, 3, 4), (1, 0, 9), (4, 6)])
-def test_cut_batches_keeps_every_row_in_order(parts: tuple[int, ...]) -> None:
-    cut = list(batches.cut_batches(rows(*parts), [4, 4, 2, 0]))
-    assert [len(batch) for batch in cut] == [4, 4, 2, 0]
+def parts(*sizes: int) -> list[Part]:
+    return [Part(np.arange(size), np.arange(size), size) for size in sizes]
+
+
+@pytest.mark.parametrize("blocks", [(10,), (3, 3, 4), (1, 0, 9), (4, 6)])
+def test_cut_batches_keeps_every_row_in_order(blocks: tuple[int, ...]) -> None:
+    cut = list(batches.cut_batches(rows(*blocks), parts(0, 4, 4, 2, 0)))
+    assert [len(batch) for batch in cut] == [0, 4, 4, 2, 0]
+    assert {batch.inputs.shape[1:] for batch in cut} == {(1,)}
     assert torch.cat([batch.inputs for batch in cut]).flatten().tolist() == list(range(10))
     assert [i for batch in cut for i in batch.ids] == [str(n) for n in range(10)]
 
 
 def test_missing_rows_are_an_error() -> None:
     with pytest.raises(DataError, match="2 rows early"):
-        list(batches.cut_batches(rows(3, 5), [4, 4, 2]))
+        list(batches.cut_batches(rows(3, 5), parts(4, 4, 2)))
+
+
+class Numbered(Reader):
+    """Rows whose ids are their shards and numbers."""
+
+    def __init__(self) -> None:
+        self.fetched: list[str] = []
+
+    def fetch(self, shard: Shard, view: int) -> pa.Table:
+        self.fetched.append(shard.path)
+        return pa.table({"id": [f"{shard.path}:{row}:{view}" for row in range(shard.rows)]})
+
+    def decode(self, rows: pa.Table, view: int) -> Batch:
+        numbers = torch.arange(len(rows))
+        ids = rows["id"].to_pylist()
+        assert all(row.endswith(f":{view}") for row in ids)
+        return Batch(ids, numbers, numbers, numbers)
+
+
+def test_a_reader_fetches_each_shard_of_a_window_once_and_keeps_the_order() -> None:
+    sampler = EpochSampler(manifest(train=(50, 31, 44, 7)), 3, 16, 2, lanes=2)
+    reader = Numbered()
+    found = [row for read in sampler.train(1) for block in reader(read) for row in block.ids]
+    assert found == [f"{path}:{row}:1" for path, row in places(sampler.train(1))]
+    assert len(found) == 132
+    assert sorted(reader.fetched) == [shard.path for shard in sampler.manifest.split("train")]
+    shard = sampler.manifest.split("train")[0]
+    backwards = ShardRead(0, "train", shard, np.arange(40, 3, -1), 0)
+    assert [row for block in reader(backwards) for row in block.ids] == [
+        f"{shard.path}:{row}:0" for row in range(40, 3, -1)
+    ]
 
 
 def test_the_trunks_pass_ends_with_its_smallest_items() -> None:
@@ -95,39 +118,6 @@ def test_the_trunks_pass_ends_with_its_smallest_items() -> None:
     assert [sum(len(read.rows) for read in item) for item in items] == [256, 128, 10, 9, 4]
     assert all(len({(read.shard.path, int(read.rows[0])) for read in i}) == 1 for i in items)
     assert sorted(read.view for item in items for read in item) == [0, 0, 0, 0, 0, 1, 1, 1]
-
-
-@pytest.mark.parametrize("num_ranks", [1, 2, 3])
-@pytest.mark.parametrize("rows", range(1, 20))
-def test_a_part_of_one_row_is_left_out_where_it_may_not_be(num_ranks: int, rows: int) -> None:
-    packed = manifest(train=(rows,))
-    plans = [
-        EpochSampler(packed, 3, 6, 1, rank, num_ranks, singles=False) for rank in range(num_ranks)
-    ]
-    whole = EpochSampler(packed, 3, 6, 1)
-    missing = whole.rows - plans[0].rows
-    for epoch in range(2):
-        every = positions(whole.train(epoch))
-        parts = [positions(plan.train(epoch)) for plan in plans]
-        assert sorted(row for part in parts for row in part) == sorted(every[: rows - missing])
-        for plan, part in zip(plans, parts, strict=True):
-            assert sum(plan.batch_sizes(None)) == len(part)
-    sizes = {size for plan in plans for size in plan.batch_sizes(None)}
-    assert 1 not in sizes
-    # Nothing is left out that need not be.
-    usual = {
-        size
-        for rank in range(num_ranks)
-        for size in EpochSampler(packed, 3, 6, 1, rank, num_ranks).batch_sizes(None)
-    }
-    assert missing == (1 in usual)
-
-
-def test_another_row_is_left_out_in_each_epoch() -> None:
-    plan = EpochSampler(manifest(train=(7,)), 3, 6, 1, singles=False)
-    seen = [frozenset(positions(plan.train(epoch))) for epoch in range(8)]
-    assert {len(rows) for rows in seen} == {6}
-    assert len(set(seen)) > 1
 
 
 @pytest.mark.parametrize(

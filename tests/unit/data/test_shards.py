@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -195,24 +194,3 @@ def test_columns_in_another_order_are_put_right() -> None:
         _parquet(confidence=SURE, label=LABEL, more=ID, image=IMAGE, id=ID), shards.SCHEMA, ""
     )
     assert table.schema.names == ["id", "image", "label", "confidence"]
-
-
-SIZES = (5, 1, 8, 3, 7)
-SHARDS = tuple(Shard(f"train/{i}", "train", rows, 0, "") for i, rows in enumerate(SIZES))
-
-
-def _order(seed: int, epoch: int) -> list[tuple[str, list[int]]]:
-    return [(shard.path, rows.tolist()) for shard, rows in shards.epoch_order(SHARDS, seed, epoch)]
-
-
-@pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (0, 1), (7, 3)])
-def test_an_epoch_is_a_permutation_of_all_rows(seed: int, epoch: int) -> None:
-    seen = sorted((path, row) for path, rows in _order(seed, epoch) for row in rows)
-    assert seen == [(shard.path, row) for shard in SHARDS for row in range(shard.rows)]
-
-
-def test_the_order_is_a_pure_function_of_seed_and_epoch() -> None:
-    orders = [_order(seed, epoch) for seed in range(3) for epoch in range(3)]
-    np.random.seed(0)
-    assert orders == [_order(seed, epoch) for seed in range(3) for epoch in range(3)]
-    assert all(one != other for i, one in enumerate(orders) for other in orders[:i])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -12,8 +13,15 @@ from rtl.training import checks
 
 def manifest(train: tuple[int, ...] = (20, 5), val: tuple[int, ...] = (4, 3)) -> Manifest:
     shards = tuple(
-        Shard(f"{split}/00000.parquet", split, sum(counts), 0, "")
+        Shard(
+            f"{split}/{part:05}.parquet",
+            split,
+            sum(counts) * (part + 1) // 4 - sum(counts) * part // 4,
+            0,
+            "",
+        )
         for split, counts in (("train", train), ("val", val))
+        for part in range(4)
     )
     return Manifest(("a", "b", "c")[: len(train)], {"train": train, "val": val}, shards, uri="/d")
 
@@ -51,7 +59,9 @@ ONE_PIXEL: dict[str, Any] = {
 
 def test_a_worker_needs_two_rows_where_batch_norm_trains_on_one_pixel() -> None:
     train = {"batch_size": 4, "workers": 4}
-    with pytest.raises(ConfigError, match=r"batch_size 4 over 4 workers .* 25 training rows"):
+    with pytest.raises(
+        ConfigError, match=r"batch_size 4 over 4 workers and 24 training rows .*even"
+    ):
         check(manifest(), **ONE_PIXEL, train=train)
     check(manifest(), **ONE_PIXEL, train={**train, "batch_size": 8})
     check(manifest(), **{**ONE_PIXEL, "data": {"image_size": 107}}, train=train)
@@ -73,3 +83,11 @@ def test_a_searched_value_is_checked_as_well(space: dict[str, Any]) -> None:
 def test_a_batch_of_several_workers_must_be_full() -> None:
     with pytest.raises(ConfigError, match="is 32, an epoch has 25 training rows"):
         check(manifest(), train={"batch_size": 32, "workers": 2})
+
+
+@pytest.mark.parametrize(("lanes", "workers", "fits"), [(8, 4, True), (8, 8, False), (2, 4, False)])
+def test_each_worker_needs_a_shard(lanes: int, workers: int, fits: bool) -> None:
+    train = {"batch_size": 8, "workers": workers, "lanes": lanes}
+    refused = pytest.raises(ConfigError, match=rf"workers is {workers}; .*min_shards={workers}")
+    with contextlib.nullcontext() if fits else refused:
+        check(manifest(), train=train)

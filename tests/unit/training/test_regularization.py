@@ -4,15 +4,49 @@ import numpy as np
 import pytest
 import torch
 
-from rtl.config.schema import Flips
-from rtl.training.regularization import draw_flips, flip, mixup_shares, neighbours, soft_targets
+from rtl.config.schema import Flips, TrainConfig
+from rtl.data.batches import EpochSampler
+from rtl.data.shards import Manifest, Shard
+from rtl.model.inception import Activation
+from rtl.training.regularization import augment, draw_flips, flip, mixup_shares, soft_targets
 
 
-def test_neighbours_mix_by_the_same_share_and_steps_differ() -> None:
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_a_batch_is_augmented_alike_however_many_workers_share_it(num_ranks: int) -> None:
+    shards = [Shard(f"train/{i}.parquet", "train", rows, 0, "") for i, rows in enumerate((9, 6, 8))]
+    packed = Manifest(("a", "b"), {}, tuple(shards))
+    settings = TrainConfig(mixup=0.4, flip_features="both")
+    generator = torch.Generator().manual_seed(0)
+    maps, taps = torch.rand(8, 4, 3, 3, generator=generator), torch.rand(8, 5, generator=generator)
+    targets = torch.rand(8, 2, generator=generator)
+
+    def augmented(num_ranks: int) -> torch.Tensor:
+        found = torch.full((8, 4 * 9 + 5 + 2), float("nan"))
+        for rank in range(num_ranks):
+            plan = EpochSampler(packed, 0, 8, 1, rank, num_ranks)
+            part = next(plan.parts(1))
+            own = torch.from_numpy(part.places)
+            features, mixed = augment(
+                Activation(maps[own], taps[own]), targets[own], settings, plan=plan, part=part,
+                step=plan.steps,
+            )  # fmt: skip
+            found[own] = torch.cat([features.maps.flatten(1), features.taps, mixed], 1)
+        return found
+
+    whole = augmented(1)
+    assert not bool(whole.isnan().any())
+    assert torch.equal(whole, augmented(num_ranks))
+    part = next(EpochSampler(packed, 0, 8, 1).parts(1))
+    mixed = whole[:, 36:41]
+    pair = mixed + mixed[torch.from_numpy(part.partners)]  # one share: the sum stays
+    torch.testing.assert_close(pair, taps + taps[torch.from_numpy(part.partners)])
+    assert not torch.allclose(mixed, taps)
+
+
+def test_mixing_shares_are_a_function_of_seed_and_step() -> None:
     shares = mixup_shares(7, 0.2, seed=0, step=3)
     assert shares.shape == (7,)
     assert shares.dtype == np.float32
-    assert (shares[0:6:2] == shares[1:6:2]).all()
     assert ((shares >= 0) & (shares <= 1)).all()
     assert (shares == mixup_shares(7, 0.2, seed=0, step=3)).all()
     assert (shares != mixup_shares(7, 0.2, seed=0, step=4)).any()
@@ -32,13 +66,6 @@ def test_what_a_label_leaves_goes_to_the_other_classes() -> None:
         logits, labels, label_smoothing=0.1, reduction="none"
     )
     assert torch.allclose(ours, torchs)
-
-
-@pytest.mark.parametrize("rows", [1, 2, 5, 6])
-def test_every_row_has_a_neighbour_that_has_it(rows: int) -> None:
-    other = neighbours(rows)
-    assert (other[other] == torch.arange(rows)).all()
-    assert int((other == torch.arange(rows)).sum()) == rows % 2
 
 
 @pytest.mark.parametrize(("flips", "ways"), [("none", 1), ("horizontal", 2), ("both", 4)])

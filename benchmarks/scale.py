@@ -1,0 +1,88 @@
+"""Bytes that an S3 server hands out for an epoch, over the data set's, for 1, 2, 4 and 8 workers.
+
+    python benchmarks/scale.py [--rows 2000] [--shard-mb 1]
+
+Generated JPEGs, packed into a real S3 server on loopback, with a proxy before it that counts. Each
+worker reads its train rows of an epoch and its rows of `val`, by the reading that Ray Data's tasks
+do, but decodes nothing; the workers take turns in one process, since what they fetch does not
+depend on when. A ledger counts each row. `before` is what the way of decision 0004 would fetch:
+every worker every shard. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from measuring.bytes_out import BytesOut, counted
+from measuring.memory import make_source
+from measuring.record import write
+
+WORKERS = (1, 2, 4, 8)
+RECORDED_FROM = 2000
+"""Rows from which on a record is kept."""
+
+
+def read_epoch(uri: str, workers: int, counter: BytesOut) -> dict[str, Any]:
+    """Bytes fetched by all workers of an epoch, over the bytes of the shards; checks the ledger."""
+    from rtl.config import loading
+    from rtl.data.batches import EpochSampler, ImageReader, Read, stored_rows
+    from rtl.data.shards import load_manifest
+
+    manifest = load_manifest(uri)
+    config = loading.load().replace(data={"uri": uri, "framing": "crop"})
+    reader = ImageReader(manifest, config.data)
+    counter.take()
+    seen: Counter[str] = Counter()
+    for rank in range(workers):
+        sampler = EpochSampler.from_config(config, manifest, rank=rank, num_ranks=workers)
+        reads: list[Read] = [*sampler.train(1), *sampler.evaluation("val", 1)]
+        for read in reads:
+            for rows in stored_rows(reader, read):
+                seen.update(rows["id"].to_pylist())
+    assert set(seen.values()) == {1}, "a row came twice"
+    assert len(seen) == manifest.rows("train") + manifest.rows("val"), "a row did not come"
+    whole = sum(shard.bytes for split in ("train", "val") for shard in manifest.split(split))
+    return {
+        "workers": workers,
+        "amplification": round(counter.take() / whole, 4),
+        "before": workers,
+        "rows": len(seen),
+    }
+
+
+def main() -> None:
+    """Packs, reads with each number of workers, and records."""
+    from rtl.config.schema import PackConfig
+    from rtl.data import pack
+    from rtl.runtime import session
+    from rtl.storage import local_s3
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=RECORDED_FROM)
+    parser.add_argument("--shard-mb", type=float, default=1.0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, local_s3.serve(Path(folder)) as root:
+        source = Path(folder, "photos")
+        make_source(source, options.rows)
+        session.connect()
+        uri = f"{root}/data"
+        manifest = pack.pack(str(source), uri, PackConfig(shard_mb=options.shard_mb))
+        with counted() as counter:
+            runs = [read_epoch(uri, workers, counter) for workers in WORKERS]
+    for run in runs:
+        print(run)
+    result = {f"amplification_{run['workers']}": run["amplification"] for run in runs}
+    details = {"runs": runs, "shards": len(manifest.split("train"))}
+    if options.rows < RECORDED_FROM:
+        print(json.dumps(result))
+    else:
+        write("scale", "bytes fetched from S3 in an epoch", result=result, details=details)
+
+
+if __name__ == "__main__":
+    main()
