@@ -101,7 +101,7 @@ def features(config: Config, manifest: shards.Manifest) -> Reader:
         (
             "cached, all options",
             features,
-            {"train": {"mixup": 0.4, "ema": 0.9, "label_smoothing": 0.1, "flip_features": "both",
+            {"train": {"ema": 0.9, "label_smoothing": 0.1, "flip_features": "both",
                        "class_weights": "balanced"}},
         ),
     ],

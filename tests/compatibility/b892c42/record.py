@@ -183,7 +183,7 @@ def main() -> None:
             features={"cache": "off"},
         )
         full = config.replace(
-            train={"mixup": 0.4, "ema": 0.9, "label_smoothing": 0.1, "flip_features": "both",
+            train={"ema": 0.9, "label_smoothing": 0.1, "flip_features": "both",
                    "class_weights": "balanced"},
         )  # fmt: skip
         recorded = {

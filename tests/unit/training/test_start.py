@@ -10,13 +10,14 @@ import torch
 
 from rtl.config import loading
 from rtl.config.tree import Config
-from rtl.data.batches import Batch, ImageReader, ShardRead
+from rtl.data.batches import ImageReader, ShardRead, TrainBatch
+from rtl.data.order import Part
 from rtl.errors import DataError
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.training import probe
 from rtl.training.loop import FitSetup, Learner, training_step
 from rtl.training.probe import start
-from rtl.training.regularization import mixup_shares, neighbours
+from rtl.training.regularization import mixup_shares
 from rtl.training.setup import build_fit
 from tests.conftest import make_dataset
 from tests.support.broken_data import mislabel
@@ -131,13 +132,16 @@ def test_mixup_mixes_the_corrections_with_their_rows(config: Config) -> None:
     )
     with torch.inference_mode():  # k = 0 is linear: its logits mix as its inputs do
         logits = fit.learner.logits(fit.learner.features(inputs)) + corrections[0]
-    share = torch.from_numpy(mixup_shares(6, 0.4, seed=mixed.train.seed, step=0))[:, None]
+    part = Part(np.arange(6), np.array([1, 0, 3, 2, 5, 4]), 6)
+    drawn = mixup_shares(6, 0.4, seed=mixed.train.seed, step=0)
+    share, other = torch.from_numpy(np.repeat(drawn[::2], 2))[:, None], part.partners
     logits, targets = (
-        rows * share + rows[neighbours(6)] * (1 - share) for rows in (logits, torch.eye(3)[labels])
+        rows * share + rows[other] * (1 - share) for rows in (logits, torch.eye(3)[labels])
     )
     expected = -(targets * logits.log_softmax(1)).sum()
     loss = training_step(
-        setup, Batch(ids, labels, inputs, torch.ones(6)), number=0, tail=fit.learner.tail,
+        setup, TrainBatch(ids, labels, inputs, torch.ones(6), part), number=0,
+        tail=fit.learner.tail,
         optimizer=torch.optim.SGD(fit.learner.tail.parameters(), lr=0.0), weights=torch.ones(3),
     )  # fmt: skip
     assert loss == pytest.approx(float(expected), rel=1e-3)
