@@ -16,7 +16,6 @@ from tests.support.workplace import SharedCluster, Workplace, link_many, stop
 FIT = "--data data --storage results --set data.image_size=75 --set train.batch_size=8"
 
 
-@pytest.mark.slow
 def test_pack_that_was_stopped_leaves_nothing_and_packs_again(
     work: Workplace, shared_cluster: SharedCluster
 ) -> None:
@@ -57,13 +56,11 @@ def fitted(work: Workplace, shared_cluster: SharedCluster) -> tuple[Terminal, Te
     return first, work.run(command)
 
 
-@pytest.mark.slow
 def test_a_stopped_fit_says_what_stands(work: Workplace, fitted: tuple[Terminal, Terminal]) -> None:
     first, _ = fitted
     first.find(r"Stopped\. [1-4] committed epochs? and all features")
 
 
-@pytest.mark.slow
 def test_a_fit_goes_on_after_its_last_epoch(
     work: Workplace, fitted: tuple[Terminal, Terminal]
 ) -> None:
@@ -85,7 +82,6 @@ def test_lr_find_ends_with_a_table_and_the_next_command(work: Workplace) -> None
     done.must_say("Next: rtl search --set 'search.lr={min:")
 
 
-@pytest.mark.slow
 def test_features_are_listed_and_pruned(work: Workplace, fitted: tuple[Terminal, Terminal]) -> None:
     listed = work.run("rtl features --storage results")
     assert "ready" in listed.screen()

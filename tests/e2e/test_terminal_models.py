@@ -43,7 +43,6 @@ def models(folder: Path) -> str:
     return root
 
 
-@pytest.mark.slow
 def test_promote_canary_and_rollback(alone: Workplace, models: str) -> None:
     promoted = alone.run("rtl promote colours 2 --storage models")
     promoted.must_say("colours@2 is current; endpoints of that name follow within 2 s.")
@@ -64,7 +63,6 @@ def test_evaluate_shows_scores_and_no_json(work: Workplace, models: str) -> None
     assert "{" not in shown.transcript()
 
 
-@pytest.mark.slow
 def test_quantize_registers_a_version(alone: Workplace, models: str) -> None:
     done = alone.run("rtl quantize colours@1 --at-most 100 --data data --storage models")
     done.must_say("Rows compared")
@@ -73,7 +71,6 @@ def test_quantize_registers_a_version(alone: Workplace, models: str) -> None:
     done.must_say("Next: rtl promote colours 3 --storage models")
 
 
-@pytest.mark.slow
 def test_predict_that_was_stopped_keeps_its_answers_and_goes_on(
     work: Workplace, models: str, shared_cluster: SharedCluster
 ) -> None:
@@ -100,7 +97,6 @@ def test_predict_that_was_stopped_keeps_its_answers_and_goes_on(
     assert pq.ParquetDataset(work.path("answers/answers")).read().num_rows == 1920
 
 
-@pytest.mark.slow
 def test_export_and_card(alone: Workplace, models: str) -> None:
     exported = alone.run("rtl export colours@1 exported --storage models --check photos/red")
     exported.must_say("it answered as the bundle")
@@ -110,7 +106,6 @@ def test_export_and_card(alone: Workplace, models: str) -> None:
     card.must_say("curl --data-binary @photo.jpg")
 
 
-@pytest.mark.slow
 def test_deploy_stays_and_serve_ends_with_ctrl_c(
     work: Workplace, models: str, shared_cluster: SharedCluster
 ) -> None:
