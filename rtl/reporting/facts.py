@@ -103,6 +103,12 @@ class Facts:
     """Why no photos are shown; empty where they are."""
 
     @property
+    def probe_won(self) -> bool:
+        """Whether the winner of a search is its probe, which is no line and no point of a chart."""
+        winner = self.search.winner if self.search else None
+        return any(t.number == winner and t.strength is not None for t in self.trials)
+
+    @property
     def better_than_probe(self) -> Trial | None:
         """The best fit that scored above the probe, where the probe was kept; else None.
 
@@ -110,8 +116,7 @@ class Facts:
         """
         if self.search is None:
             return None
-        winner = self.search.winner
-        kept = next(trial for trial in self.trials if trial.number == winner)
+        kept = next(t for t in self.trials if t.number == self.search.winner)
         ahead = [t for t in self.points if t.best and t.state != "failed" and t.score > kept.score]
         if kept.strength is None or not ahead:
             return None

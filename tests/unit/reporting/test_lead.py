@@ -41,6 +41,11 @@ def test_a_probe_that_was_kept_behind_a_fit_is_not_called_the_best() -> None:
     assert "Of 3 points on val the probe was kept, with accuracy 0.800" in page
     assert "though trial 2: k = 2, lr = 0.002 has 0.850" in page
     assert "was chosen" not in page
+    found = searched(0, 0.8, 0.7, 0.85)
+    assert found.probe_won
+    assert not searched(2, 0.8, 0.7, 0.85).probe_won
+    assert "is ringed" not in render(found)
+    assert "is ringed" in render(searched(2, 0.8, 0.7, 0.85))
 
 
 @pytest.mark.parametrize(("winner", "scores"), [(0, (0.9, 0.7, 0.85)), (2, (0.8, 0.7, 0.95))])
