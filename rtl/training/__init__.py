@@ -2,12 +2,13 @@
 
 train.py            `rtl train`: a fit from its config to a registered model
 checks.py           checks of a data set against a config, before any work
-trainer.py          starts the workers of a TorchTrainer
+setup.py            one process's network and rows
 loop.py             epochs and steps
 optimizer.py        parameter groups and the learning rate's schedule
 regularization.py   dropout, mixup, flips, label smoothing
 checkpoint.py       what is committed after an epoch
 split_evaluator.py  the network's predictions for a split
 finalize.py         the best epoch's scores, calibration, bundle, and the run's result
-faults.py           permanent and transient errors
+probe/              the linear classifier that stands first, and the head that fits start from
+workers/            Ray Train's part: how workers start and fail
 """

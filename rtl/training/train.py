@@ -31,13 +31,14 @@ from rtl.runs.tensorboard import TensorBoardLogger
 from rtl.runtime import capacity, session, task_errors
 from rtl.runtime.capacity import ResourceRequest
 from rtl.storage import destinations
-from rtl.training import checks, faults
+from rtl.training import checks
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.finalize import finalize, read_outcome, register_result
 from rtl.training.loop import fit
 from rtl.training.probe import Head, start
 from rtl.training.setup import build_fit
-from rtl.training.trainer import DistributedCallbacks, launch
+from rtl.training.workers import faults
+from rtl.training.workers.trainer import DistributedCallbacks, launch
 
 _STEPS_BETWEEN_LOOKS = 10
 """Steps after which several workers ask the first one whether it is time for a checkpoint."""

@@ -27,7 +27,7 @@ from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.finalize import finalize
 from rtl.training.loop import FitCallbacks
 from rtl.training.probe import rows, solver, start
-from rtl.tuning.trial_process import TrialSetup, trial_config
+from rtl.tuning.trial.process import TrialSetup, trial_config
 
 NUMBER = 0
 """Number of the probe among the trials."""

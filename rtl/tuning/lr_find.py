@@ -34,7 +34,8 @@ from rtl.training import checks
 from rtl.training.loop import FitSetup, Learner, class_weights, training_step
 from rtl.training.optimizer import make_optimizer
 from rtl.training.train import prepare, resolve_precision
-from rtl.tuning import budget, trial_process
+from rtl.tuning import budget
+from rtl.tuning.trial.process import trial_config
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-6, 1.0
@@ -117,7 +118,7 @@ def _test(base: Config, features: FeaturePlan, unfrozen_layers: int) -> RangeTes
     session.quiet()
     torch.set_num_threads(1)
     point = {"model.unfrozen_layers": unfrozen_layers}
-    setup = _build(trial_process.trial_config(base, point, base.train.seed), features)
+    setup = _build(trial_config(base, point, base.train.seed), features)
     config, tail = setup.config, setup.learner.tail
     optimizer = make_optimizer(tail, config.optimizer)
     peaks = [group["lr"] for group in optimizer.param_groups]

@@ -19,7 +19,7 @@ from ray.tune.search.optuna import OptunaSearch
 from rtl.config.schema import Range
 from rtl.config.tree import Config
 from rtl.runs.trials import Trial
-from rtl.tuning.trial_process import Job
+from rtl.tuning.trial.process import Job
 
 
 class Proposals(OptunaSearch):

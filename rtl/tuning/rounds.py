@@ -17,7 +17,7 @@ from rtl.tuning.proposals import first_point, grid
 from rtl.tuning.sweep import Sweep
 from rtl.tuning.throughput import START_SECONDS
 from rtl.tuning.tracker import TrialTracker
-from rtl.tuning.trial_process import Job, TrialSetup
+from rtl.tuning.trial.process import Job, TrialSetup
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from rtl.tuning import budget, first_answer, sweep
 from rtl.tuning.rounds import Rounds
 from rtl.tuning.throughput import Rates, measure
 from rtl.tuning.tracker import Round, TrialTracker, Watch
-from rtl.tuning.trial_process import TrialSetup, trial_config
+from rtl.tuning.trial.process import TrialSetup, trial_config
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from rtl.runs.trials import Trial
 from rtl.runtime import ray_private, session, task_errors
 from rtl.tuning.proposals import Proposals
 from rtl.tuning.tracker import Round, TrialTracker, TuneEvents
-from rtl.tuning.trial_process import Job, TrialSetup, group_of_workers, run_one_process
+from rtl.tuning.trial.process import Job, TrialSetup, group_of_workers, run_one_process
 
 _KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 """Tune would write them into each trial's runtime environment, which Ray's logs show in clear."""

@@ -13,9 +13,9 @@ from ray.tune.logger import LoggerCallback
 from rtl.config.tree import Config
 from rtl.runs import trials
 from rtl.runs.trials import State, Trial
-from rtl.training import faults
 from rtl.training.optimizer import planned_epochs
-from rtl.tuning.trial_process import Job, trial_epoch
+from rtl.training.workers import faults
+from rtl.tuning.trial.process import Job, trial_epoch
 
 Watch = Callable[[Sequence[Trial]], None]
 

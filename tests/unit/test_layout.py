@@ -49,7 +49,7 @@ SERVING_IMPORTS = {
 SERVING_DATA = "rtl.data.images"
 """All of `data` that it needs."""
 
-MAX_MODULES = 11
+MAX_MODULES = 10
 """Modules in one package."""
 
 MAX_LINES = 400

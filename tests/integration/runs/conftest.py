@@ -25,7 +25,7 @@ from rtl.training import train
 from rtl.tuning import first_answer, search, sweep
 from rtl.tuning.sweep import Sweep
 from rtl.tuning.tracker import Round, TrialTracker
-from rtl.tuning.trial_process import TrialSetup
+from rtl.tuning.trial.process import TrialSetup
 from tests.conftest import make_dataset
 from tests.support.bundles import make_info, make_network
 from tests.support.event_files import curves

@@ -36,8 +36,8 @@ from rtl.training import train
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.loop import FitCallbacks, FitSetup, Learner, fit
 from rtl.training.probe import Head, start
-from rtl.training.trainer import launch
-from rtl.tuning.group_trial import Group
+from rtl.training.workers.trainer import launch
+from rtl.tuning.trial.group import Group
 from tests.conftest import make_dataset
 from tests.support import resume
 

@@ -14,7 +14,7 @@ from rtl.model import bundle, registry
 from rtl.runs import run, trials
 from rtl.tuning import first_answer, search
 from rtl.tuning.throughput import Rates
-from rtl.tuning.trial_process import TrialSetup
+from rtl.tuning.trial.process import TrialSetup
 from tests.conftest import make_dataset
 
 

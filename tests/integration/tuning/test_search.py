@@ -22,7 +22,7 @@ from rtl.runs.records import Outcome
 from rtl.runs.trials import State, Trial, choose
 from rtl.tuning import budget, first_answer, search
 from rtl.tuning.throughput import Rates, measure
-from rtl.tuning.trial_process import TrialSetup
+from rtl.tuning.trial.process import TrialSetup
 from tests.conftest import Searched, make_dataset
 from tests.integration.runtime.test_capacity import a_cpu_held
 

@@ -25,7 +25,7 @@ from rtl.runs.trials import (
 )
 from rtl.tuning import proposals, sweep
 from rtl.tuning.tracker import TrialTracker, TuneEvents
-from rtl.tuning.trial_process import Job
+from rtl.tuning.trial.process import Job
 
 
 def trial(

@@ -8,7 +8,7 @@ from ray.exceptions import RayTaskError, WorkerCrashedError
 
 from rtl import errors
 from rtl.errors import RtlError
-from rtl.training import faults
+from rtl.training.workers import faults
 
 
 def in_a_task(cause: Exception) -> BaseException:

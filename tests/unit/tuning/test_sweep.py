@@ -20,7 +20,7 @@ from rtl.tuning import sweep
 from rtl.tuning.proposals import Proposals
 from rtl.tuning.sweep import Sweep
 from rtl.tuning.tracker import Round, TrialTracker, TuneEvents
-from rtl.tuning.trial_process import Job, TrialSetup
+from rtl.tuning.trial.process import Job, TrialSetup
 from tests.support.screens import use_console
 
 POINT = {"model.unfrozen_layers": 1, "optimizer.lr": 1e-3}

@@ -22,12 +22,12 @@ from rtl.evaluation.predictions import Predictions
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.runs.records import Epoch
 from rtl.runtime import session
-from rtl.training import faults
 from rtl.training.checkpoint import Checkpoint
 from rtl.training.loop import FitCallbacks, finished, fit
 from rtl.training.probe import Head
 from rtl.training.setup import build_fit
-from rtl.training.trainer import DistributedCallbacks, launch
+from rtl.training.workers import faults
+from rtl.training.workers.trainer import DistributedCallbacks, launch
 
 
 class _StoppedError(Exception):

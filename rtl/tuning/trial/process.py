@@ -23,7 +23,7 @@ from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.loop import FitCallbacks, fit
 from rtl.training.probe import Head
 from rtl.training.setup import build_fit
-from rtl.tuning.group_trial import Group
+from rtl.tuning.trial.group import Group
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rtl.feature_extraction import cost, extraction
 from rtl.feature_extraction.cache import RECORD, FeaturePlan
 from rtl.training.setup import build_fit
 from rtl.tuning import budget
-from rtl.tuning.trial_process import Job, trial_config
+from rtl.tuning.trial.process import Job, trial_config
 from tests.conftest import make_dataset
 
 
