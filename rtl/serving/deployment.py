@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import ray
 from ray import serve
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 
 import rtl
 from rtl import storage
@@ -210,11 +210,7 @@ def _start_http(config: ServeConfig) -> str:
             # The application's own timeout comes first; this one is for a replica that is gone.
             "request_timeout_s": config.timeout_s + 10,
         }
-        try:
-            serve.start(http_options=http, logging_config=_LOGGING)
-        except RayTaskError as error:
-            shutdown()
-            raise ResourceError(_no_server_message(str(error.cause))) from None
+        start_server(lambda: serve.start(http_options=http, logging_config=_LOGGING), shutdown)
         host = config.host
     else:
         host, port = running.host or config.host, running.port
@@ -224,6 +220,29 @@ def _start_http(config: ServeConfig) -> str:
                 f"and cannot move. Set serve.port={port} or 0, or end it with `serve shutdown`."
             )
     return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
+
+
+def start_server(start: Callable[[], None], end: Callable[[], None]) -> None:
+    """Starts Serve's HTTP server by `start`; `end` clears away what a failed start leaves.
+
+    On a busy machine Serve may give an actor of its own up before it has run: then once more.
+    Raises ResourceError where the server does not start.
+    """
+    for last in (False, True):
+        try:
+            start()
+        except RayTaskError as error:
+            end()
+            raise ResourceError(_no_server_message(str(error.cause))) from None
+        except ActorDiedError as error:
+            end()
+            if last:
+                raise ResourceError(
+                    f"Serve's HTTP server was ended before it ran, twice: {reason(error)}. Free "
+                    "memory or CPUs on this machine, then deploy again."
+                ) from None
+        else:
+            return
 
 
 def _no_server_message(output: str) -> str:
