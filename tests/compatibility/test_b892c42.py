@@ -109,10 +109,13 @@ def features(config: Config, manifest: shards.Manifest) -> Reader:
 def test_a_fit_has_the_same_losses(
     config: Config, name: str, reader: Any, sections: dict[str, Any]
 ) -> None:
-    found = losses(config.replace(**sections), reader)
+    config = config.replace(**sections)
+    found = losses(config, reader)
     for epoch, before in zip(found, RECORDED["losses"][name], strict=True):
         assert epoch["lr"] == before["lr"]  # no sum: equal everywhere
-        assert epoch == pytest.approx(before, rel=NEAR, abs=0)
+        # In bf16 the gradients of weights were sums in another order then (decision 0008).
+        near = max(NEAR, 1e-3) if config.model.precision == "bf16" else NEAR
+        assert epoch == pytest.approx(before, rel=near, abs=0)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 optimize.py       the way in: for training, for inference, for 8 bits
 blocks.py         blocks with fewer passes over memory
 convolution.py    a convolution whose weights are reordered once
-gradient.py       a convolution whose weight gradient is a matrix product
 graph.py          a frozen part as one call, without Python between its operators
 int8.py           the network in 8 bits
 torch_private.py  every private name of PyTorch, with why and what breaks

@@ -27,9 +27,7 @@ from torchvision.models.inception import (
     InceptionE,
 )
 
-from rtl.model.kernels import gradient
 from rtl.model.kernels.convolution import PackedConv
-from rtl.model.kernels.gradient import ConvUnit
 
 
 class FusedConv(PackedConv):
@@ -85,8 +83,6 @@ def replace_blocks(network: nn.Sequential) -> nn.Sequential:
 
 def _replaced(module: nn.Module) -> nn.Module:
     kind = type(module)
-    if kind is BasicConv2d:
-        return ConvUnit(module)
     if kind is nn.MaxPool2d:
         return MaxPool()
     block = _BLOCKS.get(kind)
@@ -143,7 +139,7 @@ class BranchedBlock(_Block):
             return [*(unit(x) for unit in direct), last(average_pool(x))]
         weight = torch.cat([unit.conv.weight for unit in units])
         channels = [unit.conv.out_channels for unit in units]
-        parts = split_channels(gradient.convolve(x, weight), channels)
+        parts = split_channels(functional.conv2d(x, weight), channels)
         parts[-1] = average_pool(parts[-1])
         return [
             functional.relu(unit.bn(part), inplace=True)

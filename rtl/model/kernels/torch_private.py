@@ -141,26 +141,6 @@ def _int8_convolution_pointwise(
     return y
 
 
-def convolution_gradient(
-    grad: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    *,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    wanted: tuple[bool, bool],
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Gradients of `conv2d` without bias for its input and its weight, each None if not wanted.
-
-    Why: `torch.nn.grad` has a function for each of the two, and no way to compute both in one pass.
-    Breaks: training in bf16 on a CPU.
-    """
-    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, (*wanted, False)
-    )
-    return grad_x, grad_weight
-
-
 def lerp_all(averages: _Tensors, targets: _Tensors, share: float) -> None:
     """Moves each average (in place) towards its target by a share of their difference.
 

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import functional
 
 from rtl.errors import WeightsError
 from rtl.model import inception, kernels, pretrained
-from rtl.model.kernels import gradient
 from rtl.model.kernels.convolution import PackedConv, has_fused_convolution
 from rtl.model.kernels.graph import TracedPart
 
@@ -297,45 +295,3 @@ def test_a_convolution_that_is_fused_is_the_one_that_is_not() -> None:
     expected = torch.nn.functional.conv2d(x, weight, bias, padding=(0, 3)).relu()
     for rows in (2, 1, 2):
         torch.testing.assert_close(own(x[:rows]), expected[:rows])
-
-
-@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
-def test_a_worker_without_rows_has_a_gradient_of_zeros(kernel: tuple[int, int]) -> None:
-    x = torch.empty(0, 4, 8, 8, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
-    weight = torch.ones(6, 4, *kernel, requires_grad=True)
-    gradient.convolve(x.requires_grad_(), weight).sum().backward()
-    assert weight.grad is not None
-    assert torch.equal(weight.grad, torch.zeros_like(weight))
-
-
-@pytest.mark.parametrize(
-    ("kernel", "stride", "padding", "side"),
-    [
-        ((1, 1), 1, (0, 0), 12), ((1, 3), 1, (0, 1), 8), ((3, 1), 1, (1, 0), 8),
-        ((3, 3), 1, (1, 1), 8), ((3, 3), 2, (0, 0), 17), ((1, 1), 2, (0, 0), 9),
-        ((1, 7), 1, (0, 3), 17), ((5, 5), 1, (2, 2), 12),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("sliced", [False, True])
-def test_the_gradient_of_weights_by_a_matrix_product(
-    kernel: tuple[int, int], stride: int, padding: tuple[int, int], side: int, sliced: bool
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, 16, side, side, generator=generator)
-    x = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last).requires_grad_()
-    weight = torch.randn(24, 16, *kernel, generator=generator).requires_grad_()
-    y = gradient.convolve(x, weight, stride=(stride, stride), padding=padding)
-    # As behind a concatenation: the gradient is some of the channels of another.
-    upper = torch.randn(3, 60, *y.shape[2:], generator=generator).to(torch.bfloat16)
-    upper = upper.contiguous(memory_format=torch.channels_last)[:, 20:44]
-    y.backward(upper if sliced else upper.contiguous())
-    exact_x = x.detach().double().requires_grad_()
-    exact_weight = weight.detach().to(torch.bfloat16).double().requires_grad_()
-    exact = functional.conv2d(exact_x, exact_weight, None, stride, padding)
-    exact.backward(upper.double())
-    for found, expected in ((y, exact), (x.grad, exact_x.grad), (weight.grad, exact_weight.grad)):
-        assert found is not None
-        assert expected is not None
-        assert (found - expected).abs().max() < 0.01 * expected.abs().max()
-    assert weight.grad is not None
-    assert weight.grad.dtype == torch.float32

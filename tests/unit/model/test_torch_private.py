@@ -81,18 +81,6 @@ def test_a_convolution_in_8_bits() -> None:
         torch.testing.assert_close(found.float(), expected, atol=1.0 if relu else 1e-3, rtol=1e-4)
 
 
-def test_the_gradients_of_a_convolution() -> None:
-    x, weight = X.clone().requires_grad_(), WEIGHT.clone().requires_grad_()
-    y = functional.conv2d(x, weight, padding=1)
-    upper = torch.ones_like(y)
-    y.backward(upper)
-    grad_x, grad_weight = torch_private.convolution_gradient(
-        upper, X, WEIGHT, stride=(1, 1), padding=(1, 1), wanted=(True, True)
-    )
-    torch.testing.assert_close(grad_x, x.grad)
-    torch.testing.assert_close(grad_weight, weight.grad)
-
-
 def test_lists_of_tensors_in_one_call() -> None:
     averages = [torch.zeros(2), torch.ones(3)]
     torch_private.lerp_all(averages, [torch.ones(2), torch.zeros(3)], 0.25)
