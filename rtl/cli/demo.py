@@ -63,7 +63,7 @@ RECIPE: dict[str, Any] = {
 
 QUICK: dict[str, Any] = {
     "train": {"epochs": 2},
-    "search": {"unfrozen_layers": [3, 1]},
+    "search": {"unfrozen_layers": [2, 1]},
 }
 
 PAPER = (("SVM (paper)", 0.8244, 0.885), ("CNN (paper)", 0.8842, 0.944))
