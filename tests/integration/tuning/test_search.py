@@ -277,7 +277,7 @@ def test_trials_of_two_workers_give_the_scores_of_one_and_free_what_they_held(
         data={"uri": f"{tmp_path}/data", "image_size": 80},
         model={"precision": "fp32"},
         train={"epochs": 3, "batch_size": 8},
-        search={"unfrozen_layers": [0], "lr": [1e-2, 1e-30], "sampler": "grid",
+        search={"unfrozen_layers": [0], "lr": [1e-2, 1.0], "sampler": "grid",
                 "grace_epochs": 1, "reduction_factor": 2, "concurrent": 1},
     )  # fmt: skip
     alone = search.search(settings)
