@@ -1,0 +1,49 @@
+"""The label tools from a packed data set to their files, by the Python API and the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+import rtl
+from rtl.cli.main import main
+from rtl.errors import ConfigError
+from tests.conftest import make_dataset
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+    """A storage root with a small data set."""
+    found = tmp_path_factory.mktemp("labels")
+    make_dataset(f"{found}/data")
+    return found
+
+
+def options(root: Path) -> list[str]:
+    return ["--storage", str(root), "--set", "data.image_size=80"]
+
+
+def test_a_review_ranks_every_row(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = root / "review.csv"
+    command = ["label", "review", str(root / "data"), "--out", str(table), *options(root)]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "If 5% of the labels were wrong anywhere" in shown
+    assert f"rtl label apply {root}/data {table}" in shown
+    rows = list(csv.DictReader(table.open()))
+    assert len(rows) == 48
+    assert {row["split"] for row in rows} == {"train", "val", "test"}
+    assert {row["corrected"] for row in rows} == {""}
+    assert [float(row["score"]) for row in rows] == sorted(float(row["score"]) for row in rows)
+    assert main([*command, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["suspects"]) == len(rows)
+
+
+def test_a_share_that_is_none_is_an_error(root: Path) -> None:
+    with pytest.raises(ConfigError, match="noise is 5"):
+        rtl.label_review(root / "data", noise=5)
