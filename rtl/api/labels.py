@@ -1,4 +1,4 @@
-"""`label_review`: labels that are probably wrong."""
+"""`label_review`: labels that are probably wrong. `label_apply`: a data set with corrections."""
 
 from __future__ import annotations
 
@@ -87,6 +87,23 @@ def label_review(
         columns = ["id", "split", "label", "suggested", "score", tables.CORRECTED]
         tables.write(text_of(out), [vars(row) for row in suspects], columns=columns)
     return LabelReview(text_of(out) if out is not None else None, suspects, tuple(expected))
+
+
+def label_apply(data: Location, corrected: Location, *, dest: Location, who: str = "") -> Manifest:
+    """Writes a new version of a packed data set with the answers of a corrected table.
+
+    `corrected` is a CSV file of `label_review` or `label_next` whose column `corrected` was filled
+    in: a class, `-` to remove the row, or nothing. The data set stays as it is; `dest` gets the new
+    one, whose manifest tells its history: when, from which digest, and by `who`, if that is given.
+    Raises DataError for a wrong answer before anything is written, NotFoundError and StorageError.
+    """
+    session.silence()
+    from rtl.data import shards
+    from rtl.labels import versions
+
+    manifest = shards.load_manifest(text_of(data))
+    changes = versions.read_changes(text_of(corrected), manifest)
+    return versions.apply(manifest, changes, text_of(dest), what="label apply", who=who)
 
 
 def _configure(

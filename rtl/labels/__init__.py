@@ -2,5 +2,7 @@
 
 rows.py     ids, labels and features of a data set
 kernel.py   many least-squares probes for the price of one Gram matrix
+versions.py new versions of a data set, with their history: `rtl label apply`
+tables.py   CSV files that people fill in
 errors.py   `rtl label review`: labels that are probably wrong
 """

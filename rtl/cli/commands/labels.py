@@ -1,4 +1,4 @@
-"""`rtl label review`."""
+"""`rtl label review` and `rtl label apply`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from rtl.cli.arguments import flag, option, positional
-from rtl.cli.commands.base import Configured
+from rtl.cli.commands.base import Command, Configured
 
 SHOWN = 15
 """Rows that the terminal shows."""
@@ -49,5 +49,37 @@ class Review(Configured):
         if found.uri:
             print_line(f"All {len(found.suspects)} rows, the most doubtful first: {found.uri}")
             print_line(
-                f"Next: fill in its column `corrected`; rtl label apply {self.data} {found.uri}"
+                "Next: fill in its column `corrected`, then: "
+                f"rtl label apply {self.data} {found.uri} DEST"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apply(Command):
+    """Makes a data set with corrected labels."""
+
+    verb = "label apply"
+    about = "Write a new version of a data set with the answers of a corrected CSV file."
+
+    data: str = positional("the packed data set, which stays as it is")
+    corrected: str = positional("CSV file of `label review` or `label next`, filled in")
+    dest: str = positional("folder or s3:// prefix of the new version")
+    who: str = option("--by", default="", metavar="NAME", help="name for the history")
+
+    def execute(self) -> None:
+        """See `Command`."""
+        from rtl.api.labels import label_apply
+        from rtl.display.console import print_line
+        from rtl.labels import versions
+
+        made = label_apply(self.data, self.corrected, dest=self.dest, who=self.who)
+        step = versions.history(made)[-1]
+        print_line(
+            f"{step.corrected} labels corrected, {step.removed} rows removed, {step.added} added; "
+            f"digest {made.digest[:12]}, made from {step.parent[:12]}"
+        )
+        print_line(f"Data set at {made.uri}")
+
+
+COMMANDS: tuple[type[Command], ...] = (Review, Apply)
+"""Commands of this module, in the order of `rtl label --help`."""

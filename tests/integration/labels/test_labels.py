@@ -10,6 +10,7 @@ import pytest
 
 import rtl
 from rtl.cli.main import main
+from rtl.data import shards
 from rtl.errors import ConfigError
 from tests.conftest import make_dataset
 
@@ -28,6 +29,10 @@ def options(root: Path) -> list[str]:
     return ["--storage", str(root), "--set", "data.image_size=80"]
 
 
+def read(table: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(table.read_text().splitlines()))
+
+
 def test_a_review_ranks_every_row(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = root / "review.csv"
     command = ["label", "review", str(root / "data"), "--out", str(table), *options(root)]
@@ -35,13 +40,30 @@ def test_a_review_ranks_every_row(root: Path, capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     assert "If 5% of the labels were wrong anywhere" in shown
     assert f"rtl label apply {root}/data {table}" in shown
-    rows = list(csv.DictReader(table.open()))
+    rows = read(table)
     assert len(rows) == 48
     assert {row["split"] for row in rows} == {"train", "val", "test"}
     assert {row["corrected"] for row in rows} == {""}
     assert [float(row["score"]) for row in rows] == sorted(float(row["score"]) for row in rows)
     assert main([*command, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["suspects"]) == len(rows)
+
+
+def test_corrections_make_a_new_version(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = read(root / "review.csv")
+    rows[0]["corrected"] = rows[0]["suggested"]
+    rows[1]["corrected"] = "-"
+    with (root / "done.csv").open("w") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    words = ["label", "apply", str(root / "data"), str(root / "done.csv"), str(root / "data2")]
+    assert main([*words, "--by", "Ada"]) == 0
+    assert "1 labels corrected, 1 rows removed, 0 added" in capsys.readouterr().out
+    made = shards.load_manifest(str(root / "data2"))
+    assert made.packing["history"][0]["who"] == "Ada"
+    assert main(words) == 1
+    assert "name another DEST" in capsys.readouterr().err
 
 
 def test_a_share_that_is_none_is_an_error(root: Path) -> None:
