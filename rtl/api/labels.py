@@ -1,8 +1,8 @@
-"""`label_review`: labels that are probably wrong. `label_apply`: a data set with corrections."""
+"""The label tools: which labels are wrong, which photos to label next, what more would bring."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,10 @@ from rtl.runtime import session
 if TYPE_CHECKING:
     from rtl.config.tree import Config
     from rtl.data.shards import Manifest
+    from rtl.labels.curve import Curve, Offer
     from rtl.labels.errors import Expectation
     from rtl.labels.rows import LabelledRows
+    from rtl.labels.selection import Simulation
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,134 @@ def label_review(
     return LabelReview(text_of(out) if out is not None else None, suspects, tuple(expected))
 
 
+@dataclass(frozen=True)
+class NextLabels:
+    """Photos to label next."""
+
+    uri: str
+    """The queue, a JSON file; `.csv` and `.html` files of the same name lie beside it."""
+    ids: tuple[str, ...]
+    """Rows of the pool, the most valuable first."""
+    guesses: tuple[str, ...]
+    """Class that each row seems to be of, to be checked."""
+    strategy: str
+    """`coverage`, `margin` or `random`."""
+    reason: str
+    simulations: tuple[Simulation, ...]
+
+
+def label_next(
+    data: Location,
+    pool: Location,
+    *,
+    count: int = 200,
+    out: Location = "label-next.json",
+    balance: bool = False,
+    storage: Location | None = None,
+    recipe: Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> NextLabels:
+    """Chooses which photos of a pool to label next, and writes them as JSON, CSV and HTML.
+
+    `pool` is a folder or prefix of photos, or a packed data set, whose labels are ignored. While
+    labels are few, typical photos are taken; later, what a simulation on the labelled rows shows to
+    be better than random choice; else random ones. `balance` gives the classes that the photos seem
+    to be of equal shares. `label_apply` reads the CSV once its column `corrected` is filled in.
+    Raises ConfigError, DataError, NotFoundError and StorageError.
+    """
+    session.silence()
+    from rtl import storage as objects
+    from rtl.api.ray_session import connect
+    from rtl.display import progress_views
+    from rtl.errors import ConfigError
+    from rtl.labels import images, queue
+    from rtl.labels import pool as pools
+    from rtl.labels.rows import prepare
+    from rtl.reporting import sheet
+    from rtl.storage import destinations
+
+    if count < 1:
+        raise ConfigError(f"count is {count}; it must be 1 or more.")
+    target = text_of(out)
+    if not target.endswith(".json"):
+        raise ConfigError(f"out is {target!r}; it must end in .json, CSV and HTML go beside it.")
+    destinations.check_file(target, "--out")
+    config = _configure(data, storage=storage, recipe=recipe, overrides=overrides)
+    config, _ = prepare(config)
+    connect(progress=progress)
+    with progress_views.bars_if(progress) as on_progress:
+        unlabelled = pools.open_pool(text_of(pool), config, progress=on_progress)
+    # The framing of the data set is that of the pool, so that their features can be compared.
+    config, _, rows = _load(config, progress=progress)
+    _, _, others = _load(config.replace(data={"uri": unlabelled.uri}), progress=progress)
+    made = queue.build(rows, others, source=unlabelled.uri, count=count, balance=balance)
+    files = queue.write(target, made)
+    captions = {item.id: f"probably {item.guess}" for item in made.items}
+    page = sheet.render_sheet(
+        f"{len(captions)} photos to label next", made.selection.reason, captions=captions,
+        images=images.encoded(unlabelled, list(captions)),
+    )  # fmt: skip
+    objects.write_bytes(files.page, page.encode())
+    return NextLabels(
+        files.queue, tuple(item.id for item in made.items),
+        tuple(item.guess for item in made.items), made.selection.strategy, made.selection.reason,
+        made.selection.simulations,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class LabelCurve:
+    """A data set's learning curve, and what more labels would bring."""
+
+    uri: str
+    """The data set."""
+    curve: Curve
+    offers: tuple[Offer, ...]
+    """More labels with the score that they would bring; empty without a forecast."""
+    needed: int | None
+    """More labels until the target is reached; None where no target was given, where it is out of
+    reach, or without a forecast."""
+    no_forecast: str
+    """Why there is no forecast; empty where there is one."""
+
+
+def label_curve(
+    data: Location,
+    *,
+    target: float | None = None,
+    price: float | None = None,
+    counts: Sequence[int] = (),
+    storage: Location | None = None,
+    recipe: Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> LabelCurve:
+    """Forecasts the accuracy with more labels, from the learning curve of those that are there.
+
+    `price` is the money that one label costs, `target` an accuracy from 0 to 1, `counts` numbers of
+    labels to add, by default a quarter, once and thrice as many as there are. Raises ConfigError,
+    DataError where there are too few rows, NotFoundError and StorageError.
+    """
+    session.silence()
+    from rtl.errors import ConfigError
+    from rtl.labels import curve as curves
+    from rtl.labels.forecast import NoForecast
+
+    if target is not None and not 0 < target < 1:
+        raise ConfigError(f"target is {target}; it must be an accuracy between 0 and 1.")
+    if price is not None and price < 0:
+        raise ConfigError(f"price is {price}; it must be the money for one label, 0 or more.")
+    config = _configure(data, storage=storage, recipe=recipe, overrides=overrides)
+    config, _, rows = _load(config, progress=progress)
+    found = curves.measure(rows)
+    more = counts or [max(1, round(share * found.labels)) for share in (0.25, 1, 3)]
+    reason = found.forecast.reason if isinstance(found.forecast, NoForecast) else ""
+    needed = None if target is None else found.needed(target)
+    offers = tuple(found.offers(more, price))
+    return LabelCurve(str(config.data.uri), found, offers, needed, reason)
+
+
 def label_apply(data: Location, corrected: Location, *, dest: Location, who: str = "") -> Manifest:
     """Writes a new version of a packed data set with the answers of a corrected table.
 
@@ -118,7 +248,7 @@ def _configure(
 
 
 def _load(config: Config, *, progress: bool) -> tuple[Config, Manifest, LabelledRows]:
-    """Loads a data set's rows with their features, which are computed where they are missing."""
+    """Loads a data set's rows; also returns the config with the features' framing and precision."""
     from rtl.api.ray_session import connect
     from rtl.display import console, progress_views
     from rtl.labels import rows
@@ -126,9 +256,9 @@ def _load(config: Config, *, progress: bool) -> tuple[Config, Manifest, Labelled
     config, manifest = rows.prepare(config)
     connect(progress=progress)
     print_line = console.print_line if progress else lambda _: None
+    config = rows.resolve(config, manifest, print_line)
     with progress_views.bars_if(progress) as on_progress:
         found = rows.load(
-            config, manifest, print_line=print_line,
-            progress=lambda done, total: on_progress(done, total, "features"),
-        )  # fmt: skip
+            config, manifest, progress=lambda done, total: on_progress(done, total, "features")
+        )
     return config, manifest, found

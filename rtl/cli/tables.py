@@ -14,10 +14,8 @@ from rtl.display.console import interval, make_table
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
-    from rtl.api.labels import Suspect
     from rtl.evaluation.metrics import Scores
     from rtl.feature_extraction.prune import Cache
-    from rtl.labels.errors import Expectation
     from rtl.runs.listing import Row
     from rtl.runs.records import SearchSummary
     from rtl.tuning.lr_find import RangeTest
@@ -121,28 +119,3 @@ def spent_line(summary: SearchSummary) -> str:
         f"The trials took {', '.join(parts)}; the last half per cent of score took "
         f"{summary.last_half_percent:.0%} of that."
     )
-
-
-def suspects_table(suspects: Sequence[Suspect]) -> Table:
-    """Doubtful labels, a row each."""
-    found = make_table("row", "split", "label", "suggested", "margin")
-    for row in suspects:
-        found.add_row(
-            escape(row.id), row.split, escape(row.label), escape(row.suggested), f"{row.score:.2f}"
-        )
-    return found
-
-
-def expectation_lines(expected: Sequence[Expectation]) -> list[str]:
-    """Wrong labels to expect among the first rows of a review, a line for each kind of error."""
-    words = {
-        "random": "anywhere",
-        "hard": "in rows that are hard to tell",
-        "confused": "in rows that are hard to tell, each with the class that it resembles",
-    }
-    return [
-        f"If {e.noise:.0%} of the labels were wrong {words[e.kind]}: about {e.precision:.0%} "
-        f"({e.low:.0%} to {e.high:.0%}) of the first {e.count} rows, which hold {e.recall:.0%} of "
-        "all wrong ones."
-        for e in expected
-    ]

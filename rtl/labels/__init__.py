@@ -4,5 +4,8 @@ rows.py     ids, labels and features of a data set
 kernel.py   many least-squares probes for the price of one Gram matrix
 versions.py new versions of a data set, with their history: `rtl label apply`
 tables.py   CSV files that people fill in
-errors.py   `rtl label review`: labels that are probably wrong
+errors.py   labels that are probably wrong: `rtl label review`
+selection.py, queue.py, pool.py   what to label next: `rtl label next`
+forecast.py, curve.py   what more labels would bring: `rtl label curve`
+images.py   facts about the encoded images
 """

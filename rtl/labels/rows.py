@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,13 +47,22 @@ class LabelledRows:
         """Returns the number of rows."""
         return len(self.ids)
 
-    def of(self, splits: Sequence[str]) -> LabelledRows:
-        """The rows of some splits."""
-        chosen = np.flatnonzero(np.isin(self.splits, list(splits)))
+    def of_rows(self, chosen: Numbers) -> LabelledRows:
+        """Some of the rows, by their numbers."""
         return LabelledRows(
             [self.ids[i] for i in chosen], self.splits[chosen], self.labels[chosen],
             self.confidence[chosen], self.features[torch.from_numpy(chosen)], self.classes,
         )  # fmt: skip
+
+
+def joined(rows: LabelledRows, pool: LabelledRows) -> torch.Tensor:
+    """Features of some rows and of a pool, in one tensor. Raises DataError where they differ."""
+    if rows.features.shape[1] != pool.features.shape[1]:
+        raise DataError(
+            f"The data set's features have {rows.features.shape[1]} values, the pool's "
+            f"{pool.features.shape[1]}; they have to come from the same config."
+        )
+    return torch.cat([rows.features, pool.features])
 
 
 def prepare(config: Config) -> tuple[Config, Manifest]:
@@ -76,19 +85,24 @@ def prepare(config: Config) -> tuple[Config, Manifest]:
     return config, manifest
 
 
+def resolve(
+    config: Config, manifest: Manifest, print_line: Callable[[str], None] = lambda _: None
+) -> Config:
+    """Returns the config with the framing and the precision of the features, as a search has them.
+
+    Ray is connected already. A pool's features are computed with the config of the data set.
+    """
+    config = train.resolve_precision(config).replace(model={"unfrozen_layers": 0})
+    return framing.resolve(config, manifest, print_line)
+
+
 def load(
-    config: Config,
-    manifest: Manifest,
-    *,
-    progress: Progress = session.no_progress,
-    print_line: Callable[[str], None] = lambda _: None,
+    config: Config, manifest: Manifest, *, progress: Progress = session.no_progress
 ) -> LabelledRows:
     """Loads all rows with their features; those that no search has computed yet are computed.
 
-    Ray is connected already. Raises the errors of `extraction.build`.
+    `config` comes from `resolve`. Raises the errors of `extraction.build`.
     """
-    config = train.resolve_precision(config).replace(model={"unfrozen_layers": 0})
-    config = framing.resolve(config, manifest, print_line)
     found = extraction.build(config, manifest, [0], progress=progress)[0]
     reader = open_reader(config, manifest, found, keep=False)
     width = inception.feature_width(0, config.data.image_size)
