@@ -148,7 +148,9 @@ def label_next(
     config, _ = prepare(config)
     connect(progress=progress)
     with progress_views.bars_if(progress) as on_progress:
-        unlabelled = pools.open_pool(text_of(pool), config, progress=on_progress)
+        unlabelled = pools.open_pool(
+            text_of(pool), config, progress=lambda done, total: on_progress(done, total, "images")
+        )
     # The framing of the data set is that of the pool, so that their features can be compared.
     config, _, rows = _load(config, progress=progress)
     _, _, others = _load(config.replace(data={"uri": unlabelled.uri}), progress=progress)

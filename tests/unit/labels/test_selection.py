@@ -51,7 +51,7 @@ def test_margin_takes_doubtful_rows() -> None:
         ([], "coverage"),
         ([(0.02, 0.005), (0.05, 0.01)], "margin"),
         ([(0.06, 0.01), (0.05, 0.01)], "coverage"),
-        ([(0.004, 0.01), (-0.02, 0.01)], "random"),
+        ([(-0.004, 0.01), (-0.02, 0.01)], "random"),
     ],
 )
 def test_the_data_decide(gains: list[tuple[float, float]], strategy: str) -> None:
