@@ -7,5 +7,5 @@ tables.py   CSV files that people fill in
 errors.py   labels that are probably wrong: `rtl label review`
 selection.py, queue.py, pool.py   what to label next: `rtl label next`
 forecast.py, curve.py   what more labels would bring: `rtl label curve`
-images.py   facts about the encoded images
+images.py   encoded images of some rows
 """

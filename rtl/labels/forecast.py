@@ -104,7 +104,8 @@ class Forecast:
         # The farther, the less certain: the backtest looked ahead by a factor of 1 / BACKTEST.
         ahead = max(0.0, np.log(labels / self.sizes[-1]) / np.log(1 / BACKTEST))
         noise = float(self.scores[-2].std(ddof=1)) ** 2
-        spread = COVERAGE * np.sqrt(drawn + apart + noise + self.backtest**2 * ahead)
+        variance = drawn + apart + noise + self.backtest**2 * ahead
+        spread = COVERAGE * float(np.sqrt(variance))
         return Estimate(value, max(0.0, value - spread), min(1.0, value + spread))
 
     def labels_for(self, target: float, *, most: float = 50) -> float | None:
