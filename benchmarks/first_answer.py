@@ -20,7 +20,6 @@ The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
-import gzip
 import statistics
 import tempfile
 import time
@@ -33,9 +32,9 @@ import numpy as np
 from measuring import record
 from measuring.elpv import packed
 from measuring.runner import in_turns, interval, times
+from measuring.taps import FASHION, read_idx
 from PIL import Image
 
-FASHION = Path("/usr/share/datasets/fashion-mnist")
 SIZES = (10, 20, 50)
 TEST_ROWS = 1500
 
@@ -104,11 +103,6 @@ def write_fashion(place: Path, rows: int, draw: int) -> None:
             folder = place / split / f"class{labels[number]}"
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[number]).save(folder / f"{number}.png")
-
-
-def read_idx(path: Path, header: int) -> np.ndarray:
-    """The bytes of a file of the data set, after its header."""
-    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
 
 
 def pooled_regression(data: str, storage: str) -> float:

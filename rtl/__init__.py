@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rtl.api.data import features, pack
     from rtl.api.endpoints import serve
     from rtl.api.fits import report, search, train
+    from rtl.api.labels import label_apply, label_curve, label_next, label_review
     from rtl.api.models import evaluate, export, load_model, predict
     from rtl.api.registries import Registry
     from rtl.config.tree import Config
@@ -32,6 +33,10 @@ __version__ = "0.1.0"
 __all__ = [
     "pack",
     "features",
+    "label_review",
+    "label_next",
+    "label_apply",
+    "label_curve",
     "search",
     "train",
     "evaluate",
@@ -48,6 +53,10 @@ __all__ = [
 _MODULES = {
     "pack": "rtl.api.data",
     "features": "rtl.api.data",
+    "label_review": "rtl.api.labels",
+    "label_next": "rtl.api.labels",
+    "label_apply": "rtl.api.labels",
+    "label_curve": "rtl.api.labels",
     "search": "rtl.api.fits",
     "train": "rtl.api.fits",
     "report": "rtl.api.fits",

@@ -3,6 +3,7 @@
 configuration.py  `load_config`, and the config that a call's arguments ask for
 data.py           `pack`, `features`
 fits.py           `train`, `search`, `report`
+labels.py         `label_review`, `label_next`, `label_apply`, `label_curve`
 models.py         `load_model`, `evaluate`, `predict`, `export`
 registries.py     `Registry`
 endpoints.py      `serve`

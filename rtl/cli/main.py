@@ -11,21 +11,25 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rtl.cli import interrupt, stopped
 from rtl.cli.arguments import add_to, values_of
-from rtl.cli.commands import data, fits, jobs, models, serving, setup, showcase
+from rtl.cli.commands import data, fits, jobs, labels, models, serving, setup, showcase
 from rtl.cli.commands.base import Command
 from rtl.errors import RtlError
 from rtl.runtime import session
 
 COMMANDS: tuple[type[Command], ...] = (
-    setup.PrintConfig, data.Pack, fits.Train, fits.Search, fits.LrFind, data.Features,
-    models.Evaluate, models.Quantize, models.Predict, fits.WriteReport, fits.Runs, serving.Promote,
-    serving.Rollback, serving.StartCanary, serving.Serve, serving.Deploy, models.Export,
-    models.Card, jobs.Submit, jobs.Jobs, showcase.Demo,
+    setup.PrintConfig, data.Pack, *labels.COMMANDS, fits.Train, fits.Search, fits.LrFind,
+    data.Features, models.Evaluate, models.Quantize, models.Predict, fits.WriteReport, fits.Runs,
+    serving.Promote, serving.Rollback, serving.StartCanary, serving.Serve, serving.Deploy,
+    models.Export, models.Card, jobs.Submit, jobs.Jobs, showcase.Demo,
 )  # fmt: skip
 """All commands, in the order of `rtl --help`."""
+
+GROUPS = {"label": "Find wrong labels, choose what to label next, forecast what more would bring."}
+"""Words that stand before a command's own, each with a sentence for `--help`."""
 
 UNEXPECTED = 70
 """Exit status after an unexpected error (EX_SOFTWARE of sysexits.h)."""
@@ -75,7 +79,8 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     """The command that the arguments ask for; SystemExit with a message for wrong ones."""
     parser = _parser()
     parsed, rest = parser.parse_known_args(arguments)
-    command = next(kind for kind in COMMANDS if kind.verb == parsed.verb)
+    verb = f"{parsed.verb} {parsed.action}" if "action" in parsed else parsed.verb
+    command = next(kind for kind in COMMANDS if kind.verb == verb)
     values = values_of(parsed, command)
     if command is jobs.Submit:
         values |= {"asked": parse([parsed.submitted, *rest]), "rest": tuple(rest)}
@@ -89,11 +94,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="rtl", description="From labelled images to a served classifier."
     )
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    groups: dict[str, Any] = {}
     for command in COMMANDS:
-        below = subparsers.add_parser(
-            command.verb, help=command.about, description=command.about,
-            allow_abbrev=command.abbreviations,
-        )  # fmt: skip
+        group, _, name = command.verb.rpartition(" ")
+        if group and group not in groups:
+            above = subparsers.add_parser(group, help=GROUPS[group], description=GROUPS[group])
+            groups[group] = above.add_subparsers(dest="action", required=True, metavar="ACTION")
+        target = groups[group] if group else subparsers
+        below = target.add_parser(
+            name, help=command.about, description=command.about, allow_abbrev=command.abbreviations
+        )
         add_to(below, command)
     return parser
 

@@ -1,0 +1,95 @@
+"""Features of the sets that labels are judged by, extracted once by rtl's own trunk."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+FASHION_ROWS = 6000
+FASHION_TEST_ROWS = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Taps:
+    """Rows of a set."""
+
+    features: torch.Tensor
+    """bf16 (N, D)."""
+    labels: np.ndarray
+    """int64 (N,)."""
+    certain: np.ndarray
+    """Whether the experts agreed, bool (N,)."""
+    test: np.ndarray
+    """Whether it is one of the test rows, bool (N,)."""
+
+
+def elpv(folder: Path) -> Taps:
+    """All 2,624 solar cells; the test rows are those of the paper's protocol, split 0."""
+    from rtl.cli import demo
+    from rtl.data.images import decoding
+
+    photos = demo.load_photos()
+    images = (decoding.resize(decoding.decode(photo.path.read_bytes()), 299) for photo in photos)
+    features = _kept(folder / "elpv.pt", images, len(photos))
+    labels = np.array([photo.label == "defective" for photo in photos]).astype(np.int64)
+    certain = np.array([photo.confidence == 1 for photo in photos])
+    return Taps(features, labels, certain, np.array(demo.split(photos, 0.25, seed=0)) == "test")
+
+
+def fashion(folder: Path) -> Taps:
+    """6,000 training and 2,000 test pictures of Fashion-MNIST, drawn by seed 0."""
+    from rtl.data.images import decoding
+
+    pixels, labels = (np.concatenate(each) for each in zip(*map(_fashion, PARTS), strict=True))
+    images = (decoding.resize(torch.from_numpy(one)[None].expand(3, -1, -1), 299) for one in pixels)
+    features = _kept(folder / "fashion.pt", images, len(pixels))
+    rows = np.arange(len(labels))
+    return Taps(features, labels, np.ones(len(rows), bool), rows >= FASHION_ROWS)
+
+
+PARTS = (("train", FASHION_ROWS), ("t10k", FASHION_TEST_ROWS))
+
+
+def _fashion(part: tuple[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    stem, rows = part
+    pixels = read_idx(FASHION / f"{stem}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
+    labels = read_idx(FASHION / f"{stem}-labels-idx1-ubyte.gz", 8)
+    chosen = np.random.default_rng(0).permutation(len(labels))[:rows]
+    return pixels[chosen], labels[chosen].astype(np.int64)
+
+
+def read_idx(path: Path, header: int) -> np.ndarray:
+    """The bytes of a file of the data set, after its header."""
+    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
+
+
+def _kept(path: Path, images: Iterator[torch.Tensor], count: int) -> torch.Tensor:
+    """Features from a file, else of the images; bf16 (N, D)."""
+    from rtl.model import device, inception, kernels, pretrained
+
+    if path.exists():
+        found: torch.Tensor = torch.load(path)
+        return found
+    weights = pretrained.load("packaged", str(path.parent))
+    network = inception.build(num_classes=1)
+    inception.load_part(network, weights.state)
+    where = torch.device("cpu")
+    trunk = kernels.optimize_for_inference(
+        inception.split_at(network, [0])[0], device=where,
+        dtype=device.resolve_precision("auto", where), mean=weights.mean, std=weights.std,
+    )  # fmt: skip
+    rows: list[torch.Tensor] = []
+    with torch.inference_mode():
+        while len(rows) * 8 < count:
+            batch = [image for _, image in zip(range(8), images, strict=False)]
+            rows.append(inception.pack_features(trunk(torch.stack(batch))))
+    features = torch.cat(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(features, path)
+    return features

@@ -1,0 +1,122 @@
+"""The learning curve of the labels that are there, and what the next ones would bring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rtl.errors import DataError
+from rtl.evaluation.metrics import Estimate
+from rtl.labels.curve.forecast import Forecast, NoForecast, ceiling, forecast
+from rtl.labels.kernel import Kernel
+from rtl.labels.rows import LabelledRows
+
+SIZES = 9
+"""Sizes of nested subsets, at equal ratios."""
+
+DRAWS = 6
+"""Orders in which labels are taken."""
+
+SMALLEST_SHARE = 1 / 15
+"""Smallest subset, as a share of all labels; it has 3 rows a class at least."""
+
+FEWEST_TEST = 30
+
+MOST_ROWS = 6000
+"""Training rows that are used at most: more are drawn at random."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """More labels, the score that they would bring, and their price."""
+
+    more: int
+    score: Estimate
+    """Accuracy, with its 90 % interval."""
+    price: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A learning curve and its forecast."""
+
+    sizes: tuple[int, ...]
+    """Labels of each subset; the last one is all of them."""
+    scores: tuple[float, ...]
+    """Mean accuracy at each size."""
+    labels: int
+    test_rows: int
+    split: str
+    """Split of the test rows: `test`, else `val`."""
+    ceiling: float
+    """Highest accuracy that these features allow, by the nearest-neighbour bound."""
+    forecast: Forecast | NoForecast
+
+    def offers(self, counts: Sequence[int], price: float | None) -> list[Offer]:
+        """Accuracy and price with so many labels more; empty without a forecast."""
+        if isinstance(self.forecast, NoForecast):
+            return []
+        return [
+            Offer(n, self.forecast.at(self.labels + n), None if price is None else n * price)
+            for n in counts
+        ]
+
+    def needed(self, target: float) -> int | None:
+        """More labels until the forecast reaches a target, 0 where it is reached already.
+
+        None without a forecast, above the ceiling, and where 50 times the labels do not suffice.
+        """
+        if self.scores[-1] >= target:
+            return 0
+        if isinstance(self.forecast, NoForecast) or target > self.ceiling:
+            return None
+        found = self.forecast.labels_for(target)
+        return None if found is None else max(0, round(found) - self.labels)
+
+
+def measure(rows: LabelledRows, *, seed: int = 0) -> Curve:
+    """Measures the curve on `train`, scored on `test`, or on `val` where there are too few rows.
+
+    Raises DataError where neither has `FEWEST_TEST` rows or `train` has too few for six sizes.
+    """
+    counts = {split: int((rows.splits == split).sum()) for split in ("train", "val", "test")}
+    split = "test" if counts["test"] >= FEWEST_TEST else "val"
+    if counts[split] < FEWEST_TEST:
+        raise DataError(
+            f"The data set has {counts['test']} test and {counts['val']} val rows; a curve takes "
+            f"{FEWEST_TEST} of one of them. Pack again with pack.test_fraction above 0."
+        )
+    classes = len(rows.classes)
+    train, test = (np.flatnonzero(rows.splits == name) for name in ("train", split))
+    if len(train) < 10 * classes:
+        raise DataError(
+            f"{len(train)} train rows of {classes} classes are too few for a curve; label "
+            f"{10 * classes} at least."
+        )
+    train = np.random.default_rng(seed).permutation(train)[:MOST_ROWS]
+    kernel = Kernel.compute(rows.features[np.concatenate([train, test])])
+    labels = rows.labels[np.concatenate([train, test])]
+
+    def score(size: int, draw: int) -> float:
+        chosen = np.random.default_rng([seed, draw]).permutation(len(train))[:size]  # nested
+        outputs = kernel.outputs(chosen, labels[chosen], classes=classes)[len(train) :]
+        return float((outputs.argmax(1).numpy() == labels[len(train) :]).mean())
+
+    sizes = nested_sizes(len(train), classes)
+    scores = np.array([[score(size, draw) for draw in range(DRAWS)] for size in sizes[:-1]])
+    whole = np.full((1, DRAWS), score(len(train), 0))  # all draws are the same rows
+    scores = np.concatenate([scores, whole])
+    nearest = kernel.values[len(train) :, : len(train)].argmax(1).numpy()
+    wrong = float((labels[nearest] != labels[len(train) :]).mean())
+    return Curve(
+        tuple(sizes), tuple(scores.mean(1).round(4).tolist()), len(train), len(test), split,
+        ceiling(wrong, classes), forecast(sizes, scores, seed=seed),
+    )  # fmt: skip
+
+
+def nested_sizes(rows: int, classes: int) -> list[int]:
+    """Sizes of the subsets, rising to all rows."""
+    first = max(3 * classes, round(SMALLEST_SHARE * rows))
+    return sorted({round(size) for size in np.geomspace(min(first, rows), rows, SIZES)})

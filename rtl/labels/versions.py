@@ -1,0 +1,224 @@
+"""New versions of a data set: labels corrected, rows removed or added; the old one stays as it is.
+
+The new data set lies in a folder of its own. Its manifest carries `history`: one entry for each
+step from the first packing on, with the digest of the data set that it was made from.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from rtl import storage
+from rtl.data import shards
+from rtl.data.shards import MANIFEST, SPLITS, Manifest, Shard
+from rtl.errors import DataError
+from rtl.labels import tables
+from rtl.labels.tables import CORRECTED, REMOVE
+from rtl.storage import destinations
+
+HISTORY = "history"
+"""Key of `Manifest.packing` with the steps that led to a version."""
+
+SOURCE = "source"
+"""Column of a table with the packed data set that a row comes from; without it, the data set's."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Differences between a data set and its next version."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """New class of each row that changes, by id."""
+    removed: frozenset[str] = frozenset()
+    """Ids of the rows that go."""
+    added: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Class of each row that comes to `train`, by the URI of its packed data set and by its id."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a data set's history."""
+
+    what: str
+    """Command that made the version."""
+    parent: str
+    """Digest of the data set before it."""
+    when: str
+    """UTC, ISO 8601."""
+    who: str
+    """Name that the caller gave; empty where none was."""
+    corrected: int
+    removed: int
+    added: int
+
+
+def read_changes(uri: str, manifest: Manifest) -> Changes:
+    """Reads a corrected table: the rows whose column `corrected` is filled in.
+
+    Raises DataError for an unknown class, for a row that is named twice with different answers, and
+    for a file without an answer; NotFoundError.
+    """
+    labels: dict[str, str] = {}
+    removed: set[str] = set()
+    added: dict[str, dict[str, str]] = {}
+    seen: dict[tuple[str, str], str] = {}
+    for number, row in enumerate(tables.read(uri, columns=["id", CORRECTED]), 2):
+        answer, row_id, source = row[CORRECTED].strip(), row["id"], row.get(SOURCE, "")
+        if not answer:
+            continue
+        if answer != REMOVE and answer not in manifest.classes:
+            raise DataError(
+                f"{uri}, line {number}: {answer!r} is none of the {len(manifest.classes)} classes "
+                f"({', '.join(manifest.classes[:8])}); write one of them, or {REMOVE} to remove "
+                "the row."
+            )
+        if seen.setdefault((source, row_id), answer) != answer:
+            raise DataError(
+                f"{uri}, line {number}: {row_id!r} is corrected to {answer!r} here and to "
+                f"{seen[source, row_id]!r} above; keep one of them."
+            )
+        if not source or storage.normalize(source) == manifest.uri:
+            if answer == REMOVE:
+                removed.add(row_id)
+            else:
+                labels[row_id] = answer
+        elif answer != REMOVE:
+            added.setdefault(source, {})[row_id] = answer
+    if not seen:
+        raise DataError(f"{uri} holds no answer: fill in the column {CORRECTED!r} and try again.")
+    return Changes(labels, frozenset(removed), added)
+
+
+def apply(manifest: Manifest, changes: Changes, dest: str, *, what: str, who: str = "") -> Manifest:
+    """Writes the next version of a data set to `dest` and returns its manifest.
+
+    The manifest is written last. Raises DataError where `dest` holds a data set, where a row does
+    not exist or is there already, and where a class would have no train row; StorageError.
+    """
+    target = storage.normalize(dest)
+    if storage.exists(storage.join(target, MANIFEST)):
+        raise DataError(f"{target} holds a data set, which stays as it is; name another DEST.")
+    destinations.check_writable(dest, "DEST")
+    counts = _count(manifest, changes)  # reads every shard, and finds all that is wrong
+    written = [
+        _write(part, path, dest=target) for path, part in _parts(manifest, changes) if len(part)
+    ]
+    step = Step(
+        what, manifest.digest, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        who, len(changes.labels), len(changes.removed), sum(map(len, changes.added.values())),
+    )  # fmt: skip
+    history = [*manifest.packing.get(HISTORY, []), vars(step)]
+    made = Manifest(
+        classes=manifest.classes, counts=counts, shards=tuple(written),
+        quarantine=manifest.quarantine, packing={**manifest.packing, HISTORY: history},
+        left_out=manifest.left_out, uri=target,
+    )  # fmt: skip
+    made.save(target)
+    return made
+
+
+def history(manifest: Manifest) -> list[Step]:
+    """Steps that led to a version, the first one first."""
+    return [Step(**step) for step in manifest.packing.get(HISTORY, [])]
+
+
+def _parts(manifest: Manifest, changes: Changes) -> Iterator[tuple[str, pa.Table]]:
+    """Yields the path and the rows of each shard of the next version, one at a time."""
+    known: set[str] = set()
+    for shard in manifest.shards:
+        table = shards.read_shard(manifest, shard)
+        ids = table["id"].to_pylist()
+        known.update(ids)
+        labels = [
+            manifest.classes.index(changes.labels[row]) if row in changes.labels else label
+            for row, label in zip(ids, table["label"].to_pylist(), strict=True)
+        ]
+        sure = [
+            1.0 if row in changes.labels else value
+            for row, value in zip(ids, table["confidence"].to_pylist(), strict=True)
+        ]
+        yield (
+            shard.path,
+            _table(
+                [row not in changes.removed for row in ids], ids, table["image"].to_pylist(),
+                labels=labels, sure=sure,
+            ),
+        )  # fmt: skip
+    _check_known([*changes.labels, *changes.removed], known, manifest.uri)
+    taken = {shard.path for shard in manifest.shards}
+    free = (path for i in itertools.count() if (path := f"train/{i:05}.parquet") not in taken)
+    for source, rows in changes.added.items():
+        if both := known & set(rows):
+            raise DataError(
+                f"{min(both)!r} of {source} is in {manifest.uri} already; was this table applied "
+                "before? Rows cannot be added twice."
+            )
+        known.update(rows)
+        yield next(free), _added(source, rows, manifest.classes)
+
+
+def _added(source: str, rows: Mapping[str, str], classes: Sequence[str]) -> pa.Table:
+    pool = shards.load_manifest(source)
+    found: list[pa.Table] = []
+    for shard in pool.shards:
+        table = shards.read_shard(pool, shard)
+        ids = table["id"].to_pylist()
+        labels = [classes.index(rows[row]) if row in rows else 0 for row in ids]
+        kept = [row in rows for row in ids]
+        images = table["image"].to_pylist()
+        found.append(_table(kept, ids, images, labels=labels, sure=[1.0] * len(ids)))
+    table = pa.concat_tables(found)
+    _check_known(rows, set(table["id"].to_pylist()), source)
+    return table
+
+
+def _table(
+    kept: Sequence[bool],
+    ids: Sequence[str],
+    images: Sequence[bytes],
+    *,
+    labels: Sequence[int],
+    sure: Sequence[float],
+) -> pa.Table:
+    columns: list[Any] = [ids, images, labels, sure]
+    return pa.table([list(column) for column in columns], schema=shards.SCHEMA).filter(
+        pa.array(list(kept), pa.bool_())
+    )
+
+
+def _check_known(rows: Sequence[str] | Mapping[str, str], known: set[str], uri: str) -> None:
+    if unknown := [row for row in rows if row not in known]:
+        raise DataError(
+            f"{len(unknown)} rows are not in {uri}, first {unknown[0]!r}; take a table that was "
+            "made of this data set."
+        )
+
+
+def _count(manifest: Manifest, changes: Changes) -> dict[str, tuple[int, ...]]:
+    """Rows of each class by split. Raises DataError for a class without a train row."""
+    counts = {split: [0] * len(manifest.classes) for split in SPLITS}
+    for path, part in _parts(manifest, changes):
+        for label in part["label"].to_pylist():
+            counts[path.split("/")[0]][label] += 1
+    for name, rows in zip(manifest.classes, counts["train"], strict=True):
+        if not rows:
+            raise DataError(
+                f"The class {name!r} would have no train row any more; leave one, or pack again "
+                "without the class."
+            )
+    return {split: tuple(rows) for split, rows in counts.items()}
+
+
+def _write(part: pa.Table, path: str, *, dest: str) -> Shard:
+    data = shards.encode_shard(
+        part["id"].to_pylist(), part["image"].to_pylist(), part["label"].to_pylist(),
+        confidences=part["confidence"].to_pylist(),
+    )  # fmt: skip
+    storage.write_bytes(storage.join(dest, path), data)
+    return Shard(path, path.split("/")[0], len(part), **storage.describe(data))

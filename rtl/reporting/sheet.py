@@ -1,0 +1,47 @@
+"""A sheet of photos as one HTML page that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jinja2
+from torchvision.io import encode_jpeg
+
+from rtl.data.images import decoding
+
+SIDE = 160
+"""Pixels of a photo's side."""
+
+
+@dataclass(frozen=True)
+class SheetPhoto:
+    """One photo of a sheet."""
+
+    id: str
+    caption: str
+    image: str | None
+    """A data: URI; None where there is no picture."""
+
+
+def render_sheet(
+    title: str, text: str, *, captions: Mapping[str, str], images: Mapping[str, bytes]
+) -> str:
+    """The page: a photo for each id of `captions`, in that order; `images` are encoded files."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rtl.reporting", "."), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    photos: Sequence[SheetPhoto] = [
+        SheetPhoto(row, caption, thumbnail(images[row]) if row in images else None)
+        for row, caption in captions.items()
+    ]
+    return environment.get_template("sheet.html.j2").render(title=title, text=text, photos=photos)
+
+
+def thumbnail(encoded: bytes) -> str:
+    """A whole photo, padded to a square, as a data: URI."""
+    pixels = decoding.resize(decoding.decode(encoded), SIDE, "pad")
+    jpeg = bytes(encode_jpeg(pixels, quality=80).numpy())
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rtl.errors import DataError
+from rtl.labels.curve import measure as curve
+from rtl.labels.curve.forecast import Forecast, NoForecast, ceiling, forecast
+from rtl.labels.curve.measure import Curve
+from tests.support.labelled import make_rows
+
+SIZES = np.round(np.geomspace(50, 750, 9))
+
+
+def scores(errors: np.ndarray, spread: float = 0.004) -> np.ndarray:
+    """Accuracies (S, 6) around a curve of errors."""
+    noise = np.random.default_rng(0).normal(0, spread, (len(errors), 6))
+    return 1 - errors[:, None] + noise
+
+
+def power(n: np.ndarray | float, left: float = 0.02) -> np.ndarray:
+    return np.asarray(left + 0.9 * np.asarray(n) ** -0.3)
+
+
+def test_a_forecast_finds_a_power_law_again() -> None:
+    found = forecast(SIZES, scores(power(SIZES)))
+    assert isinstance(found, Forecast)
+    end = found.at(3000)
+    assert end.low < 1 - power(3000) < end.high
+    assert end.high - end.low < 0.1
+    assert abs(end.value - (1 - power(3000))) < 0.015
+    labels = found.labels_for(float(1 - power(2000)))
+    assert labels is not None
+    assert 1200 < labels < 3300
+    assert found.labels_for(0.9999) is None
+
+
+def test_the_interval_widens_with_the_distance() -> None:
+    found = forecast(SIZES, scores(power(SIZES)))
+    assert isinstance(found, Forecast)
+    near, far = found.at(900), found.at(6000)
+    assert far.high - far.low > near.high - near.low
+
+
+@pytest.mark.parametrize(
+    ("errors", "reason"),
+    [
+        (np.linspace(0.5, 0.2, 9) + 0.3 * (np.arange(9) >= 6), "The score falls with more labels"),
+        (np.array([0.6] * 6 + [0.4, 0.3, 0.1]), "No curve foretold the last sizes"),
+        (np.linspace(0.5, 0.4, 5), "5 sizes are too few"),
+    ],
+)
+def test_an_ill_behaved_curve_has_no_forecast(errors: np.ndarray, reason: str) -> None:
+    found = forecast(SIZES[: len(errors)], scores(errors))
+    assert isinstance(found, NoForecast)
+    assert reason in found.reason
+
+
+def test_the_ceiling_is_the_nearest_neighbour_bound() -> None:
+    assert ceiling(0.0, 10) == 1
+    assert ceiling(0.5, 2) == pytest.approx(0.5)
+    assert ceiling(0.18, 2) == pytest.approx(1 - 0.18 / (1 + np.sqrt(1 - 0.36)))
+    assert 1 - 0.2 < ceiling(0.2, 10) < 1 - 0.1 + 0.001
+
+
+def test_a_curve_of_a_data_set() -> None:
+    rows = make_rows(420, apart=3.0)
+    rows.splits[300:] = "test"
+    found = curve.measure(rows)
+    assert (found.labels, found.test_rows, found.split) == (300, 120, "test")
+    assert found.sizes[-1] == 300
+    assert found.scores[-1] > found.scores[0] + 0.1
+    assert found.needed(found.scores[-1] - 0.01) == 0
+    assert found.needed(0.99999) is None
+    if isinstance(found.forecast, Forecast):
+        (offer,) = found.offers([100], 0.4)
+        assert offer.price == pytest.approx(40)
+        assert offer.score.low < offer.score.value < offer.score.high
+    assert curve.measure(rows).scores == found.scores
+
+
+def test_no_forecast_promises_nothing() -> None:
+    found = Curve((10, 20), (0.5, 0.6), 20, 40, "val", 0.9, NoForecast("too few"))
+    assert found.offers([10], None) == []
+    assert found.needed(0.7) is None
+    assert found.needed(0.6) == 0
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"), [(200, 29, "29 test and 0 val rows"), (29, 60, "29 train rows")]
+)
+def test_too_few_rows_are_an_error(train: int, test: int, message: str) -> None:
+    rows = make_rows(train + test)
+    rows.splits[:] = np.where(np.arange(train + test) < train, "train", "test")
+    with pytest.raises(DataError, match=message):
+        curve.measure(rows)
