@@ -1,4 +1,4 @@
-"""What more labels would bring, from the learning curve of the labels that are there."""
+"""Forecast of a data set: its learning curve, and the score and price of more labels."""
 
 from __future__ import annotations
 
