@@ -252,7 +252,11 @@ def curve(taps: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any]]:
     return result, {"refused": refused, "ratios": [round(r, 3) for r in ratios], "score": whole}
 
 
-PARTS: dict[str, Callable[[Path, int], tuple[dict[str, Any], dict[str, Any]]]] = {"errors": errors}
+PARTS: dict[str, Callable[[Path, int], tuple[dict[str, Any], dict[str, Any]]]] = {
+    "errors": errors,
+    "next": next_labels,
+    "curve": curve,
+}
 
 
 def main() -> None:
