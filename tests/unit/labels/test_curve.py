@@ -31,7 +31,7 @@ def test_a_forecast_finds_a_power_law_again() -> None:
     assert abs(end.value - (1 - power(3000))) < 0.015
     labels = found.labels_for(float(1 - power(2000)))
     assert labels is not None
-    assert 1200 < labels < 3300
+    assert 2000 < labels < 4500
     assert found.labels_for(0.9999) is None
 
 
