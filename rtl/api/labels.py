@@ -152,9 +152,13 @@ def label_next(
             text_of(pool), config, progress=lambda done, total: on_progress(done, total, "images")
         )
     # The framing of the data set is that of the pool, so that their features can be compared.
-    config, _, rows = _load(config, progress=progress)
+    config, manifest, rows = _load(config, progress=progress)
     _, _, others = _load(config.replace(data={"uri": unlabelled.uri}), progress=progress)
-    made = queue.build(rows, others, source=unlabelled.uri, count=count, balance=balance)
+    known = set(images.hashes(manifest).values())
+    present = {row for row, found in images.hashes(unlabelled).items() if found in known}
+    made = queue.build(
+        rows, others, source=unlabelled.uri, present=present, count=count, balance=balance
+    )
     files = queue.write(target, made)
     captions = {item.id: f"probably {item.guess}" for item in made.items}
     page = sheet.render_sheet(

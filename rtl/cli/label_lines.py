@@ -55,8 +55,8 @@ def curve_lines(found: LabelCurve, *, target: float | None, price: float | None)
     now = curve.scores[-1]
     lines = [
         f"{curve.labels} labels have {now:.3f} of accuracy on {curve.test_rows} rows of "
-        f"{curve.split}; by the nearest-neighbour bound these photos' features allow at most about "
-        f"{curve.ceiling:.3f}."
+        f"{curve.split}. As far as these labels tell, their features allow about "
+        f"{curve.ceiling:.3f}: a nearest-neighbour estimate, which rises with more labels."
     ]
     if found.no_forecast:
         lines.append(f"No forecast. {found.no_forecast}")
@@ -86,8 +86,6 @@ def _target_line(found: LabelCurve, *, target: float, price: float | None) -> st
     if found.needed is not None:
         cost = "" if price is None else f", {price * found.needed:,.2f}"
         return f"{target:g} takes about {found.needed} more labels{cost}."
-    if target > found.curve.ceiling:
-        return f"{target:g} is out of reach with these photos' features."
     if found.no_forecast:
         return f"Nothing can be said on {target:g}."
-    return f"{target:g} is out of reach: 50 times the labels would not suffice."
+    return f"{target:g} is out of reach by this forecast: 50 times the labels would not suffice."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -48,13 +49,19 @@ class QueueFiles:
 
 
 def build(
-    rows: LabelledRows, pool: LabelledRows, *, source: str, count: int, balance: bool = False
+    rows: LabelledRows,
+    pool: LabelledRows,
+    *,
+    source: str,
+    present: Collection[str],
+    count: int,
+    balance: bool = False,
 ) -> Queue:
-    """Chooses `count` rows of the pool that the data set does not hold.
+    """Chooses `count` rows of the pool; those in `present`, by id, are in the data set already.
 
     Raises DataError where it has not so many.
     """
-    fresh = np.flatnonzero(~np.isin(np.array(pool.ids), np.array(rows.ids)))
+    fresh = np.flatnonzero([row not in present for row in pool.ids])
     if len(fresh) < count:
         raise DataError(
             f"The pool {source} has {len(fresh)} photos that are not labelled yet, {count} were "

@@ -7,6 +7,7 @@ step from the first packing on, with the digest of the data set that it was made
 from __future__ import annotations
 
 import datetime
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,10 +132,15 @@ def history(manifest: Manifest) -> list[Step]:
 def _parts(manifest: Manifest, changes: Changes) -> Iterator[tuple[str, pa.Table]]:
     """Yields the path and the rows of each shard of the next version, one at a time."""
     known: set[str] = set()
+    contents: dict[bytes, str] = {}
+    """Id of each image that the next version holds, by its sha256."""
     for shard in manifest.shards:
         table = shards.read_shard(manifest, shard)
         ids = table["id"].to_pylist()
         known.update(ids)
+        for row, image in zip(ids, table["image"].to_pylist(), strict=True):
+            if row not in changes.removed:
+                contents[hashlib.sha256(image).digest()] = row
         labels = [
             manifest.classes.index(changes.labels[row]) if row in changes.labels else label
             for row, label in zip(ids, table["label"].to_pylist(), strict=True)
@@ -154,17 +160,24 @@ def _parts(manifest: Manifest, changes: Changes) -> Iterator[tuple[str, pa.Table
     taken = {shard.path for shard in manifest.shards}
     free = (path for i in itertools.count() if (path := f"train/{i:05}.parquet") not in taken)
     for source, rows in changes.added.items():
-        if both := known & set(rows):
-            raise DataError(
-                f"{min(both)!r} of {source} is in {manifest.uri} already; was this table applied "
-                "before? Rows cannot be added twice."
-            )
-        known.update(rows)
-        yield next(free), _added(source, rows, manifest.classes)
+        pool = shards.load_manifest(source)
+        part = _added(pool, rows, manifest.classes)
+        for row, image in zip(part["id"].to_pylist(), part["image"].to_pylist(), strict=True):
+            content = hashlib.sha256(image).digest()
+            if content in contents:
+                raise DataError(
+                    f"{row!r} of {source} is in {manifest.uri} already, as {contents[content]!r}; "
+                    f"was this table applied before? Else empty its field {CORRECTED!r}."
+                )
+            contents[content] = row
+        names = [  # another photo may have the same name
+            f"{pool.digest[:8]}/{row}" if row in known else row for row in part["id"].to_pylist()
+        ]
+        known.update(names)
+        yield next(free), part.set_column(0, "id", pa.array(names, pa.string()))
 
 
-def _added(source: str, rows: Mapping[str, str], classes: Sequence[str]) -> pa.Table:
-    pool = shards.load_manifest(source)
+def _added(pool: Manifest, rows: Mapping[str, str], classes: Sequence[str]) -> pa.Table:
     found: list[pa.Table] = []
     for shard in pool.shards:
         table = shards.read_shard(pool, shard)
@@ -174,7 +187,7 @@ def _added(source: str, rows: Mapping[str, str], classes: Sequence[str]) -> pa.T
         images = table["image"].to_pylist()
         found.append(_table(kept, ids, images, labels=labels, sure=[1.0] * len(ids)))
     table = pa.concat_tables(found)
-    _check_known(rows, set(table["id"].to_pylist()), source)
+    _check_known(rows, set(table["id"].to_pylist()), pool.uri)
     return table
 
 

@@ -165,10 +165,11 @@ def forecast(sizes: Sequence[float], scores: Floats, *, seed: int = 0) -> Foreca
 
 
 def ceiling(outputs_wrong: float, classes: int) -> float:
-    """Highest accuracy that any classifier can have on these features, by the nearest neighbour.
+    """Estimate of the highest accuracy on these features, from the error of the nearest neighbour.
 
-    `outputs_wrong` is the error of the nearest neighbour, whose limit is at most twice the least
-    possible one (Cover & Hart 1967; ease.ml/snoopy: Renggli et al. 2020).
+    With ever more rows that error is at most twice the least possible one (Cover & Hart 1967;
+    ease.ml/snoopy: Renggli et al. 2020). With few rows the estimate is too low: on Fashion-MNIST it
+    is 0.835 from 200 rows and 0.909 from 6,000.
     """
     most = (classes - 1) / classes
     error = min(outputs_wrong, most)

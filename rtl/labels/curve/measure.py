@@ -51,7 +51,8 @@ class Curve:
     split: str
     """Split of the test rows: `test`, else `val`."""
     ceiling: float
-    """Highest accuracy that these features allow, by the nearest-neighbour bound."""
+    """Nearest-neighbour estimate of the highest accuracy on these features; too low while labels
+    are few."""
     forecast: Forecast | NoForecast
 
     def offers(self, counts: Sequence[int], price: float | None) -> list[Offer]:
@@ -66,11 +67,11 @@ class Curve:
     def needed(self, target: float) -> int | None:
         """More labels until the forecast reaches a target, 0 where it is reached already.
 
-        None without a forecast, above the ceiling, and where 50 times the labels do not suffice.
+        None without a forecast, and where 50 times the labels do not suffice.
         """
         if self.scores[-1] >= target:
             return 0
-        if isinstance(self.forecast, NoForecast) or target > self.ceiling:
+        if isinstance(self.forecast, NoForecast):
             return None
         found = self.forecast.labels_for(target)
         return None if found is None else max(0, round(found) - self.labels)

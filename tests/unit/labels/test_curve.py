@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -77,6 +79,15 @@ def test_a_curve_of_a_data_set() -> None:
         assert offer.price == pytest.approx(40)
         assert offer.score.low < offer.score.value < offer.score.high
     assert curve.measure(rows).scores == found.scores
+
+
+def test_a_target_above_the_estimate_of_few_labels_may_be_reached() -> None:
+    rows = make_rows(420, apart=3.0)
+    rows.splits[300:] = "test"
+    found = curve.measure(rows)
+    assert isinstance(found.forecast, Forecast)
+    target = found.forecast.at(3 * found.labels).value
+    assert found.needed(target) == replace(found, ceiling=target - 0.01).needed(target) is not None
 
 
 def test_no_forecast_promises_nothing() -> None:

@@ -79,10 +79,10 @@ def test_classes_in_turn() -> None:
 
 def test_a_queue_leaves_out_what_is_labelled() -> None:
     rows, pool = ROWS.of_rows(np.arange(40)), ROWS.of_rows(np.arange(30, 200))
-    made = queue.build(rows, pool, source="s3://b/pool", count=12)
+    made = queue.build(rows, pool, source="s3://b/pool", present=set(rows.ids), count=12)
     assert made.selection.strategy == "coverage"
     assert {item.id for item in made.items} <= set(ROWS.ids[40:])
     right = [item.id.startswith(item.guess) for item in made.items]
     assert np.mean(right) > 0.7
     with pytest.raises(DataError, match="has 160 photos that are not labelled yet, 161 were"):
-        queue.build(rows, pool, source="s3://b/pool", count=161)
+        queue.build(rows, pool, source="s3://b/pool", present=set(rows.ids), count=161)

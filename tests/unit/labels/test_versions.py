@@ -66,6 +66,33 @@ def test_rows_of_a_pool_come_to_train(data: Manifest, tmp_path: Path) -> None:
         versions.apply(made, changes, str(tmp_path / "twice"), what="label apply")
 
 
+def test_another_photo_of_the_same_name_gets_another_id(data: Manifest, tmp_path: Path) -> None:
+    pool = make_dataset(str(tmp_path / "pool"), train=60, val=0, test=0)
+    renamed = str(tmp_path / "renamed")
+    images = [image for row, (_, _, image) in rows(pool).items() if row == "00055"]
+    encoded = shards.encode_shard(["00000"], images, [0])
+    storage.write_bytes(f"{renamed}/train/00000.parquet", encoded)
+    shard = shards.Shard("train/00000.parquet", "train", 1, **storage.describe(encoded))
+    Manifest(("x",), {"train": (1,), "val": (0,), "test": (0,)}, (shard,)).save(renamed)
+    changes = versions.read_changes(table(tmp_path, f"00000,{data.classes[1]},{renamed}"), data)
+    made = versions.apply(data, changes, str(tmp_path / "next"), what="label apply")
+    (added,) = set(rows(made)) - set(rows(data))
+    assert added == f"{shards.load_manifest(renamed).digest[:8]}/00000"
+    assert rows(made)[added] == ("train", data.classes[1], images[0])
+    assert rows(made)["00000"] == rows(data)["00000"]
+
+
+def test_an_image_of_another_split_is_not_added_to_train(data: Manifest, tmp_path: Path) -> None:
+    pool = make_dataset(str(tmp_path / "pool"), train=60, val=0, test=0)
+    held_out = next(row for row, (split, _, _) in rows(data).items() if split == "test")
+    csv = table(tmp_path, f"{held_out},{data.classes[1]},{pool.uri}")
+    with pytest.raises(DataError, match=rf"{held_out}' of .* already, as '{held_out}'"):
+        versions.apply(
+            data, versions.read_changes(csv, data), str(tmp_path / "next"), what="label apply"
+        )
+    assert not storage.list_files(str(tmp_path / "next"))
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
