@@ -7,7 +7,6 @@ to the last bit; on any other they are near. No fit here starts from a probe, wh
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save as save_safetensors
 
 from rtl import storage
-from rtl.config import loading
 from rtl.config.tree import Config, from_dict
 from rtl.data import shards
 from rtl.data.batches import EpochSampler, ImageReader, InMemorySource, Reader, ShardRead
@@ -32,28 +29,11 @@ from rtl.reporting import report
 from rtl.runs import listing, run
 from rtl.runs.records import RESULT_FILE, Epoch
 from rtl.training.loop import FitCallbacks, FitSetup, Learner, fit
-from tests.compatibility.b892c42.processor import processor
+from tests.compatibility.b892c42.recorded import BEFORE, NEAR, RECORDED
 
-BEFORE = Path(__file__).parent / "b892c42"
-RECORDED: dict[str, Any] = json.loads((BEFORE / "recorded.json").read_text(encoding="utf-8"))
 CPU = torch.device("cpu")
 
-NEAR = 0.0 if (RECORDED["cpu"], RECORDED["torch"]) == (processor(), torch.__version__) else 1e-3
-"""Allowed relative difference; bf16 is rounded to 3e-3 and its losses are means of many."""
-
-
 pytestmark = pytest.mark.usefixtures("one_thread")  # sums have the order of one thread
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return loading.load().replace(
-        storage=str(tmp_path),
-        data={"uri": str(BEFORE / "data"), "image_size": 80, "framing": "crop"},
-        model={"unfrozen_layers": 1, "precision": "fp32"},
-        optimizer={"lr": 0.01},
-        train={"epochs": 3, "batch_size": 4},
-    )
 
 
 class Losses(FitCallbacks):
@@ -116,21 +96,6 @@ def test_a_fit_has_the_same_losses(
         # In bf16 the gradients of weights were sums in another order then (decision 0008).
         near = max(NEAR, 1e-3) if config.model.precision == "bf16" else NEAR
         assert epoch == pytest.approx(before, rel=near, abs=0)
-
-
-@pytest.fixture
-def old_bundle(config: Config) -> str:
-    """The bundle of format 1: its info as it was written, its network made again."""
-    weights = pretrained.load("packaged", config.storage)
-    network = inception.build(3)
-    inception.load_part(network, weights.state)
-    inception.init_head(network, 7)
-    unsaved = ("num_batches_tracked", "taps.weight")
-    state = {n: t.contiguous() for n, t in network.state_dict().items() if not n.endswith(unsaved)}
-    uri = storage.join(config.storage, "bundle")
-    info = (BEFORE / "bundle.json").read_bytes()
-    storage.commit(uri, {bundle.MODEL: save_safetensors(state), bundle.INFO: info})
-    return uri
 
 
 def test_a_bundle_is_read_and_its_probabilities_are_the_same(
