@@ -50,7 +50,8 @@ def test_over_http(ray_cluster: None, old_bundle: str) -> None:
 
 def test_in_predict(ray_cluster: None, old_bundle: str, tmp_path: Path) -> None:
     predict.predict(old_bundle, str(BEFORE / "data"), str(tmp_path / "out"))
-    table = ds.dataset(tmp_path / "out", format="parquet").to_table().to_pylist()
+    files = sorted((tmp_path / "out").rglob("*.parquet"))
+    table = ds.dataset(files, format="parquet").to_table().to_pylist()
     by_id = {row["id"]: row["probabilities"] for row in table}
     found = np.array([by_id[row] for row in val_rows()["id"].to_pylist()])
     np.testing.assert_allclose(found, EXPECTED, rtol=0, atol=NEAR)
