@@ -46,18 +46,23 @@ def _picture(size: tuple[int, int], seed: int, draw: Draw | None = None) -> byte
     return buffer.getvalue()
 
 
-def _pack(uri: str, images: list[bytes], *, shard_rows: int = 100) -> Manifest:
-    """A data set of these training images, whose classes alternate."""
+def _pack(
+    uri: str, images: list[bytes], *, shard_rows: int = 100, num_classes: int = 2
+) -> Manifest:
+    """A data set of these training images, whose classes take turns."""
     found = []
     for start in range(0, len(images), shard_rows):
         part = images[start : start + shard_rows]
         numbers = range(start, start + len(part))
-        encoded = shards.encode_shard([f"{n:05}" for n in numbers], part, [n % 2 for n in numbers])
+        encoded = shards.encode_shard(
+            [f"{n:05}" for n in numbers], part, [n % num_classes for n in numbers]
+        )
         path = f"train/{start:05}.parquet"
         storage.write_bytes(storage.join(uri, path), encoded)
         found.append(Shard(path, "train", len(part), **storage.describe(encoded)))
-    rows = len(images)
-    manifest = Manifest(("even", "odd"), {"train": (rows - rows // 2, rows // 2)}, tuple(found))
+    counts = tuple(len(images[label::num_classes]) for label in range(num_classes))
+    classes = tuple(f"class{label:03}" for label in range(num_classes))
+    manifest = Manifest(classes, {"train": counts}, tuple(found))
     manifest.save(uri)
     return shards.load_manifest(uri)
 
@@ -124,6 +129,14 @@ def test_a_probe_decides_by_what_the_network_has_to_see(
     assert found.scores[found.framing] > 0.8
     assert "by a probe on 60 training images" in found.reason
     assert framing.decide(config, manifest, weights) == found
+
+
+def test_of_many_classes_enough_rows_are_read_for_a_probe(tmp_path: Path) -> None:
+    images = [_picture((60, 40), n) for n in range(120 * 12)]
+    manifest = _pack(f"{tmp_path}/data", images, num_classes=120)
+    config = _config(tmp_path)
+    found = framing.decide(config, manifest, pretrained.load("packaged", config.storage))
+    assert "by a probe on 160 training images" in found.reason
 
 
 def test_the_decision_is_kept_and_the_features_key_has_it(tmp_path: Path) -> None:
