@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rtl.errors import RtlError
 from rtl.runs.records import Epoch
@@ -80,7 +81,9 @@ class EventChannel:
 @contextlib.contextmanager
 def open_channel(callbacks: RunCallbacks) -> Iterator[EventChannel]:
     """A channel whose events a thread of the driver hands to `callbacks` until the block ends."""
-    actor: Any = ray.remote(num_cpus=0)(_Events).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # Elsewhere it would be lost with a worker's node.
+    actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Events).remote()
     ended = threading.Event()
 
     def deliver() -> None:

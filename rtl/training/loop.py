@@ -30,7 +30,7 @@ from rtl.model import inception, kernels
 from rtl.model.inception import Activation
 from rtl.model.inference import Predictor
 from rtl.model.pretrained import Pretrained
-from rtl.runs.records import Epoch
+from rtl.runs.records import Epoch, Stall
 from rtl.training.checkpoint import Checkpoint, EpochPart
 from rtl.training.optimizer import (
     make_average,
@@ -65,7 +65,10 @@ class FitCallbacks:
         """
 
     def commit_due(self) -> bool:
-        """Whether to commit after this step; asked in every process, which all get one answer."""
+        """Whether to commit after this step; asked in every process, which all get one answer.
+
+        It is asked after an epoch's last step too: its validation may take long.
+        """
         return False
 
     def save_part(self, checkpoint: Checkpoint) -> None:
@@ -206,7 +209,9 @@ class _Trained:
     lr: float
     """The head's learning rate at the last step."""
     rows_per_s: float
-    stall_seconds: float
+    seconds: float
+    stall: Stall
+    """Waits of this worker."""
     share: float
     """Share of the epoch's steps that were taken."""
 
@@ -240,8 +245,8 @@ class _Fit:
         started = self._clock() - self._part.seconds
         trained = self._train(history)
         predictions = self._predict_val(len(history))
-        gathered = self._callbacks.gather((trained.losses, self._clock() - started))
-        losses, seconds = zip(*gathered, strict=True)
+        gathered = self._callbacks.gather((trained.losses, self._clock() - started, trained.stall))
+        losses, seconds, stalls = zip(*gathered, strict=True)
         classes = self._setup.plan.manifest.classes
         done = Epoch(
             epoch=len(history),
@@ -250,8 +255,10 @@ class _Fit:
             val=metrics.evaluate(predictions.probabilities, predictions.labels, classes),
             seconds=max(seconds),  # equal in all processes, which plan their epochs from it
             rows_per_s=trained.rows_per_s,
-            stall_seconds=trained.stall_seconds,
+            stall_seconds=max(stall.seconds for stall in stalls),
             share=trained.share,
+            train_seconds=trained.seconds,
+            stalls=stalls,
         )
         state = self._checkpoint((*history, done), EpochPart())
         self._callbacks.save(state, predictions)
@@ -272,9 +279,11 @@ class _Fit:
             self._optimizer, config.optimizer, step=first + steps.start, total_steps=total_steps
         )
         losses = Mean(part.loss, part.rows) if plan.rank == 0 else Mean()
-        rows, lr = part.rows, math.nan
+        rows, lr = part.rows, part.lr
         batches = Waited(self._setup.source.train_batches(epoch, steps), self._clock)
+        waited = longest = 0.0
         for step, batch in enumerate(batches, steps.start):
+            longest, waited = max(longest, batches.seconds - waited), batches.seconds
             lr = float(schedule.get_last_lr()[0])
             loss = training_step(
                 self._setup, batch, number=first + step, tail=self._tail,
@@ -286,16 +295,17 @@ class _Fit:
             losses.add(loss, len(batch))
             rows += batch.part.rows
             self._callbacks.progress(epoch, rows, min(plan.rows, steps.stop * plan.batch_size))
-            if step + 1 < steps.stop and self._callbacks.commit_due():
-                whole = _merge(self._callbacks.gather(losses))
+            if self._callbacks.commit_due():
+                merged, waits = zip(*self._callbacks.gather((losses, waited)), strict=True)
+                whole = _merge(merged)
                 now = EpochPart(
-                    step + 1, whole.total, whole.count, self._clock() - started,
-                    part.stall_seconds + batches.seconds,
+                    step + 1, whole.total, whole.count, self._clock() - started, lr,
+                    part.stall_seconds + max(waits),
                 )  # fmt: skip
                 self._callbacks.save_part(self._checkpoint(history, now))
         seconds = self._clock() - started
-        stalled = part.stall_seconds + batches.seconds
-        return _Trained(losses, lr, rows / seconds, stalled, steps.stop / plan.steps)
+        stall = Stall(part.stall_seconds + batches.seconds, longest, steps.stop)
+        return _Trained(losses, lr, rows / seconds, seconds, stall, steps.stop / plan.steps)
 
     def _predict_val(self, epoch: int) -> Predictions:
         """Predicts all rows of `val`, over all workers, by the weights that may become the best."""

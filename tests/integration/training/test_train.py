@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -36,7 +36,8 @@ from rtl.training import train
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.loop import FitCallbacks, FitSetup, Learner, fit
 from rtl.training.probe import Head, start
-from rtl.training.workers.trainer import launch
+from rtl.training.workers.trainer import Ending, launch
+from rtl.training.workers.worker import FitTask
 from rtl.tuning.trial.group import Group
 from tests.conftest import make_dataset
 from tests.support import resume
@@ -290,9 +291,9 @@ def test_an_error_of_python_in_a_worker_is_not_tried_again(
     storage.commit(f"{tmp_path}/root/runs/fit/head", head.encode())
     starts: list[Config] = []
 
-    def counted(worker: Any, task: Any, *, config: Config) -> None:
+    def counted(worker: Any, task: Any, *, config: Config) -> Ending:
         starts.append(config)
-        launch(worker, task, config=config)
+        return launch(worker, task, config=config)
 
     with pytest.raises(TrainingError, match=r"^The fit ended by RuntimeError: .* --name") as caught:
         train.train(make_config(str(tmp_path), train={"max_failures": 3}), launch=counted)
@@ -310,6 +311,8 @@ def test_an_error_of_python_in_a_worker_is_not_tried_again(
         (["lost"] * 3, 1, 2, r"after 1 restarts \(train\.max_failures\): lost\. .* --resume\."),
         (["lost", "storage", ""], 3, 2, r"^Could not read x\.$"),
         (["final", ""], 3, 1, r"^Could not read x\.$"),  # of one worker, which returned
+        (["preempted", "grown", "lost", "grown", "preempted", ""], 1, 6, None),
+        (["preempted"] * 3, 0, 3, r"after 3 preemptions; train\.max_preemption_failures is 2\."),
     ],
 )
 def test_only_lost_workers_are_started_again(
@@ -322,18 +325,23 @@ def test_only_lost_workers_are_started_again(
 ) -> None:
     left = list(faults)
 
-    def start(worker: Any, task: Any, *, config: Config) -> None:
+    def start(worker: Any, task: Any, *, config: Config) -> Ending:
         fault = left.pop(0)
+        if fault in ("preempted", "grown"):
+            return cast(Ending, fault)
         if fault in ("storage", "final"):
             task.channel.fail(StorageError("Could not read x."))
         if fault in ("storage", "lost"):
             raise TrainingError(f"{fault}.")
+        return "done"
 
-    settings = make_config(str(tmp_path), train={"max_failures": allowed})
+    settings = make_config(
+        str(tmp_path), train={"max_failures": allowed, "max_preemption_failures": 2}
+    )
     with open_channel(RunCallbacks()) as box, contextlib.ExitStack() as stack:
         if says:
             stack.enter_context(pytest.raises((TrainingError, StorageError), match=says))
-        train.run_workers(train.FitTask(settings, str(tmp_path), FeaturePlan(), box), launch=start)
+        train.run_workers(FitTask(settings, str(tmp_path), FeaturePlan(), box), launch=start)
     assert len(faults) - len(left) == starts
 
 
@@ -354,9 +362,9 @@ def test_a_lost_worker_is_started_again_from_the_last_commit(
             assert len(workers) == 2
             workers[1].kill()
 
-    def counted(worker: Any, task: Any, *, config: Config) -> None:
+    def counted(worker: Any, task: Any, *, config: Config) -> Ending:
         starts.append(len(epochs))
-        launch(worker, task, config=config)
+        return launch(worker, task, config=config)
 
     result = train.train(settings, callbacks=RunCallbacks(epoch=kill_one), launch=counted)
     assert result.epochs == 3
