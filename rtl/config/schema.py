@@ -193,6 +193,15 @@ class TrainConfig(Section):
     """Number of training processes; each batch is divided among them. With `{min: 2, max: 8}` a
     fit takes as many as the cluster holds: it goes on with fewer where a node is lost, and with
     more where one has joined."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts in which each worker computes its rows of a step, one after the other; their gradients
+    add up to those of the whole batch. More parts take less memory."""
+    activation_checkpointing: bool = False
+    """Whether the backward pass computes each unfrozen block again, in place of keeping its
+    activations: less memory, and about a third more time a step."""
+    compile: bool = False
+    """Whether `torch.compile` compiles the unfrozen part; the first step then takes a minute or
+    more, and the worker's node needs a C++ compiler."""
     lanes: int = Field(default=8, ge=1)
     """Shards that are read side by side, over all workers, and the largest number of workers. The
     batches are the same for any number of workers; with other lanes they are others. Each worker

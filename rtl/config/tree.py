@@ -79,6 +79,16 @@ class Config(Section):
                     f"train.batch_size {self.train.batch_size} is not divisible by train.workers "
                     f"{workers}; every worker takes an equal part of the batch"
                 )
+        if self.model.batch_norm == "train":
+            for key, used in (
+                ("accumulate", self.train.accumulate > 1),
+                ("activation_checkpointing", self.train.activation_checkpointing),
+            ):
+                if used:
+                    raise ValueError(
+                        f"train.{key} is set and model.batch_norm is train, whose statistics would "
+                        "be those of other rows, or count twice; set model.batch_norm to frozen"
+                    )
         for key, values in self.search.space.items():
             fixed = ("search.", "features.", "data.", "pack.", "serve.", "track.", "model.weights")
             if key in ("model.unfrozen_layers", "optimizer.lr"):

@@ -15,6 +15,8 @@ from rtl.errors import RtlError
 from rtl.runs.records import Epoch
 from rtl.runtime import session
 
+Kind = Literal["epoch", "step", "line"]
+
 _POLL_SECONDS = 0.3
 """Time between two looks of the driver at the events."""
 
@@ -37,13 +39,13 @@ class _Events:
     """An actor that keeps the workers' events until the driver takes them."""
 
     def __init__(self) -> None:
-        self._events: list[tuple[Literal["epoch", "step"], Any]] = []
+        self._events: list[tuple[Kind, Any]] = []
         self._error: RtlError | None = None
 
-    def put(self, kind: Literal["epoch", "step"], content: Any) -> None:
+    def put(self, kind: Kind, content: Any) -> None:
         self._events.append((kind, content))
 
-    def take(self) -> list[tuple[Literal["epoch", "step"], Any]]:
+    def take(self) -> list[tuple[Kind, Any]]:
         events, self._events = self._events, []
         return events
 
@@ -68,6 +70,10 @@ class EventChannel:
         """Sends the rows of an epoch that are done, without waiting."""
         self._actor.put.remote("step", (epoch, rows, total))
 
+    def line(self, text: str) -> None:
+        """Sends a sentence, without waiting."""
+        self._actor.put.remote("line", text)
+
     def fail(self, error: RtlError) -> None:
         """Records why the run cannot go on and waits until it is kept; the first error counts."""
         ray.get(self._actor.fail.remote(error))
@@ -83,13 +89,15 @@ def open_channel(callbacks: RunCallbacks) -> Iterator[EventChannel]:
     """A channel whose events a thread of the driver hands to `callbacks` until the block ends."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # Elsewhere it would be lost with a worker's node.
-    actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Events).remote()
+    actor: Any = ray.remote(num_cpus=0)(_Events).options(scheduling_strategy=here).remote()
     ended = threading.Event()
 
     def deliver() -> None:
         for kind, content in ray.get(actor.take.remote()):
             if kind == "epoch":
                 callbacks.epoch(Epoch.from_dict(content))
+            elif kind == "line":
+                callbacks.print_line(content)
             else:
                 callbacks.step(*content)
 

@@ -42,7 +42,7 @@ def draining_nodes() -> set[str]:
     """
     from ray._private.state import state
 
-    return set(state.get_draining_nodes())  # type: ignore[no-untyped-call]
+    return set(state.get_draining_nodes())
 
 
 def dashboard_runs() -> bool:

@@ -7,7 +7,6 @@ checkpoint, so that a lost worker, a lost driver and `--resume` are one case.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,7 +43,9 @@ _GPU_SHARE = 0.01
 class Launch(Protocol):
     """Runs a function with a task in each worker of a fit, and returns when all have ended."""
 
-    def __call__(self, worker: Callable[[Any], Ending], task: Any, *, config: Config) -> Ending:
+    def __call__(
+        self, worker: Callable[[Any], Ending | None], task: Any, *, config: Config
+    ) -> Ending | None:
         """Returns why they ended.
 
         Raises TrainingError where a worker is lost, ResourceError where one has no place.

@@ -22,8 +22,8 @@ from rtl.model import device, inception, pretrained
 from rtl.model.inception import Activation
 from rtl.runtime import capacity
 from rtl.runtime.capacity import ResourceRequest
-from rtl.training.loop import Learner
 from rtl.training.optimizer import make_optimizer
+from rtl.training.steps.learner import Learner
 
 START_SECONDS = 5.0
 """Seconds to start a round of trials and to end it."""

@@ -17,7 +17,8 @@ from rtl.data.batches import Batch, BatchSource, Position, TrainBatch
 from rtl.evaluation.predictions import Predictions
 from rtl.runs.records import Epoch
 from rtl.training.checkpoint import Checkpoint, Checkpoints
-from rtl.training.loop import FitCallbacks, FitSetup, fit
+from rtl.training.loop import FitCallbacks, fit
+from rtl.training.steps.learner import FitSetup
 
 
 @dataclass

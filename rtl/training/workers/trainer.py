@@ -25,7 +25,7 @@ _ATTEMPT_S = 60.0
 """Seconds that Ray Train waits for its workers' places before it gives up and tries again."""
 
 
-def launch(worker: Callable[[T], Ending], task: T, *, config: Config) -> Ending:
+def launch(worker: Callable[[T], Ending | None], task: T, *, config: Config) -> Ending | None:
     """Runs `worker(task)` in each of `train.workers` processes until all have returned.
 
     Returns what the workers return, and "preempted" where a node with notice was gone before that.
@@ -41,15 +41,15 @@ def launch(worker: Callable[[T], Ending], task: T, *, config: Config) -> Ending:
     settings = config.train
     attempts = max(1, math.ceil(capacity.patience() / _ATTEMPT_S))
     cpus = settings.cpus_per_worker or 1
+    fewest, most = settings.fewest_workers, settings.most_workers
+    number: Any = (fewest, most) if fewest < most else most
     # Holds Ray's own records; its checkpoints are not used, so they need not outlive the attempt.
     folder = tempfile.mkdtemp(prefix="rtl-train-")
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config={"worker": worker, "task": task},
-        scaling_config=ScalingConfig(
-            num_workers=(settings.fewest_workers, settings.most_workers)
-            if settings.fewest_workers < settings.most_workers
-            else settings.most_workers,
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
+            num_workers=number,
             # Ray would end the workers wherever they are; rtl's end after a commit.
             elastic_resize_monitor_interval_s=math.inf,
             use_gpu=bool(settings.gpus_per_worker),
@@ -70,7 +70,7 @@ def launch(worker: Callable[[T], Ending], task: T, *, config: Config) -> Ending:
     )
     try:
         ray_private.drop_placement_group_cleaner(trainer)
-        ending: Ending = trainer.fit().return_value  # type: ignore[attr-defined]
+        ending: Ending | None = trainer.fit().return_value  # type: ignore[attr-defined]
         return ending
     except PreemptionError:
         return "preempted"
@@ -106,9 +106,10 @@ def _explain_controller(error: Any, config: Config, *, attempts: int) -> Excepti
 class DistributedCallbacks(FitCallbacks):
     """Averages the gradients of a group of workers and gathers their values."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config) -> None:
         import ray.train
 
+        self._model = config.model
         context = ray.train.get_context()
         self.rank: int = context.get_world_rank()
         self.ranks: int = context.get_world_size()
@@ -125,5 +126,9 @@ class DistributedCallbacks(FitCallbacks):
         """See `FitCallbacks`."""
         import ray.train.torch
 
-        wrapped: nn.Module = ray.train.torch.prepare_model(tail)
+        options = {
+            "broadcast_buffers": self._model.batch_norm == "train",  # frozen ones stay equal
+            "gradient_as_bucket_view": True,  # the exchange copies nothing
+        }
+        wrapped: nn.Module = ray.train.torch.prepare_model(tail, parallel_strategy_kwargs=options)
         return wrapped

@@ -104,7 +104,7 @@ class _WorkerCallbacks(DistributedCallbacks):
     """Commits checkpoints and sends events to the driver, both in the worker of rank 0."""
 
     def __init__(self, task: FitTask) -> None:
-        super().__init__()
+        super().__init__(task.config)
         self.checkpoints = Checkpoints(storage.join(task.uri, "checkpoints"))
         self._channel = task.channel
         self._settings = task.config.train
@@ -127,6 +127,11 @@ class _WorkerCallbacks(DistributedCallbacks):
         """See `FitCallbacks`."""
         if self.rank == 0:
             self._channel.step(epoch, rows, total)
+
+    def print_line(self, text: str) -> None:
+        """See `FitCallbacks`."""
+        if self.rank == 0:
+            self._channel.line(text)
 
     def commit_due(self) -> bool:
         """See `FitCallbacks`; the clock is that of rank 0."""

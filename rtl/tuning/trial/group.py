@@ -143,7 +143,7 @@ class _GroupTrialCallbacks(DistributedCallbacks):
     """Has rank 0 do what a trial of one process does; all workers wait for permission to go on."""
 
     def __init__(self, task: _GroupTask) -> None:
-        super().__init__()
+        super().__init__(task.config)
         self._own: FitCallbacks | None = task.make_callbacks() if self.rank == 0 else None
         self._turns = task.turns
         self._settings = task.config.train

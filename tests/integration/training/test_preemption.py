@@ -1,15 +1,25 @@
-"""Fits whose nodes are given notice to leave, on clusters of their own."""
+"""Fits whose workers are lost, and whose nodes are given notice to leave."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+
+from rtl.config import loading
+from rtl.config.tree import Config
+from rtl.errors import StorageError, TrainingError
+from rtl.feature_extraction.cache import FeaturePlan
+from rtl.runs.progress import RunCallbacks, open_channel
+from rtl.training import train
+from rtl.training.workers.trainer import Ending
+from rtl.training.workers.worker import FitTask
 
 
 def drained(place: Path, drains: int, *options: str, timeout: int) -> dict[str, Any]:
@@ -48,3 +58,42 @@ def test_ten_notices_lose_no_step(tmp_path: Path) -> None:
     assert endings.count("preempted") == 10
     assert endings[-1] == "done"
     assert {one["most"] for one in found["attempts"]} <= {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("faults", "allowed", "starts", "says"),
+    [
+        (["lost", "lost", ""], 2, 3, None),
+        (["lost"] * 3, 1, 2, r"after 1 restarts \(train\.max_failures\): lost\. .* --resume\."),
+        (["lost", "storage", ""], 3, 2, r"^Could not read x\.$"),
+        (["final", ""], 3, 1, r"^Could not read x\.$"),  # of one worker, which returned
+        (["preempted", "grown", "lost", "grown", "preempted", ""], 1, 6, None),
+        (["preempted"] * 3, 0, 3, r"after 3 preemptions; train\.max_preemption_failures is 2\."),
+    ],
+)
+def test_only_lost_workers_are_started_again(
+    tmp_path: Path,
+    ray_cluster: None,
+    faults: list[str],
+    allowed: int,
+    starts: int,
+    says: str | None,
+) -> None:
+    left = list(faults)
+
+    def start(worker: Any, task: Any, *, config: Config) -> Ending:
+        fault = left.pop(0)
+        if fault in ("preempted", "grown"):
+            return cast(Ending, fault)
+        if fault in ("storage", "final"):
+            task.channel.fail(StorageError("Could not read x."))
+        if fault in ("storage", "lost"):
+            raise TrainingError(f"{fault}.")
+        return "done"
+
+    settings = loading.load().replace(train={"max_failures": allowed, "max_preemption_failures": 2})
+    with open_channel(RunCallbacks()) as box, contextlib.ExitStack() as stack:
+        if says:
+            stack.enter_context(pytest.raises((TrainingError, StorageError), match=says))
+        train.run_workers(FitTask(settings, str(tmp_path), FeaturePlan(), box), launch=start)
+    assert len(faults) - len(left) == starts
