@@ -152,7 +152,8 @@ def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
             for line in differences(before.get(key), now.get(key), f"{prefix}{key}.")
         ]
     key = prefix.removesuffix(".")
-    return [f"{key} was {before!r}, is {now!r}"] if before != now and key not in _FREE_KEYS else []
+    free = any(prefix.startswith(f"{name}.") for name in _FREE_KEYS)
+    return [f"{key} was {before!r}, is {now!r}"] if before != now and not free else []
 
 
 def result(uri: str) -> Result | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"] = "0.5"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 -- its name; as `rtl` starts a cluster
 
 import ray
 import torch
