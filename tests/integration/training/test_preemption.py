@@ -40,6 +40,7 @@ def assert_no_step_is_lost(found: dict[str, Any]) -> None:
     assert found["steps"] == [[e, 4 * (s + 1)] for e in range(epochs) for s in range(6)]
 
 
+@pytest.mark.slow  # a cluster of three nodes and two groups of workers: a minute and more
 def test_a_fit_with_notice_goes_on_elsewhere_with_no_step_lost(tmp_path: Path) -> None:
     found = drained(tmp_path, 1, timeout=240)
     assert_no_step_is_lost(found)
