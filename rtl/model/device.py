@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Mapping
@@ -50,19 +48,6 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
 def cpu_multiplies_in_bf16(capabilities: Mapping[str, Any]) -> bool:
     """Whether a CPU of these capabilities, as torch names them, multiplies in bf16."""
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def check_compiler(device: torch.device) -> None:
-    """Raises ResourceError where `torch.compile` finds no compiler for a device."""
-    compilers = [os.environ.get("CXX") or "", "g++", "clang++"]
-    missing = "" if any(map(shutil.which, filter(None, compilers))) else "a C++ compiler, as g++ is"
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        missing = "Triton"
-    if missing:
-        raise ResourceError(
-            f"train.compile needs {missing}, which this node lacks. Install it on each node that "
-            "holds a worker, or set train.compile=false."
-        )
 
 
 def compute_with(threads: int) -> None:

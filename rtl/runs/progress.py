@@ -15,7 +15,7 @@ from rtl.errors import RtlError
 from rtl.runs.records import Epoch
 from rtl.runtime import session
 
-Kind = Literal["epoch", "step", "line"]
+Kind = Literal["epoch", "step"]
 
 _POLL_SECONDS = 0.3
 """Time between two looks of the driver at the events."""
@@ -70,10 +70,6 @@ class EventChannel:
         """Sends the rows of an epoch that are done, without waiting."""
         self._actor.put.remote("step", (epoch, rows, total))
 
-    def line(self, text: str) -> None:
-        """Sends a sentence, without waiting."""
-        self._actor.put.remote("line", text)
-
     def fail(self, error: RtlError) -> None:
         """Records why the run cannot go on and waits until it is kept; the first error counts."""
         ray.get(self._actor.fail.remote(error))
@@ -96,8 +92,6 @@ def open_channel(callbacks: RunCallbacks) -> Iterator[EventChannel]:
         for kind, content in ray.get(actor.take.remote()):
             if kind == "epoch":
                 callbacks.epoch(Epoch.from_dict(content))
-            elif kind == "line":
-                callbacks.print_line(content)
             else:
                 callbacks.step(*content)
 

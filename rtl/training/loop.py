@@ -22,7 +22,6 @@ from rtl.errors import DataError, TrainingError
 from rtl.evaluation import metrics
 from rtl.evaluation.metrics import Mean
 from rtl.evaluation.predictions import Predictions, gather
-from rtl.model import device as devices
 from rtl.model import inception
 from rtl.runs.records import Epoch, Stall
 from rtl.training.checkpoint import Checkpoint, EpochPart
@@ -57,9 +56,6 @@ class FitCallbacks:
 
         `val` holds the predictions for all rows of `val` after the checkpoint's last epoch.
         """
-
-    def print_line(self, text: str) -> None:
-        """Receives a sentence on the fit's own work, in every process."""
 
     def commit_due(self) -> bool:
         """Whether to commit after this step; asked in every process, which all get one answer.
@@ -141,11 +137,6 @@ class _Fit:
         self._part = start.part if start is not None else EpochPart()
         """What is trained already of the epoch that comes first."""
         self._tail = callbacks.wrap(learner.tail)
-        self._compiling = settings.compile
-        """Whether the next step compiles."""
-        if settings.compile:
-            devices.check_compiler(learner.device)
-            self._tail = torch.compile(self._tail)  # type: ignore[assignment]
 
     def epoch(self, history: tuple[Epoch, ...]) -> Checkpoint:
         """Trains and evaluates the epoch that follows `history`, commits it and reports it."""
@@ -192,18 +183,11 @@ class _Fit:
         for step, batch in enumerate(batches, steps.start):
             longest, waited = max(longest, batches.seconds - waited), batches.seconds
             lr = float(schedule.get_last_lr()[0])
-            began = self._clock()
-            if self._compiling:
-                self._callbacks.print_line("train.compile: the first step compiles the network.")
             loss = training_step(
                 self._setup, batch, number=first + step, tail=self._tail,
                 optimizer=self._optimizer, weights=self._weights,
             )  # fmt: skip
             schedule.step()
-            if self._compiling:
-                self._compiling = False
-                seconds = self._clock() - began
-                self._callbacks.print_line(f"train.compile: the first step took {seconds:.0f} s.")
             if self._average:
                 self._average.update_parameters(self._setup.learner.tail)
             losses.add(loss, len(batch))

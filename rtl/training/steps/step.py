@@ -64,7 +64,7 @@ def training_step(
         if isinstance(dropout, inception.Dropout):
             dropout.mask = None if mask is None else mask[rows]
         last = rows is chunks[-1]
-        # DDP's own, also through `torch.compile`; a tail that nothing wraps exchanges nothing.
+        # DDP's own; a tail that nothing wraps exchanges nothing.
         alone = getattr(tail, "no_sync", contextlib.nullcontext)
         with contextlib.nullcontext() if last else alone():
             logits = learner.logits(Activation(*(part[rows] for part in features)), tail)

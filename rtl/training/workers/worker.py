@@ -128,11 +128,6 @@ class _WorkerCallbacks(DistributedCallbacks):
         if self.rank == 0:
             self._channel.step(epoch, rows, total)
 
-    def print_line(self, text: str) -> None:
-        """See `FitCallbacks`."""
-        if self.rank == 0:
-            self._channel.line(text)
-
     def commit_due(self) -> bool:
         """See `FitCallbacks`; the clock is that of rank 0."""
         self._left -= 1
