@@ -21,6 +21,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,8 +36,10 @@ from rtl.data.shards import Manifest, Shard
 from rtl.model import device as devices
 from rtl.model import inception, kernels, pretrained
 from rtl.model.inference import Predictor
-from rtl.training.loop import FitSetup, Learner, class_weights, training_step
+from rtl.training.loop import class_weights
 from rtl.training.optimizer import make_optimizer
+from rtl.training.steps.learner import FitSetup, Learner
+from rtl.training.steps.step import training_step
 
 CLASSES = 120
 SIZE = 299
@@ -77,7 +80,7 @@ class Bare:
             logits = self.called(self._inputs(images))
         loss = nn.functional.cross_entropy(logits.float(), labels)
         self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self._optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self._scaler.step(self._optimizer)
@@ -154,9 +157,9 @@ def contenders(
         "rtl": lambda: predictor(devices.to_device(batch.inputs, device)).probabilities.cpu()
     }
     for name, other in bare.items():
-        features[name] = lambda other=other: wait(other.predict(images))
-        steps[name] = lambda other=other: other.step(images, labels)
-        serving[name] = lambda other=other: other.predict(batch.inputs)
+        features[name] = partial(other.predict, images)
+        steps[name] = partial(other.step, images, labels)
+        serving[name] = partial(other.predict, batch.inputs)
     return {"features": features, "step": steps, "serving": serving}
 
 

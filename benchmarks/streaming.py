@@ -43,10 +43,11 @@ def fit(kind: str, settings: Any, manifest: Any) -> dict[str, float]:
     from rtl.data.batches import EpochSampler, ImageReader, InMemorySource
     from rtl.model import pretrained
     from rtl.training import loop
+    from rtl.training.steps.learner import FitSetup, Learner
 
     plan = EpochSampler.from_config(settings, manifest)
     weights = pretrained.load(settings.model.weights, settings.storage)
-    learner = loop.Learner(
+    learner = Learner(
         settings, weights, num_classes=len(manifest.classes), device=torch.device("cpu")
     )
     limits = ExecutionResources.for_limits(object_store_memory=AHEAD_BYTES)
@@ -58,7 +59,7 @@ def fit(kind: str, settings: Any, manifest: Any) -> dict[str, float]:
         source = streaming.RayDataSource(
             plan, reader, epochs=settings.train.epochs, between_steps=between
         )
-    setup = loop.FitSetup(settings, learner, plan, source)
+    setup = FitSetup(settings, learner, plan, source)
     history = loop.fit(setup, loop.FitCallbacks()).history
     rows = plan.rows * len(history)
     return {

@@ -21,13 +21,12 @@ from rtl.config.schema import (
     ModelConfig,
     OptimizerConfig,
     PackConfig,
-    Range,
-    SearchConfig,
     Section,
     ServeConfig,
     TrackConfig,
     TrainConfig,
 )
+from rtl.config.search_space import Range, SearchConfig
 from rtl.errors import ConfigError, reason
 
 _NOT_SEARCHED = {
@@ -36,6 +35,7 @@ _NOT_SEARCHED = {
     "train.workers": "all trials hold the same workers",
     "train.cpus_per_worker": "all trials hold the same CPUs",
     "train.max_failures": "a trial's lost worker ends the trial",
+    "train.max_preemption_failures": "a trial is not resumed within its fit",
     "train.seed": "search.seeds fits the finalists with further seeds",
     "train.metric": "scores of different kinds cannot be compared",
 }
@@ -73,11 +73,22 @@ class Config(Section):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Config:
-        if self.train.batch_size % self.train.workers:
-            raise ValueError(
-                f"train.batch_size {self.train.batch_size} is not divisible by train.workers "
-                f"{self.train.workers}; every worker takes an equal part of the batch"
-            )
+        for workers in (self.train.fewest_workers, self.train.most_workers):
+            if self.train.batch_size % workers:
+                raise ValueError(
+                    f"train.batch_size {self.train.batch_size} is not divisible by train.workers "
+                    f"{workers}; every worker takes an equal part of the batch"
+                )
+        if self.model.batch_norm == "train":
+            for key, used in (
+                ("accumulate", self.train.accumulate > 1),
+                ("activation_checkpointing", self.train.activation_checkpointing),
+            ):
+                if used:
+                    raise ValueError(
+                        f"train.{key} is set and model.batch_norm is train, whose statistics would "
+                        "be those of other rows, or count twice; set model.batch_norm to frozen"
+                    )
         for key, values in self.search.space.items():
             fixed = ("search.", "features.", "data.", "pack.", "serve.", "track.", "model.weights")
             if key in ("model.unfrozen_layers", "optimizer.lr"):
@@ -196,7 +207,7 @@ TEXT_KEYS = frozenset(_keys(Config, of=(str, str | None)))
 
 
 def _explain(error: Any, places: Mapping[str, str]) -> str:
-    path = [str(part) for part in error["loc"] if part not in ("range", "list")]
+    path = [str(part) for part in error["loc"] if part not in ("range", "list", "number")]
     key = ".".join(path)
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":  # of a whole section: the message names the keys

@@ -184,10 +184,11 @@ def _show_nothing(done: int, total: int, what: str) -> None:
 
 def epoch_line(epoch: Epoch) -> str:
     """An epoch's result in one line."""
+    waited = f", {epoch.held_up:.0%} waiting for data" if epoch.held_up >= 0.01 else ""
     return (
         f"Epoch {epoch.epoch + 1}: train loss {epoch.train_loss:.4f}, val accuracy "
         f"{console.interval(epoch.val.accuracy)}, {epoch.rows_per_s:.0f} images/s, "
-        f"{epoch.seconds:.0f} s"
+        f"{epoch.seconds:.0f} s{waited}"
     )
 
 

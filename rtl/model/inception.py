@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import Inception3
 
 from rtl.errors import WeightsError
@@ -117,6 +118,10 @@ class Network(nn.Sequential):
     the `Activation` that the next part takes.
     """
 
+    recompute = False
+    """Whether the backward pass computes the inside of each block again, in place of keeping it
+    (activation checkpointing, Chen et al. 2016): less memory for a third more time."""
+
     def forward(
         self, maps: torch.Tensor, taps: torch.Tensor | None = None
     ) -> torch.Tensor | Activation:
@@ -127,7 +132,11 @@ class Network(nn.Sequential):
             if name == "taps":
                 logits: torch.Tensor = maps.float() + module(torch.cat(found, 1))
                 return logits
-            maps = module(maps)
+            if self.recompute and name in BLOCKS and torch.is_grad_enabled():
+                # Blocks draw no random numbers: the masks of dropout come from outside.
+                maps = checkpoint(module, maps, use_reentrant=False, preserve_rng_state=False)
+            else:
+                maps = module(maps)
             if name in TAPPED:
                 found.append(pool_taps(maps))
         return Activation(maps, torch.cat(found, 1) if found else no_taps(maps))

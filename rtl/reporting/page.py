@@ -13,7 +13,7 @@ from rtl.model import inception
 from rtl.reporting import charts
 from rtl.reporting.charts import Axis, Dot, Line
 from rtl.reporting.facts import Facts, gather
-from rtl.runs import trials
+from rtl.runs import stalls, trials
 from rtl.runs.trials import Trial
 
 MATRIX_CLASSES = 20
@@ -46,6 +46,7 @@ def render(facts: Facts) -> str:
         baseline=largest / scores.rows,
         search=facts.search,
         curves=_trial_curves(facts) if facts.trials else _epoch_curves(facts),
+        waits=stalls.summary(facts.history),
         space=_space(facts),
         progress=_progress(facts.trials),
         reliability=charts.reliability(facts.bins, "Accuracy by predicted probability"),

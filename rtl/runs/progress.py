@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rtl.errors import RtlError
 from rtl.runs.records import Epoch
 from rtl.runtime import session
+
+Kind = Literal["epoch", "step"]
 
 _POLL_SECONDS = 0.3
 """Time between two looks of the driver at the events."""
@@ -36,13 +39,13 @@ class _Events:
     """An actor that keeps the workers' events until the driver takes them."""
 
     def __init__(self) -> None:
-        self._events: list[tuple[Literal["epoch", "step"], Any]] = []
+        self._events: list[tuple[Kind, Any]] = []
         self._error: RtlError | None = None
 
-    def put(self, kind: Literal["epoch", "step"], content: Any) -> None:
+    def put(self, kind: Kind, content: Any) -> None:
         self._events.append((kind, content))
 
-    def take(self) -> list[tuple[Literal["epoch", "step"], Any]]:
+    def take(self) -> list[tuple[Kind, Any]]:
         events, self._events = self._events, []
         return events
 
@@ -80,7 +83,9 @@ class EventChannel:
 @contextlib.contextmanager
 def open_channel(callbacks: RunCallbacks) -> Iterator[EventChannel]:
     """A channel whose events a thread of the driver hands to `callbacks` until the block ends."""
-    actor: Any = ray.remote(num_cpus=0)(_Events).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # Elsewhere it would be lost with a worker's node.
+    actor: Any = ray.remote(num_cpus=0)(_Events).options(scheduling_strategy=here).remote()
     ended = threading.Event()
 
     def deliver() -> None:

@@ -111,10 +111,10 @@ class Meter:
         settings, prices = self._config.train, self._config.search
         self._epoch.set(epoch.epoch + 1)
         _add(self._stall, epoch.stall_seconds)
-        cpu = self._spent.cpu_seconds + epoch.seconds * settings.workers * (
-            settings.cpus_per_worker or 1
-        )
-        gpu = self._spent.gpu_seconds + epoch.seconds * settings.workers * settings.gpus_per_worker
+        workers = len(epoch.stalls) or settings.most_workers
+        held = epoch.seconds * workers
+        cpu = self._spent.cpu_seconds + held * (settings.cpus_per_worker or 1)
+        gpu = self._spent.gpu_seconds + held * settings.gpus_per_worker
         self._pay(
             Spent.at_prices(
                 cpu_seconds=cpu, gpu_seconds=gpu,

@@ -104,6 +104,23 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Stall:
+    """Waits of one worker for the batches of an epoch."""
+
+    seconds: float = 0.0
+    """Total of the waits."""
+    longest: float = 0.0
+    """Longest of them, as a rule for the first batch."""
+    steps: int = 0
+    """Number of batches."""
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean wait for a batch."""
+        return self.seconds / self.steps if self.steps else 0.0
+
+
+@dataclass(frozen=True)
 class Epoch:
     """One epoch of a fit: its losses, its `val` scores and its time."""
 
@@ -119,19 +136,34 @@ class Epoch:
     rows_per_s: float
     """Training rows a second, over all workers."""
     stall_seconds: float = 0.0
-    """Time in which the first worker waited for training rows."""
+    """Longest time that one of the workers waited for training rows."""
     share: float = 1.0
     """Share of the epoch's steps that were taken; below 1 only in the last epoch of a fit whose
     `train.minutes` end there."""
+    train_seconds: float = 0.0
+    """Training alone; 0 in older records."""
+    stalls: tuple[Stall, ...] = ()
+    """Waits of each worker, by rank; empty in older records."""
+
+    @property
+    def held_up(self) -> float:
+        """Share of the training time in which the slowest worker waited for data.
+
+        Its longest wait, which is as a rule the start of the reading, does not count.
+        """
+        worst = max((stall.seconds - stall.longest for stall in self.stalls), default=0.0)
+        return worst / self.train_seconds if self.train_seconds else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` is the inverse."""
-        return {**vars(self), "val": self.val.to_dict()}
+        stalls = [vars(stall) for stall in self.stalls]
+        return {**vars(self), "val": self.val.to_dict(), "stalls": stalls}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Epoch:
         """The inverse of `to_dict`."""
-        return cls(**{**content, "val": Scores.from_dict(content["val"])})
+        stalls = tuple(Stall(**stall) for stall in content.get("stalls", ()))
+        return cls(**{**content, "val": Scores.from_dict(content["val"]), "stalls": stalls})
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from rtl.storage.lease import Lease
 
 _FREE_KEYS = (
     "train.workers", "train.cpus_per_worker", "train.max_failures", "train.checkpoint_minutes",
+    "train.max_preemption_failures", "train.accumulate", "train.activation_checkpointing",
     "search.concurrent", "features.memory_gb", "storage",
 )  # fmt: skip
 """Keys that change a run's speed and not its result: a resumed run may set other values."""
@@ -150,7 +151,8 @@ def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
             for line in differences(before.get(key), now.get(key), f"{prefix}{key}.")
         ]
     key = prefix.removesuffix(".")
-    return [f"{key} was {before!r}, is {now!r}"] if before != now and key not in _FREE_KEYS else []
+    free = any(prefix.startswith(f"{name}.") for name in _FREE_KEYS)
+    return [f"{key} was {before!r}, is {now!r}"] if before != now and not free else []
 
 
 def result(uri: str) -> Result | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rtl import storage
-from rtl.config.schema import SearchConfig
+from rtl.config.search_space import SearchConfig
 from rtl.errors import NotFoundError, TrainingError
 from rtl.runs.records import TRIAL_FILE, Spent, TrialEpoch
 

@@ -83,15 +83,50 @@ def most_cpus_of(
     resources: Collection[dict[str, float]], *, gpus: float, processes: float, spare_cpus: float
 ) -> int:
     """Returns `most_cpus` of nodes with these CPUs and GPUs; 0 where the processes do not fit."""
-    total_cpus = sum(node["CPU"] for node in resources)
     for cpus in range(int(max((node["CPU"] for node in resources), default=0)), 0, -1):
-        places = sum(
-            int(min(node["CPU"] // cpus, node["GPU"] // gpus if gpus else math.inf))
-            for node in resources
-        )
-        if places >= processes and total_cpus - processes * cpus >= spare_cpus:
+        if places_of(resources, cpus=cpus, gpus=gpus, spare_cpus=spare_cpus) >= processes:
             return cpus
     return 0
+
+
+def places_of(
+    resources: Collection[dict[str, float]], *, cpus: float, gpus: float, spare_cpus: float
+) -> int:
+    """Returns how many processes of these CPUs and GPUs fit on nodes with `resources`.
+
+    `spare_cpus` CPUs stay unused.
+    """
+    on_nodes = sum(
+        int(min(node["CPU"] // cpus, node["GPU"] // gpus if gpus else math.inf))
+        for node in resources
+    )
+    spared = (sum(node["CPU"] for node in resources) - spare_cpus) // cpus
+    return max(0, min(on_nodes, int(spared)))
+
+
+def places_now(request: ResourceRequest, *, most: int) -> int:
+    """Returns how many processes of a request's size fit on the nodes now, up to `most`.
+
+    Counts free resources of nodes that stay. Waits some seconds for those of processes that have
+    just ended, and up to `patience` for the request's own number. Raises ResourceError after that.
+    """
+    size = {"cpus": request.cpus, "gpus": request.gpus, "spare_cpus": request.data_cpus}
+    began = time.monotonic()
+    while True:
+        whole = min(most, places_of(nodes.staying_resources().values(), **size))
+        free = min(most, places_of(nodes.free_resources().values(), **size))
+        waited = time.monotonic() - began
+        enough = free >= request.processes
+        if enough and (free >= whole or waited > FREED_AFTER_S):
+            return free
+        if not enough and waited > patience():
+            raise ResourceError(
+                f"{request.purpose} needs {request.processes} processes x {request.cpus:g} CPUs "
+                f"and {request.gpus:g} GPUs beside {request.data_cpus} CPUs for Ray Data; {free} "
+                f"found places within {waited:.0f} s. {describe_free()} Add the node that is lost, "
+                f"or lower {request.key}s; then go on with --resume."
+            )
+        time.sleep(_POLL_S)
 
 
 def actor_options(parts: int, images: int, use_gpu: bool) -> dict[str, Any]:

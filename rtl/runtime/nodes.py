@@ -30,11 +30,23 @@ def all_resources() -> dict[str, dict[str, float]]:
     }
 
 
+def staying_resources() -> dict[str, dict[str, float]]:
+    """Returns the CPUs and GPUs of each node that is up and was not given notice, by node id."""
+    leaving = ray_private.draining_nodes()
+    return {name: has for name, has in all_resources().items() if name not in leaving}
+
+
 def free_resources() -> dict[str, dict[str, float]]:
-    """Returns the CPUs and GPUs of each node that no process holds now, by node id."""
-    free = ray_private.free_resources()
+    """Returns the CPUs and GPUs of each node that no process holds now, by node id.
+
+    Nothing of a node that was given notice is free.
+    """
+    free, leaving = ray_private.free_resources(), ray_private.draining_nodes()
     return {
-        name: {what: min(free.get(name, {}).get(what, 0.0), most) for what, most in has.items()}
+        name: {
+            what: 0.0 if name in leaving else min(free.get(name, {}).get(what, 0.0), most)
+            for what, most in has.items()
+        }
         for name, has in all_resources().items()
     }
 

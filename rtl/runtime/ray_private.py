@@ -34,6 +34,17 @@ def temp_dir_option(folder: str) -> dict[str, str]:
     return {"_temp_dir": folder}
 
 
+def draining_nodes() -> set[str]:
+    """Returns the ids of the nodes that were given notice to leave.
+
+    The public `ray.nodes` calls such a node alive. Without this, rtl would count on its CPUs and
+    GPUs, on which Ray starts nothing more.
+    """
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
+
+
 def dashboard_runs() -> bool:
     """Whether the connected cluster has a dashboard, with the State API that is part of it.
 

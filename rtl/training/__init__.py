@@ -3,7 +3,8 @@
 train.py            `rtl train`: a fit from its config to a registered model
 checks.py           checks of a data set against a config, before any work
 setup.py            one process's network and rows
-loop.py             epochs and steps
+loop.py             a fit, epoch by epoch
+steps/              the network of one process, and a step that trains it
 optimizer.py        parameter groups and the learning rate's schedule
 regularization.py   dropout, mixup, flips, label smoothing
 checkpoint.py       what is committed after an epoch

@@ -33,8 +33,10 @@ class EpochPart:
     """Sum over the rows, in nats."""
     rows: int = 0
     seconds: float = 0.0
+    lr: float = 0.0
+    """The head's learning rate at the last step."""
     stall_seconds: float = 0.0
-    """Time in which the first worker waited for training rows."""
+    """Longest time that one of the workers waited for training rows."""
 
 
 @dataclass(frozen=True)

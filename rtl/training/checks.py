@@ -24,6 +24,12 @@ def check_fit(config: Config, manifest: Manifest) -> None:
 
 def check_points(config: Config, manifest: Manifest) -> None:
     """Runs `check_fit` for each listed value of each searched key, the others as configured."""
+    if config.train.fewest_workers < config.train.most_workers:
+        raise ConfigError(
+            f"train.workers is a range, {config.train.fewest_workers} to "
+            f"{config.train.most_workers}; the trials of a search all have the same workers. Set "
+            "train.workers to a number."
+        )
     for key, values in config.search.points.items():
         for value in values if isinstance(values, tuple) else ():
             check_fit(config.at({key: value}), manifest)
@@ -41,7 +47,7 @@ def _check_metric(config: Config, manifest: Manifest) -> None:
 
 
 def _check_batches(config: Config, manifest: Manifest) -> None:
-    size, workers = config.train.batch_size, config.train.workers
+    size, workers = config.train.batch_size, config.train.most_workers
     rows = EpochSampler.from_config(config, manifest).rows
     shards = len(manifest.split("train"))
     if workers > min(config.train.lanes, shards):

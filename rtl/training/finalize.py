@@ -26,8 +26,9 @@ from rtl.model.inference import calibrate
 from rtl.runs import run
 from rtl.runs.records import OUTCOME_FILE, Kind, Outcome
 from rtl.training.checkpoint import Checkpoint, Checkpoints
-from rtl.training.loop import FitCallbacks, FitSetup
+from rtl.training.loop import FitCallbacks
 from rtl.training.split_evaluator import SplitEvaluator, SplitPredictions
+from rtl.training.steps.learner import FitSetup
 
 
 def finalize(

@@ -11,8 +11,8 @@ from rtl.data.streaming import RayDataSource
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.feature_extraction.trunk import open_reader
 from rtl.model import pretrained
-from rtl.training.loop import FitSetup, Learner
 from rtl.training.probe import Head
+from rtl.training.steps.learner import FitSetup, Learner
 
 
 def build_fit(

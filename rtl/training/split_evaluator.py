@@ -21,7 +21,7 @@ from rtl.feature_extraction.cache import Features
 from rtl.feature_extraction.trunk import open_reader
 from rtl.model import device
 from rtl.model.inference import Output
-from rtl.training.loop import Learner
+from rtl.training.steps.learner import Learner
 
 _BASELINE_ROWS = 2000
 """Rows of `val`, of one worker, on which the drift baseline is measured."""

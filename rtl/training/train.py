@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Protocol
 
 import ray
@@ -20,55 +20,36 @@ from rtl import storage
 from rtl.config.tree import Config
 from rtl.data.shards import Manifest, load_manifest
 from rtl.errors import ConfigError, ResourceError, TrainingError
-from rtl.evaluation.predictions import Predictions
 from rtl.feature_extraction import cost, extraction, framing
-from rtl.feature_extraction.cache import FeaturePlan
 from rtl.model import device, pretrained
-from rtl.runs import mlflow_log, ray_metrics, run
-from rtl.runs.progress import EventChannel, RunCallbacks, open_channel
+from rtl.runs import mlflow_log, ray_metrics, run, stalls
+from rtl.runs.progress import RunCallbacks, open_channel
 from rtl.runs.records import Epoch
 from rtl.runs.tensorboard import TensorBoardLogger
-from rtl.runtime import capacity, session, task_errors
+from rtl.runtime import capacity, task_errors
 from rtl.runtime.capacity import ResourceRequest
 from rtl.storage import destinations
 from rtl.training import checks
-from rtl.training.checkpoint import Checkpoint, Checkpoints
-from rtl.training.finalize import finalize, read_outcome, register_result
-from rtl.training.loop import fit
-from rtl.training.probe import Head, start
-from rtl.training.setup import build_fit
-from rtl.training.workers import faults
-from rtl.training.workers.trainer import DistributedCallbacks, launch
-
-_STEPS_BETWEEN_LOOKS = 10
-"""Steps after which several workers ask the first one whether it is time for a checkpoint."""
+from rtl.training.checkpoint import Checkpoints
+from rtl.training.finalize import read_outcome, register_result
+from rtl.training.probe import start
+from rtl.training.workers.trainer import Ending, launch
+from rtl.training.workers.worker import FitTask, run_worker
 
 _GPU_SHARE = 0.01
 """Share of a GPU that a look at it reserves: it fits beside trials that share the GPU."""
 
 
-@dataclass(frozen=True)
-class FitTask:
-    """The driver's instructions for each worker of a fit."""
-
-    config: Config
-    uri: str
-    """URI of the run."""
-    features: FeaturePlan
-    channel: EventChannel
-    """Takes the workers' events."""
-
-    @property
-    def head_uri(self) -> str:
-        """URI of the folder that the head, which the fit starts from, is committed to."""
-        return storage.join(self.uri, "head")
-
-
 class Launch(Protocol):
     """Runs a function with a task in each worker of a fit, and returns when all have ended."""
 
-    def __call__(self, worker: Callable[[Any], None], task: Any, *, config: Config) -> None:
-        """Raises TrainingError where a worker is lost, ResourceError where one has no place."""
+    def __call__(
+        self, worker: Callable[[Any], Ending | None], task: Any, *, config: Config
+    ) -> Ending | None:
+        """Returns why they ended.
+
+        Raises TrainingError where a worker is lost, ResourceError where one has no place.
+        """
 
 
 def train(
@@ -99,7 +80,11 @@ def train(
             config = framing.resolve(config, manifest, callbacks.print_line)
             curves = TensorBoardLogger(config, uri)
             beating = RunCallbacks(
-                epoch=ray_metrics.each(curves.epoch, lambda epoch: _beat(heartbeat, config, epoch))
+                epoch=ray_metrics.each(
+                    curves.epoch,
+                    lambda epoch: _beat(heartbeat, config, epoch),
+                    _Adviser(config, callbacks.print_line, cached=bool(own)),
+                )
             )
             callbacks = ray_metrics.combine(callbacks, meter.callbacks(), beating)
             cached = cost.with_probe(config, manifest, own)
@@ -109,11 +94,11 @@ def train(
             if cached:
                 meter.built(config)
             with open_channel(callbacks) as channel:
-                task = FitTask(config, uri, features, channel)
+                task = FitTask(config, uri, features, channel, data_cpus=0 if own else 1)
                 if not storage.is_committed(task.head_uri):
                     callbacks.print_line("Solving the probe, whose head the fit starts from.")
                     storage.commit(task.head_uri, start.solve_head(config, features).encode())
-                run_workers(task, launch=launch)
+                run_workers(task, launch=launch, print_line=callbacks.print_line)
             outcome = read_outcome(uri)
             curves.outcome(outcome)
             seconds = time.monotonic() - started
@@ -122,32 +107,93 @@ def train(
     return done
 
 
+class _Adviser:
+    """Prints what to change where an epoch waited for its data: once in a fit."""
+
+    def __init__(self, config: Config, print_line: Callable[[str], None], *, cached: bool) -> None:
+        self._config = config
+        self._print_line = print_line
+        self._cached = cached
+        self._advised = False
+
+    def __call__(self, epoch: Epoch) -> None:
+        """Takes an epoch that has ended."""
+        sentence = stalls.advice(epoch, self._config, cached=self._cached)
+        if sentence and not self._advised:
+            self._advised = True
+            self._print_line(sentence)
+
+
 def _beat(heartbeat: run.Heartbeat, config: Config, epoch: Epoch) -> None:
     heartbeat(epochs=epoch.epoch + 1, score=epoch.val.score(config.train.metric))
 
 
-def run_workers(task: FitTask, *, launch: Launch = launch) -> None:
-    """Runs the workers of a fit; starts them again, `train.max_failures` times, where one is lost.
+def run_workers(
+    task: FitTask,
+    *,
+    launch: Launch = launch,
+    print_line: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Runs the workers of a fit; starts them again where one is lost, or a node is preempted.
 
-    Raises a permanent error of theirs at once, TrainingError after too many losses.
+    `train.max_failures` and `train.max_preemption_failures` limit that. Raises a permanent error of
+    theirs at once, TrainingError after too many losses or preemptions.
     """
-    failures = task.config.train.max_failures
-    for left in range(failures, -1, -1):
+    settings = task.config.train
+    allowed = settings.max_preemption_failures
+    failures = preemptions = 0
+    while True:
+        config = size_group(task.config, data_cpus=task.data_cpus)
         lost: TrainingError | None = None
+        ending: Ending | None = None
         try:
-            launch(_worker, task, config=task.config)
+            ending = launch(run_worker, task, config=config)
         except TrainingError as error:
             lost = error
         reason = task.channel.error()
         if reason is not None:
             raise reason
-        if lost is None:
+        if ending == "done":
             return
-        if not left:
+        failures += lost is not None
+        preemptions += ending == "preempted"
+        if failures > settings.max_failures:
             raise TrainingError(
-                f"Training stopped after {failures} restarts (train.max_failures): "
+                f"Training stopped after {settings.max_failures} restarts (train.max_failures): "
                 f"{str(lost).rstrip('.')}. The run's last commit stands: go on with --resume."
             ) from lost
+        if allowed is not None and preemptions > allowed:
+            raise TrainingError(
+                f"Training stopped after {preemptions} preemptions; train.max_preemption_failures "
+                f"is {allowed}. The run's last commit stands: go on with "
+                "--resume."
+            )
+        why = {"preempted": "A node was preempted", "grown": "A node has joined"}
+        print_line(f"{why[ending] if ending else 'A worker was lost'}: {_position(task)}.")
+
+
+def _position(task: FitTask) -> str:
+    """Says where the next workers begin."""
+    last = Checkpoints(storage.join(task.uri, "checkpoints")).last()
+    if last is None:
+        return "the fit starts again"
+    return f"the fit goes on from epoch {len(last.history) + 1}, step {last.part.steps}"
+
+
+def size_group(config: Config, *, data_cpus: int) -> Config:
+    """Returns the config with as many workers, of a range, as the cluster has places for now.
+
+    Waits for the fewest. Raises ResourceError where they find no places within `capacity.patience`.
+    """
+    settings = config.train
+    fewest, most = settings.fewest_workers, settings.most_workers
+    if fewest == most:
+        return config
+    one = ResourceRequest(
+        "Training", fewest, settings.cpus_per_worker or 1, settings.gpus_per_worker, data_cpus
+    )
+    found = capacity.places_now(one, most=most)
+    return config.replace(train={"workers": {"min": fewest, "max": found}})
 
 
 def prepare(config: Config) -> tuple[Config, Manifest]:
@@ -171,10 +217,14 @@ def share_cpus(config: Config, *, data_cpus: int) -> Config:
     `data_cpus` stay free for Ray Data. Raises ResourceError with the arithmetic.
     """
     settings = config.train
-    workers, gpus = settings.workers, settings.gpus_per_worker
-    capacity.require(
-        ResourceRequest("Training", workers, settings.cpus_per_worker or 1, gpus, data_cpus)
+    gpus = settings.gpus_per_worker
+    least = ResourceRequest(
+        "Training", settings.fewest_workers, settings.cpus_per_worker or 1, gpus, data_cpus
     )
+    capacity.require(least, preferred=replace(least, processes=settings.most_workers))
+    workers = settings.most_workers
+    if settings.fewest_workers < workers:
+        workers = capacity.places_now(least, most=workers)
     cpus = settings.cpus_per_worker or capacity.most_cpus(gpus, workers, data_cpus)
     return config.replace(train={"cpus_per_worker": cpus})
 
@@ -221,74 +271,3 @@ def local_precision(use_gpu: bool) -> str:
     """Returns the precision that `auto` means in this process."""
     dtype = device.resolve_precision("auto", device.pick(use_gpu))
     return "bf16" if dtype is torch.bfloat16 else "fp32"
-
-
-def _worker(task: FitTask) -> None:
-    """Runs one worker of the TorchTrainer."""
-    session.quiet()
-    torch.set_num_threads(task.config.train.cpus_per_worker or 1)
-    callbacks = _WorkerCallbacks(task)
-    try:
-        _fit_and_finalize(task, callbacks)
-    except Exception as error:
-        reason = faults.permanent(error, callbacks.ranks)
-        if reason is not None:
-            task.channel.fail(reason)
-        if reason is None or callbacks.ranks > 1:  # the others wait for this worker: end them too
-            raise
-
-
-def _fit_and_finalize(task: FitTask, callbacks: _WorkerCallbacks) -> None:
-    import ray.train.torch
-
-    begun = callbacks.checkpoints.last()
-    setup = build_fit(
-        task.config, task.features, where=ray.train.torch.get_device(), rank=callbacks.rank,
-        ranks=callbacks.ranks, start=(len(begun.history), begun.part.steps) if begun else (0, 0),
-        head=Head.decode(storage.read_committed(task.head_uri)),
-    )  # fmt: skip
-    state = fit(setup, callbacks, start=begun)
-    finalize(
-        task.uri, setup, checkpoints=callbacks.checkpoints, state=state, callbacks=callbacks,
-        found=task.features.load(task.config.model.unfrozen_layers),
-    )  # fmt: skip
-
-
-class _WorkerCallbacks(DistributedCallbacks):
-    """Commits checkpoints and sends events to the driver, both in the worker of rank 0."""
-
-    def __init__(self, task: FitTask) -> None:
-        super().__init__()
-        self.checkpoints = Checkpoints(storage.join(task.uri, "checkpoints"))
-        self._channel = task.channel
-        self._minutes = task.config.train.checkpoint_minutes
-        self._committed = time.monotonic()
-        self._steps = 0
-
-    def report(self, epoch: Epoch) -> None:
-        """See `FitCallbacks`."""
-        if self.rank == 0:
-            self._channel.epoch(epoch)
-
-    def progress(self, epoch: int, rows: int, total: int) -> None:
-        """See `FitCallbacks`."""
-        if self.rank == 0:
-            self._channel.step(epoch, rows, total)
-
-    def commit_due(self) -> bool:
-        """See `FitCallbacks`; the clock is that of rank 0."""
-        self._steps += 1
-        if self._minutes is None or (self.ranks > 1 and self._steps % _STEPS_BETWEEN_LOOKS):
-            return False
-        return self.gather(time.monotonic() - self._committed >= 60 * self._minutes)[0]
-
-    def save(self, checkpoint: Checkpoint, val: Predictions) -> None:  # noqa: ARG002
-        """See `FitCallbacks`."""
-        self.save_part(checkpoint)
-
-    def save_part(self, checkpoint: Checkpoint) -> None:
-        """See `FitCallbacks`; no worker goes on before the checkpoint is committed."""
-        if self.rank == 0:
-            self.checkpoints.save(checkpoint)
-        self.gather(None)
-        self._committed = time.monotonic()

@@ -31,8 +31,10 @@ from rtl.runtime import capacity, session, task_errors
 from rtl.runtime.capacity import ResourceRequest
 from rtl.storage import destinations
 from rtl.training import checks
-from rtl.training.loop import FitSetup, Learner, class_weights, training_step
+from rtl.training.loop import class_weights
 from rtl.training.optimizer import make_optimizer
+from rtl.training.steps.learner import FitSetup, Learner
+from rtl.training.steps.step import training_step
 from rtl.training.train import prepare, resolve_precision
 from rtl.tuning import budget
 from rtl.tuning.trial.process import trial_config

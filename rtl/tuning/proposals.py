@@ -16,7 +16,7 @@ from optuna.distributions import (
 )
 from ray.tune.search.optuna import OptunaSearch
 
-from rtl.config.schema import Range
+from rtl.config.search_space import Range
 from rtl.config.tree import Config
 from rtl.runs.trials import Trial
 from rtl.tuning.trial.process import Job

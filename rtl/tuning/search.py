@@ -146,7 +146,7 @@ def count_concurrent(config: Config, *, data_cpus: int) -> int:
 
     `data_cpus` stay free for Ray Data.
     """
-    workers, wanted = config.train.workers, config.search.concurrent or 1
+    workers, wanted = config.train.most_workers, config.search.concurrent or 1
     each, share = sweep.resources(config)
     one = ResourceRequest("A trial", workers, each // workers, share / workers, data_cpus)
     capacity.require(one, preferred=dataclasses.replace(one, processes=wanted * workers))

@@ -18,7 +18,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
 from rtl import storage
-from rtl.config.schema import Range
+from rtl.config.search_space import Range
 from rtl.config.tree import Config
 from rtl.runs import trials
 from rtl.runs.trials import Trial
@@ -34,11 +34,11 @@ _KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AW
 def resources(config: Config) -> tuple[int, float]:
     """CPUs and GPUs of one trial; a trial of several workers shares no GPU with another."""
     settings = config.train
-    if settings.workers == 1:
+    if settings.most_workers == 1:
         share = config.search.gpus_per_trial * settings.gpus_per_worker
         return settings.cpus_per_worker or 1, share
-    cpus = settings.workers * (settings.cpus_per_worker or 1)
-    return cpus, float(settings.workers * settings.gpus_per_worker)
+    cpus = settings.most_workers * (settings.cpus_per_worker or 1)
+    return cpus, float(settings.most_workers * settings.gpus_per_worker)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def make_tuner(
 
     Tune pickles everything that it is given, so nothing of it holds an object of the driver.
     """
-    alone = setup.config.train.workers == 1
+    alone = setup.config.train.most_workers == 1
     jobs = [job.to_dict() for job in sweep.jobs]
     return tune.Tuner(
         _make_trainable(setup),
@@ -118,7 +118,7 @@ def make_tuner(
 
 def _make_trainable(setup: TrialSetup) -> Any:
     """Returns the trial for Tune, with the resources that Tune reserves for it."""
-    alone = setup.config.train.workers == 1
+    alone = setup.config.train.most_workers == 1
     cpus, gpus = resources(setup.config)
     return tune.with_resources(
         tune.with_parameters(run_one_process if alone else group_of_workers(), setup=setup),

@@ -22,8 +22,8 @@ from rtl.model import device, inception, pretrained
 from rtl.model.inception import Activation
 from rtl.runtime import capacity
 from rtl.runtime.capacity import ResourceRequest
-from rtl.training.loop import Learner
 from rtl.training.optimizer import make_optimizer
+from rtl.training.steps.learner import Learner
 
 START_SECONDS = 5.0
 """Seconds to start a round of trials and to end it."""
@@ -96,7 +96,7 @@ def measure(
     """
     settings = config.train
     each = settings.cpus_per_worker or 1
-    if settings.workers == 1 and not settings.gpus_per_worker:
+    if settings.most_workers == 1 and not settings.gpus_per_worker:
         cpus = each if concurrent == 1 else most_cpus()
         (one,) = run(config, processes=1, cpus=cpus, gpus=0.0)
         beside = {k: BESIDE * rate * each / cpus for k, rate in one.tail.items()}
@@ -105,10 +105,10 @@ def measure(
             tail=beside if each < cpus else one.tail,
         )  # fmt: skip
     share = config.search.gpus_per_trial * settings.gpus_per_worker
-    found = run(config, processes=concurrent * settings.workers, cpus=each, gpus=share)
+    found = run(config, processes=concurrent * settings.most_workers, cpus=each, gpus=share)
     # The workers of one trial share its rows.
     tail = {
-        k: settings.workers * float(np.mean([r.tail[k] for r in found]))
+        k: settings.most_workers * float(np.mean([r.tail[k] for r in found]))
         for k in config.search.unfrozen_layers
     }
     return Rates(sum(r.trunk for r in found), tail, tail, each)
@@ -129,7 +129,7 @@ def _measure(config: Config, threads: int) -> Rates:
         if not tails:  # the longest trunk, which a pass runs
             trunk = len(images) * _calls_a_second(learner, images, threads)
         # A whole batch: the optimizer's step costs the same for a smaller one.
-        times = -(-max(1, config.train.batch_size // config.train.workers) // len(images))
+        times = -(-max(1, config.train.batch_size // config.train.most_workers) // len(images))
         batch = Activation(*(part.repeat(times, *[1] * (part.ndim - 1)) for part in rows))
         tails[k] = _training_rate(learner, batch, config)
     return Rates(trunk, tails, tails, threads)

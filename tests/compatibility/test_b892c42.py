@@ -28,7 +28,8 @@ from rtl.model.bundle import Classifier
 from rtl.reporting import report
 from rtl.runs import listing, run
 from rtl.runs.records import RESULT_FILE, Epoch
-from rtl.training.loop import FitCallbacks, FitSetup, Learner, fit
+from rtl.training.loop import FitCallbacks, fit
+from rtl.training.steps.learner import FitSetup, Learner
 from tests.compatibility.b892c42.recorded import BEFORE, NEAR, RECORDED
 
 CPU = torch.device("cpu")

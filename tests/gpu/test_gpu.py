@@ -18,8 +18,10 @@ from rtl.data.shards import Manifest, Shard
 from rtl.model import device as devices
 from rtl.model import inception, kernels, pretrained
 from rtl.model.inference import Predictor
-from rtl.training.loop import FitSetup, Learner, class_weights, training_step
+from rtl.training.loop import class_weights
 from rtl.training.optimizer import make_optimizer
+from rtl.training.steps.learner import FitSetup, Learner
+from rtl.training.steps.step import training_step
 
 pytestmark = pytest.mark.gpu
 

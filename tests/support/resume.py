@@ -17,7 +17,8 @@ from rtl.data.batches import Batch, BatchSource, Position, TrainBatch
 from rtl.evaluation.predictions import Predictions
 from rtl.runs.records import Epoch
 from rtl.training.checkpoint import Checkpoint, Checkpoints
-from rtl.training.loop import FitCallbacks, FitSetup, fit
+from rtl.training.loop import FitCallbacks, fit
+from rtl.training.steps.learner import FitSetup
 
 
 @dataclass
@@ -93,9 +94,10 @@ def run(make: Setup, callbacks: FitCallbacks, start: Checkpoint | None = None) -
 
 
 def positions(setup: FitSetup) -> list[Position]:
-    """Every position after a step of a fit but the last."""
+    """Every position after a step of a fit, and after an epoch's validation, but the last."""
     epochs, steps = setup.config.train.epochs, setup.plan.steps
-    return [divmod(number, steps) for number in range(1, epochs * steps)]
+    found = [(epoch, step) for epoch in range(epochs) for step in range(steps + 1)]
+    return found[1:]
 
 
 def assert_resumes_after_every_step(make: Setup, uri: str) -> None:

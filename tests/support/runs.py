@@ -13,7 +13,8 @@ from rtl.config.tree import Config
 from rtl.evaluation import metrics
 from rtl.runs.records import OUTCOME_FILE, Epoch, Outcome
 from rtl.training.checkpoint import Checkpoint, Checkpoints
-from rtl.training.train import FitTask
+from rtl.training.workers.trainer import Ending
+from rtl.training.workers.worker import FitTask
 from tests.conftest import COLOURS
 
 Files = dict[str, bytes]
@@ -68,7 +69,7 @@ class Workers:
         self._model = model
         self._stop_after = stop_after
 
-    def __call__(self, _: Any, task: FitTask, **__: Any) -> None:
+    def __call__(self, _: Any, task: FitTask, **__: Any) -> Ending:
         uri, channel = task.uri, task.channel
         checkpoints = Checkpoints(storage.join(uri, "checkpoints"))
         start = checkpoints.last()
@@ -82,3 +83,4 @@ class Workers:
             if epoch.epoch == self._stop_after:
                 raise KeyboardInterrupt
         write_outcome(uri, self._model)
+        return "done"

@@ -15,8 +15,9 @@ from rtl.data.batches import Batch, ImageReader, Reader, ShardRead
 from rtl.evaluation import metrics
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.feature_extraction.trunk import open_reader
-from rtl.training.loop import FitSetup, Learner, class_weights
+from rtl.training.loop import class_weights
 from rtl.training.probe.solver import Rows
+from rtl.training.steps.learner import FitSetup, Learner
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,12 +13,12 @@ from rtl.feature_extraction.cache import FeaturePlan
 from rtl.model import device
 from rtl.runtime import capacity
 from rtl.runtime.capacity import ResourceRequest
-from rtl.training.loop import FitSetup, Learner
 from rtl.training.probe import rows, solver
 from rtl.training.probe.head import Head
 from rtl.training.probe.rows import FeatureRows
 from rtl.training.probe.solver import Probe
 from rtl.training.setup import build_fit
+from rtl.training.steps.learner import FitSetup, Learner
 
 
 @dataclass(frozen=True, eq=False)

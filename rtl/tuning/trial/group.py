@@ -109,7 +109,11 @@ class Group:
 
     def _run(self, task: _GroupTask) -> None:
         try:
-            launch(_worker, task, config=task.config)  # once: a trial is not resumed in its fit
+            # Once: a trial is not resumed in its fit.
+            ending = launch(_worker, task, config=task.config)
+            if ending == "preempted":
+                lost = RtlError("A node of the trial's workers was preempted.")
+                ray.get(self._turns.put.remote(lost))
         except TrainingError as error:  # a lost worker is no fault of the fit
             # A worker's own error was put before this one.
             ray.get(self._turns.put.remote(RtlError(str(error))))
@@ -143,7 +147,7 @@ class _GroupTrialCallbacks(DistributedCallbacks):
     """Has rank 0 do what a trial of one process does; all workers wait for permission to go on."""
 
     def __init__(self, task: _GroupTask) -> None:
-        super().__init__()
+        super().__init__(task.config)
         self._own: FitCallbacks | None = task.make_callbacks() if self.rank == 0 else None
         self._turns = task.turns
         self._settings = task.config.train

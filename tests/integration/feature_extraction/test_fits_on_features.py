@@ -19,7 +19,8 @@ from rtl.feature_extraction.cache import FeatureReader, Features
 from rtl.model import bundle, pretrained
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.finalize import finalize
-from rtl.training.loop import FitCallbacks, FitSetup, Learner, finished, fit
+from rtl.training.loop import FitCallbacks, finished, fit
+from rtl.training.steps.learner import FitSetup, Learner
 from tests.support.features import Built, never
 
 

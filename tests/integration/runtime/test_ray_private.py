@@ -17,9 +17,9 @@ from ray.tune.schedulers import ASHAScheduler
 from rtl.runtime import ray_private
 
 CALLED = {
-    "free_resources", "temp_dir_option", "dashboard_runs", "after_scheduler_steps",
-    "worker_startup_errors", "drop_placement_group_cleaner", "keep_from_trials", "record_in_asha",
-    "serve_address", "serve_uses_haproxy", "with_version",
+    "free_resources", "draining_nodes", "temp_dir_option", "dashboard_runs",
+    "after_scheduler_steps", "worker_startup_errors", "drop_placement_group_cleaner",
+    "keep_from_trials", "record_in_asha", "serve_address", "serve_uses_haproxy", "with_version",
 }  # fmt: skip
 """Functions that a test below calls."""
 
@@ -41,6 +41,7 @@ def test_the_nodes_of_a_cluster_without_a_dashboard(ray_cluster: None) -> None:
         time.sleep(0.2)
     assert free == [4]
     assert ray_private.dashboard_runs() is False
+    assert ray_private.draining_nodes() == set()  # tests/integration/training has one that drains
     (option,) = ray_private.temp_dir_option("/x")
     assert option in inspect.getsource(ray.init)  # it is one of `**kwargs` there
 

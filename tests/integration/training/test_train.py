@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,15 @@ from rtl.model import bundle
 from rtl.model.inference import calibrate
 from rtl.model.pretrained import load as load_weights
 from rtl.runs import run
-from rtl.runs.progress import RunCallbacks, open_channel
+from rtl.runs.progress import RunCallbacks
 from rtl.runs.records import Epoch
 from rtl.runtime import capacity, session
 from rtl.training import train
 from rtl.training.checkpoint import Checkpoint, Checkpoints
-from rtl.training.loop import FitCallbacks, FitSetup, Learner, fit
+from rtl.training.loop import FitCallbacks, fit
 from rtl.training.probe import Head, start
-from rtl.training.workers.trainer import launch
+from rtl.training.steps.learner import FitSetup, Learner
+from rtl.training.workers.trainer import Ending, launch
 from rtl.tuning.trial.group import Group
 from tests.conftest import make_dataset
 from tests.support import resume
@@ -290,9 +290,9 @@ def test_an_error_of_python_in_a_worker_is_not_tried_again(
     storage.commit(f"{tmp_path}/root/runs/fit/head", head.encode())
     starts: list[Config] = []
 
-    def counted(worker: Any, task: Any, *, config: Config) -> None:
+    def counted(worker: Any, task: Any, *, config: Config) -> Ending:
         starts.append(config)
-        launch(worker, task, config=config)
+        return launch(worker, task, config=config)
 
     with pytest.raises(TrainingError, match=r"^The fit ended by RuntimeError: .* --name") as caught:
         train.train(make_config(str(tmp_path), train={"max_failures": 3}), launch=counted)
@@ -301,40 +301,6 @@ def test_an_error_of_python_in_a_worker_is_not_tried_again(
     assert len(starts) == 1
     reason = run.failure(f"{tmp_path}/root/runs/fit")
     assert reason == f"TrainingError: {caught.value}"
-
-
-@pytest.mark.parametrize(
-    ("faults", "allowed", "starts", "says"),
-    [
-        (["lost", "lost", ""], 2, 3, None),
-        (["lost"] * 3, 1, 2, r"after 1 restarts \(train\.max_failures\): lost\. .* --resume\."),
-        (["lost", "storage", ""], 3, 2, r"^Could not read x\.$"),
-        (["final", ""], 3, 1, r"^Could not read x\.$"),  # of one worker, which returned
-    ],
-)
-def test_only_lost_workers_are_started_again(
-    tmp_path: Path,
-    ray_cluster: None,
-    faults: list[str],
-    allowed: int,
-    starts: int,
-    says: str | None,
-) -> None:
-    left = list(faults)
-
-    def start(worker: Any, task: Any, *, config: Config) -> None:
-        fault = left.pop(0)
-        if fault in ("storage", "final"):
-            task.channel.fail(StorageError("Could not read x."))
-        if fault in ("storage", "lost"):
-            raise TrainingError(f"{fault}.")
-
-    settings = make_config(str(tmp_path), train={"max_failures": allowed})
-    with open_channel(RunCallbacks()) as box, contextlib.ExitStack() as stack:
-        if says:
-            stack.enter_context(pytest.raises((TrainingError, StorageError), match=says))
-        train.run_workers(train.FitTask(settings, str(tmp_path), FeaturePlan(), box), launch=start)
-    assert len(faults) - len(left) == starts
 
 
 @pytest.mark.slow
@@ -354,9 +320,9 @@ def test_a_lost_worker_is_started_again_from_the_last_commit(
             assert len(workers) == 2
             workers[1].kill()
 
-    def counted(worker: Any, task: Any, *, config: Config) -> None:
+    def counted(worker: Any, task: Any, *, config: Config) -> Ending:
         starts.append(len(epochs))
-        launch(worker, task, config=config)
+        return launch(worker, task, config=config)
 
     result = train.train(settings, callbacks=RunCallbacks(epoch=kill_one), launch=counted)
     assert result.epochs == 3

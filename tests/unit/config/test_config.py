@@ -7,7 +7,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from rtl.config import loading, schema, tree
+from rtl.config import loading, schema, search_space, tree
 from rtl.config.schema import DataConfig
 from rtl.config.tree import Config
 from rtl.errors import ConfigError
@@ -139,6 +139,13 @@ def test_an_ill_typed_value_is_refused_with_key_value_and_rule(override: str, me
     ("overrides", "message"),
     [
         (["train.workers=3"], "train.batch_size 32 is not divisible by train.workers 3"),
+        (["train.workers=0"], "train.workers is 0: input should be greater than or equal to 1"),
+        (
+            ["train.workers={min: 2, max: 6}"],
+            "train.batch_size 32 is not divisible by",
+        ),
+        (["train.workers={min: 8, max: 2}"], "train.workers: min 8 is above max 2; swap them"),
+        (["train.workers={min: 2}"], "train.workers.max is {'min': 2}: field required"),
         (["search.unfrozen_layers=[]"], "search: unfrozen_layers is []; give at least one depth"),
         (["search.unfrozen_layers=[2,17]"], "search: unfrozen_layers is [2, 17]; give at least"),
         (["search.lr={min: 0.1, max: 0.01}"], "search.lr: min 0.1 is above max 0.01; swap them."),
@@ -333,9 +340,9 @@ def test_the_comments_are_the_keys_docstrings_and_lines_are_short() -> None:
     printed = loading.to_yaml(Config(), comments=True)
     told = " ".join(line.strip(" #") for line in printed.splitlines() if line.lstrip()[:1] == "#")
     for section in (Config, *schema.Section.__subclasses__()):
-        if (
-            section.__module__ in ("rtl.config.tree", "rtl.config.schema")
-            and section is not schema.Range
+        if section.__module__.startswith("rtl.config.") and section not in (
+            search_space.Range,
+            schema.WorkerRange,
         ):
             for name, field in section.model_fields.items():
                 assert " ".join(str(field.description).split()) in told, name

@@ -19,7 +19,7 @@ from rtl.model.bundle import Classifier
 from rtl.model.inception import Activation
 from rtl.model.inference import Predictor
 from rtl.model.kernels import pooling
-from rtl.training.loop import Learner
+from rtl.training.steps.learner import Learner
 from tests.support.bundles import make_info, make_network, set_taps
 
 CPU = torch.device("cpu")

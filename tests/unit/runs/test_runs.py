@@ -371,3 +371,15 @@ def test_a_report_of_a_run_without_a_result_says_how_it_stands(
     with pytest.raises(NotFoundError, match=says.format(tmp_path)) as caught:
         gather(str(tmp_path))
     assert ("--resume" in str(caught.value)) == resume
+
+
+def test_a_run_is_resumed_with_other_workers() -> None:
+    before, now = (
+        loading.load().replace(train={"workers": workers}).to_dict()
+        for workers in ({"min": 1, "max": 2}, {"min": 2, "max": 4})
+    )
+    assert run.differences(before, now) == []
+    assert run.differences(before, loading.load().to_dict()) == []
+    assert run.differences(before, loading.load().replace(train={"seed": 1}).to_dict()) == [
+        "train.seed was 0, is 1"
+    ]

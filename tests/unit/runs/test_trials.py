@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rtl.config.schema import SearchConfig
+from rtl.config.search_space import SearchConfig
 from rtl.config.tree import Config
 from rtl.errors import TrainingError
 from rtl.runs import trials

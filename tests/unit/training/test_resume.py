@@ -24,7 +24,7 @@ from rtl.evaluation import metrics
 from rtl.model import inception, pretrained
 from rtl.runs.records import Epoch
 from rtl.training.checkpoint import Checkpoint, Checkpoints, EpochPart
-from rtl.training.loop import FitSetup, Learner
+from rtl.training.steps.learner import FitSetup, Learner
 from tests.conftest import make_dataset
 from tests.support import resume
 

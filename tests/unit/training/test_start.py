@@ -15,10 +15,11 @@ from rtl.data.order import Part
 from rtl.errors import DataError
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.training import probe
-from rtl.training.loop import FitSetup, Learner, training_step
 from rtl.training.probe import start
 from rtl.training.regularization import mixup_shares
 from rtl.training.setup import build_fit
+from rtl.training.steps.learner import FitSetup, Learner
+from rtl.training.steps.step import training_step
 from tests.conftest import make_dataset
 from tests.support.broken_data import mislabel
 

@@ -1,0 +1,115 @@
+"""A step in parts, and with blocks computed again, is the step of the whole batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rtl.config import loading
+from rtl.config.tree import Config
+from rtl.data.batches import EpochSampler, ImageReader, InMemorySource, TrainBatch
+from rtl.data.order import Part
+from rtl.data.shards import load_manifest
+from rtl.errors import ConfigError
+from rtl.model import inception, pretrained
+from rtl.training.steps.learner import FitSetup, Learner
+from rtl.training.steps.step import split_rows, training_step
+from tests.conftest import make_dataset
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    place = str(tmp_path_factory.mktemp("step"))
+    manifest = make_dataset(f"{place}/data", train=12, val=3, test=0, shard_rows=6)
+    return loading.load().replace(
+        storage=place, data={"uri": manifest.uri, "image_size": 75, "framing": "crop"},
+        model={"unfrozen_layers": 2, "precision": "fp32"},
+        train={"batch_size": 6, "mixup": 0.3, "lanes": 2},
+    )  # fmt: skip
+
+
+Step = tuple[float, dict[str, torch.Tensor], int]
+
+
+def step(config: Config, *, rows: int = 6) -> Step:
+    """Loss and gradients of one step on new weights, and the bytes kept for its backward pass."""
+    manifest = load_manifest(str(config.data.uri))
+    plan = EpochSampler.from_config(config, manifest)
+    weights = pretrained.load("packaged", config.storage)
+    learner = Learner(config, weights, num_classes=3, device=CPU)
+    inception.set_train_mode(learner.tail, config.model.batch_norm)
+    setup = FitSetup(
+        config, learner, plan, InMemorySource(plan, ImageReader(manifest, config.data))
+    )
+    batch = next(setup.source.train_batches(0))
+    if rows == 0:
+        none = np.empty(0, np.int64)
+        empty = batch.inputs[:0], batch.confidence[:0]
+        batch = TrainBatch([], batch.labels[:0], *empty, Part(none, none, 6))
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    optimizer = torch.optim.SGD(learner.tail.parameters(), lr=0.0)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = training_step(
+            setup, batch, number=0, tail=learner.tail, optimizer=optimizer, weights=torch.ones(3)
+        )
+    gradients = {
+        name: parameter.grad
+        for name, parameter in learner.tail.named_parameters()
+        if parameter.grad is not None
+    }
+    return loss, gradients, sum(kept.values())
+
+
+@pytest.fixture(scope="module")
+def whole(config: Config) -> Step:
+    return step(config)
+
+
+@pytest.mark.parametrize("parts", [2, 4, 9])
+def test_parts_of_a_batch_add_up_to_it(config: Config, whole: Any, parts: int) -> None:
+    loss, gradients, _ = step(config.replace(train={"accumulate": parts}))
+    assert loss == pytest.approx(whole[0], rel=1e-5)
+    assert gradients.keys() == whole[1].keys()
+    for name, gradient in whole[1].items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-5)
+    assert sum(gradient.abs().sum() for gradient in gradients.values()) > 0
+
+
+def test_blocks_that_are_computed_again_have_the_same_gradient_and_keep_less(
+    config: Config, whole: Any
+) -> None:
+    loss, gradients, kept = step(config.replace(train={"activation_checkpointing": True}))
+    assert loss == whole[0]
+    for name, gradient in whole[1].items():
+        torch.testing.assert_close(gradients[name], gradient)
+    assert kept < 0.5 * whole[2]
+
+
+def test_a_worker_without_rows_takes_its_step(config: Config) -> None:
+    loss, gradients, _ = step(config.replace(train={"accumulate": 3}), rows=0)
+    assert loss == 0
+    assert all(not gradient.any() for gradient in gradients.values())
+
+
+def test_rows_are_split_evenly() -> None:
+    assert [[*range(9)][part] for part in split_rows(9, 2)] == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
+    assert split_rows(2, 5) == [slice(0, 1), slice(1, 2)]
+    assert split_rows(0, 3) == [slice(0, 0)]
+
+
+@pytest.mark.parametrize("key", ["accumulate=2", "activation_checkpointing=true"])
+def test_statistics_of_batches_and_parts_do_not_go_together(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"train\.a.* and model\.batch_norm is train"):
+        loading.load(overrides=[f"train.{key}", "model.batch_norm=train"])
