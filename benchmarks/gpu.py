@@ -71,7 +71,8 @@ class Bare:
         self.network.eval()
         with torch.autocast(self._device.type, dtype=self._dtype):
             logits = self.called(self._inputs(images))
-        return logits.float().softmax(1).cpu()
+        probabilities: torch.Tensor = logits.float().softmax(1).cpu()
+        return probabilities
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
         """One step on all parameters."""
