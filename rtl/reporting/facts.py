@@ -103,7 +103,7 @@ class Facts:
     mistakes: list[Mistake]
     photos_missing: str
     """Why no photos are shown; empty where they are."""
-    forecast: list[Measured]
+    forecast: Sequence[Measured] = ()
     """Stages with their forecast and their outcome; empty for a run that was not planned."""
 
     @property
