@@ -137,7 +137,7 @@ def forecast_lines(found: Forecast) -> list[str]:
             f"A GPU needs {math.ceil(found.cores_per_gpu)} cores to feed it: each decodes "
             f"{rate:.0f} images/s with their views."
         )
-    return [*lines, f"Measured for {found.measured_seconds:.0f} s; expect a quarter more or less."]
+    return [*lines, f"Measured for {found.measured_seconds:.0f} s, on the machine as it is now."]
 
 
 def _cluster(found: Forecast) -> str:
