@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rtl.api.configuration import load_config
     from rtl.api.data import features, pack
     from rtl.api.endpoints import serve
-    from rtl.api.fits import report, search, train
+    from rtl.api.fits import plan, report, search, train
     from rtl.api.labels import label_apply, label_curve, label_next, label_review
     from rtl.api.models import evaluate, export, load_model, predict
     from rtl.api.registries import Registry
@@ -37,6 +37,7 @@ __all__ = [
     "label_next",
     "label_apply",
     "label_curve",
+    "plan",
     "search",
     "train",
     "evaluate",
@@ -57,6 +58,7 @@ _MODULES = {
     "label_next": "rtl.api.labels",
     "label_apply": "rtl.api.labels",
     "label_curve": "rtl.api.labels",
+    "plan": "rtl.api.fits",
     "search": "rtl.api.fits",
     "train": "rtl.api.fits",
     "report": "rtl.api.fits",

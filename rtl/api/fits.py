@@ -1,4 +1,4 @@
-"""`train`: one fit. `search`: the depth and learning rate. `report`: a run as one HTML file."""
+"""`plan`: a forecast. `train`: one fit. `search`: the best of many. `report`: a run as HTML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from rtl.runtime import session
 
 if TYPE_CHECKING:
     from rtl.config.tree import Config
+    from rtl.data.shards import Manifest
     from rtl.evaluation.metrics import Scores
+    from rtl.planning.records import Forecast
+    from rtl.runs.records import Kind
     from rtl.runs.run import Result
     from rtl.runs.trials import Trial
 
@@ -59,6 +62,43 @@ class Report:
     """The HTML file."""
 
 
+def plan(
+    data: Location | None = None,
+    *,
+    storage: Location | None = None,
+    budget: str | None = None,
+    price_per_hour: float | None = None,
+    recipe: Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> Forecast:
+    """Forecasts time, memory, storage and cost of packing, a search and a training, before them.
+
+    `data` is a packed data set, or a source that is not packed yet. Measures the machine or cluster
+    on its images for a minute or less. `price_per_hour` is the whole cluster's; without it there is
+    no cost. A run of the same config on the same packed data keeps its forecast, and its report
+    shows it beside the outcome. Raises the errors of `search`.
+    """
+    session.silence()
+    from rtl.api.ray_session import connect
+    from rtl.config import loading
+    from rtl.display import console
+    from rtl.errors import ConfigError
+    from rtl.planning import plan as planning
+
+    if price_per_hour is not None and not price_per_hour >= 0:
+        raise ConfigError(f"price_per_hour is {price_per_hour:g}; give 0 or more, or leave it out.")
+    config = _configure(recipe, overrides, data=data, name=None, storage=storage)
+    if budget is not None:
+        config = config.replace(search={"budget_minutes": loading.minutes(budget)})
+    subject = planning.look(config)  # errors of the config and the data come before Ray starts
+    connect(progress=progress)
+    if not progress:
+        return planning.plan(subject, price_per_hour=price_per_hour)
+    with console.busy("Measuring how fast this machine is"):
+        return planning.plan(subject, price_per_hour=price_per_hour)
+
+
 def train(
     data: Location | None = None,
     *,
@@ -82,16 +122,18 @@ def train(
     from rtl.training import train as training
 
     config = _configure(recipe, overrides, data=data, name=name, storage=storage)
-    training.prepare(config)  # errors of the config and the data come before Ray starts
+    # Errors of the config and the data come before Ray starts.
+    _, manifest = training.prepare(config)
     connect(progress=progress)
     if not progress:
-        return _fit(training.train(config, resume=resume), config)
+        return _finish(training.train(config, resume=resume), config, manifest)
     with progress_views.FitView(config.train.epochs) as view:
         callbacks = RunCallbacks(
             features=view.features, step=view.step, epoch=view.epoch,
             print_line=console.print_line,
         )  # fmt: skip
-        return _fit(training.train(config, resume=resume, callbacks=callbacks), config)
+        result = training.train(config, resume=resume, callbacks=callbacks)
+    return _finish(result, config, manifest)
 
 
 def search(
@@ -125,7 +167,7 @@ def search(
     config = _configure(recipe, overrides, data=data, name=name, storage=storage)
     if budget is not None:
         config = config.replace(search={"budget_minutes": loading.minutes(budget)})
-    tuning.check(config)  # errors of the config and the data come before Ray starts
+    _, manifest = tuning.check(config)  # errors of the config and the data come before Ray starts
     connect(progress=progress)
     on_first = on_first_answer or (lambda _: None)
 
@@ -134,14 +176,14 @@ def search(
 
     if not progress:
         result = tuning.search(config, resume=resume, on_first_answer=answered)
-        return _fit(result, config)
+        return _finish(result, config, manifest)
     with progress_views.SearchView(config.train.metric) as view:
         result = tuning.search(
             config, progress=view.features, watch=view.trials, on_round=view.round,
             on_stage=view.stage, resume=resume, print_line=console.print_line,
             on_first_answer=answered,
         )  # fmt: skip
-    return _fit(result, config)
+    return _finish(result, config, manifest)
 
 
 def report(
@@ -181,8 +223,14 @@ def _configure(
     return configure(recipe, overrides=overrides, given=given)
 
 
-def _fit(result: Result, config: Config) -> Fit:
+def _finish(result: Result, config: Config, manifest: Manifest) -> Fit:
+    """A run's result; the forecast that was planned for it is written into its folder."""
+    from rtl.planning import kept
     from rtl.runs import run, trials
+
+    kind: Kind = result.kind
+    if (planned := kept.find(config, manifest, kind=kind)) is not None:
+        kept.attach(planned, run.locate(config))
 
     uri = run.locate(config)
     return Fit(

@@ -21,7 +21,7 @@ from rtl.errors import RtlError
 from rtl.runtime import session
 
 COMMANDS: tuple[type[Command], ...] = (
-    setup.PrintConfig, data.Pack, *labels.COMMANDS, fits.Train, fits.Search, fits.LrFind,
+    setup.PrintConfig, data.Pack, *labels.COMMANDS, fits.Plan, fits.Train, fits.Search, fits.LrFind,
     data.Features, models.Evaluate, models.Quantize, models.Predict, fits.WriteReport, fits.Runs,
     serving.Promote, serving.Rollback, serving.StartCanary, serving.Serve, serving.Deploy,
     models.Export, models.Card, jobs.Submit, jobs.Jobs, showcase.Demo,

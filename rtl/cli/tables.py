@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
-from rtl.display.console import interval, make_table
+from rtl.display.console import duration, interval, make_table
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
     from rtl.evaluation.metrics import Scores
     from rtl.feature_extraction.prune import Cache
+    from rtl.planning.records import CommandForecast, Forecast, PackForecast, StageForecast
     from rtl.runs.listing import Row
     from rtl.runs.records import SearchSummary
     from rtl.tuning.lr_find import RangeTest
@@ -94,6 +96,59 @@ def jobs_table(jobs: Sequence[JobDetails]) -> Table:
             job.submission_id, str(job.status), f"{started:%Y-%m-%d %H:%M}", escape(job.entrypoint)
         )
     return found
+
+
+def forecast_table(found: Forecast) -> Table:
+    """A forecast, a row for each stage and one for each command."""
+    priced = found.price_per_hour is not None
+    columns = ["", "time", "memory a process", "storage"] + (["cost"] if priced else [])
+    table = make_table(*columns, title=f"Forecast for {found.rows} images, {_cluster(found)}")
+
+    def add(name: str, part: PackForecast | StageForecast | CommandForecast, memory: int) -> None:
+        cost = found.cost(part.seconds)
+        table.add_row(
+            name, duration(part.seconds), _gigabytes(memory), _gigabytes(part.storage),
+            *([] if cost is None else [f"{escape(found.currency)}{cost:.2f}"]),
+        )  # fmt: skip
+
+    if found.pack is None:
+        table.add_row("rtl pack", "packed", *["-"] * (len(columns) - 2))
+    else:
+        add("rtl pack", found.pack, 0)
+    for command in found.commands:
+        table.add_section()
+        add(f"rtl {command.kind}", command, command.memory)
+        for stage in command.stages:
+            add(f"  {stage.name}", stage, stage.memory)
+    return table
+
+
+def forecast_lines(found: Forecast) -> list[str]:
+    """Bottlenecks, and the cores that a GPU needs beside it."""
+    rate = found.images_per_core
+    lines = [f"Most time: {command.bottleneck}" for command in found.commands]
+    if found.cores_per_gpu is None:
+        lines.append(
+            f"A core decodes {rate:.0f} images/s with their views: a GPU needs one for each "
+            f"{rate:.0f} images/s that it computes."
+        )
+    else:
+        lines.append(
+            f"A GPU needs {math.ceil(found.cores_per_gpu)} cores to feed it: each decodes "
+            f"{rate:.0f} images/s with their views."
+        )
+    return [*lines, f"Measured for {found.measured_seconds:.0f} s, on the machine as it is now."]
+
+
+def _cluster(found: Forecast) -> str:
+    gpus = f", {found.gpus} GPUs" if found.gpus else ""
+    return f"{found.cpus} CPUs{gpus}"
+
+
+def _gigabytes(size: int) -> str:
+    if not size:
+        return "-"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
 
 
 def scores_lines(split: str, scores: Scores) -> list[str]:

@@ -21,6 +21,8 @@ from rtl.evaluation.paired import Comparison, compare
 from rtl.evaluation.predictions import Predictions, decode
 from rtl.model import bundle
 from rtl.model.bundle import BundleInfo
+from rtl.planning import kept
+from rtl.planning.outcome import Measured, compare_stages
 from rtl.runs import run, trials
 from rtl.runs.records import (
     OUTCOME_FILE,
@@ -101,6 +103,8 @@ class Facts:
     mistakes: list[Mistake]
     photos_missing: str
     """Why no photos are shown; empty where they are."""
+    forecast: Sequence[Measured] = ()
+    """Stages with their forecast and their outcome; empty for a run that was not planned."""
 
     @property
     def probe_won(self) -> bool:
@@ -194,7 +198,11 @@ def gather(run_uri: str) -> Facts:
             for row, true, predicted, p in wrong
         ],
         photos_missing=missing,
-    )
+        forecast=compare_stages(
+            kept.of_run(run_uri), seconds=run.worked_seconds(run_uri) or result.seconds,
+            history=outcome.history, found=found, search=search,
+        ),
+    )  # fmt: skip
 
 
 def measure_sets(predictions: Predictions, info: BundleInfo) -> SetFacts | None:

@@ -109,6 +109,9 @@ class BudgetPlan:
 
 _NO_ROUND = PlannedRound(1.0, 0, 0, 0.0)
 
+PROBE_ALONE = BudgetPlan(1, (), _NO_ROUND, _NO_ROUND, 0.0, ("fine-tuning: the probe alone",))
+"""The plan below `LEAST_MINUTES`."""
+
 
 def make_plan(
     config: Config,
@@ -217,7 +220,7 @@ class _Planner:
         depths = self._config.search.unfrozen_layers
         one = self._deepest(depths, seconds)
         if self._alone(one, 1) > seconds:
-            return BudgetPlan(0, (), _NO_ROUND, _NO_ROUND, 0.0, ("fine-tuning: the probe alone",))
+            return dataclasses.replace(PROBE_ALONE, views=0)
         return (
             self._in_full(depths, seconds)
             or self._in_two_rounds(depths, seconds)

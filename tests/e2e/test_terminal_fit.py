@@ -1,4 +1,4 @@
-"""`rtl pack`, `train`, `lr-find` and `features` in a terminal; stopped by Ctrl-C they go on."""
+"""`pack`, `plan`, `train`, `lr-find` and `features` in a terminal; stopped by Ctrl-C they go on."""
 
 from __future__ import annotations
 
@@ -42,6 +42,16 @@ def test_pack_that_is_stopped_while_ray_starts_ends_at_once(alone: Workplace) ->
         terminal.wait_for("Images checked")
         stop(terminal)
     assert not alone.path("early").joinpath(shards.MANIFEST).exists()
+
+
+def test_plan_shows_a_table_and_what_takes_the_most_time(work: Workplace) -> None:
+    line = "rtl plan --data data --storage results --price-per-hour 2 --set data.image_size=75"
+    shown = work.run(f"{line} --set search.unfrozen_layers=[1] --set model.unfrozen_layers=1")
+    shown.find(r"rtl search +│ (\d+ s|\d:\d\d) +│ [\d.]+ GB +│ [\d.]+ [GM]B +│ \$0\.\d\d")
+    shown.must_say("Most time: rtl train: ")
+    shown.must_say("a GPU needs one for each")
+    refused = work.run(f"{line} --set search.unfrozen_layers=[17]", 1)
+    refused.must_say("each from 0 to 16")
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ STAGES = (
     {"runs"},
     {"training"},
     {"tuning"},
+    {"planning"},
     {"labels"},
     {"batch_inference", "exporting", "reporting", "serving"},
     {"display"},

@@ -1,4 +1,4 @@
-"""`rtl train`, `rtl search`, `rtl lr-find`, `rtl report` and `rtl runs`."""
+"""`rtl plan`, `rtl train`, `rtl search`, `rtl lr-find`, `rtl report` and `rtl runs`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,46 @@ if TYPE_CHECKING:
     from rtl.config.tree import Config
 
 RESUME_HELP = "go on with a run of this name"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(OnData):
+    """Forecasts what a recipe takes."""
+
+    verb = "plan"
+    about = "Forecast time, memory, storage and cost, before anything is run."
+
+    recipe: str | None = positional(
+        "YAML recipe; left out, the defaults", metavar="RECIPE", nargs="?"
+    )
+    data: str | None = option(
+        "--data", metavar="URI", help="the packed data set, or a source that is not packed yet"
+    )
+    budget: str | None = option(
+        "--budget", metavar="TIME", help="the search's budget, such as 30m, 90s or 2h"
+    )
+    price_per_hour: float | None = option(
+        "--price-per-hour", type=float, metavar="PRICE",
+        help="of the whole cluster; without it no cost is shown",
+    )  # fmt: skip
+    as_json: bool = flag("--json", "for scripts: the forecast as JSON alone")
+
+    def execute(self) -> None:
+        """See `Command`."""
+        from rtl.api.fits import plan
+        from rtl.cli import tables
+        from rtl.display.console import print_line, print_table, write
+
+        found = plan(
+            recipe=self.settings(), budget=self.budget, price_per_hour=self.price_per_hour,
+            progress=not self.as_json,
+        )  # fmt: skip
+        if self.as_json:
+            write(json.dumps(found.to_dict()) + "\n")
+            return
+        print_table(tables.forecast_table(found))
+        for line in tables.forecast_lines(found):
+            print_line(line)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,17 +15,15 @@ import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
 from torch.nn import functional
 from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms import v2
 
 from rtl.config.schema import AugmentConfig, Framing
+from rtl.data.images import augmentation, orientation, samples, unreadable
 from rtl.data.images import framing as frames
-from rtl.data.images import orientation, samples, unreadable
 from rtl.data.images.unreadable import FORMATS
 from rtl.errors import CorruptImageError, ImageTooLargeError
 
@@ -108,12 +106,11 @@ def view(
         if augment.min_scale < 1
         else resize(image, size, framing)
     )
-    random_part = _random_part(size, augment)
-    if random_part is not None:
+    if augment.min_scale < 1 or augment.jitter:
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: that would set the GPU's generator too, which nothing restores.
             torch.default_generator.manual_seed(_hash(f"{seed}/{number}/{image_id}"))
-            pixels = random_part(pixels)
+            pixels = augmentation.augment(pixels, size, augment)
     axes = _flips(augment)
     others = sorted(axes[1:], key=lambda flip: _hash(f"{seed}/{flip}/{image_id}"))
     return pixels.flip((axes[0], *others)[number % len(axes)])
@@ -151,16 +148,6 @@ def _flips(augment: AugmentConfig) -> list[tuple[int, ...]]:
     horizontal = [(), (2,)] if augment.horizontal_flip else [()]
     vertical = [(), (1,)] if augment.vertical_flip else [()]
     return [(*v, *h) for v in vertical for h in horizontal]
-
-
-def _random_part(size: int, augment: AugmentConfig) -> Any:
-    """Returns the random transforms of a framed view; None where the config has none."""
-    steps: list[Any] = []
-    if augment.min_scale < 1:
-        steps.append(v2.RandomResizedCrop(size, scale=(augment.min_scale, 1.0), antialias=True))
-    if augment.jitter:
-        steps.append(v2.ColorJitter(brightness=augment.jitter, contrast=augment.jitter))
-    return v2.Compose(steps) if steps else None
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
