@@ -95,7 +95,7 @@ class CostModel:
         ))  # fmt: skip
         if not alone or self._config.train.gpus_per_worker:
             return seconds
-        workers = self._config.train.workers * (self._config.train.cpus_per_worker or 1)
+        workers = self._config.train.most_workers * (self._config.train.cpus_per_worker or 1)
         return seconds * rates.cpus / workers
 
     def features(self) -> StageForecast:
@@ -165,11 +165,11 @@ class CostModel:
         """Seconds of one fit for an image: in the frozen blocks, and decoding on the other CPUs."""
         settings, speeds = self._config.train, self._speeds
         if settings.gpus_per_worker:
-            trunk = self.trunk(unfrozen_layers) * max(1, speeds.gpus / settings.workers)
+            trunk = self.trunk(unfrozen_layers) * max(1, speeds.gpus / settings.most_workers)
         else:
-            mine = settings.workers * (settings.cpus_per_worker or 1)
+            mine = settings.most_workers * (settings.cpus_per_worker or 1)
             trunk = self.trunk(unfrozen_layers) * speeds.cpus / mine
-        held = settings.workers * (settings.cpus_per_worker or 1)
+        held = settings.most_workers * (settings.cpus_per_worker or 1)
         free = max(1, speeds.cpus - held)
         return trunk, (speeds.images.decode + speeds.images.view) / free
 
@@ -193,7 +193,7 @@ class CostModel:
         shards = self._setting.manifest.split("train")
         largest = max(shard.bytes for shard in shards)
         if unfrozen_layers not in self._setting.cached:
-            lanes = max(1, self._config.train.lanes // self._config.train.workers)
+            lanes = max(1, self._config.train.lanes // self._config.train.most_workers)
             return found + min(2 * lanes, len(shards)) * largest
         features = cost.estimate(
             self._config, self._setting.manifest, unfrozen_layers=unfrozen_layers
