@@ -62,12 +62,13 @@ def predict_manifest(
     """The data set that some rows would make, as far as sizes go."""
     classes = tuple(sorted({row.label for row in rows}))
     drawn = {"val": config.val_fraction, "test": config.test_fraction}
-    shares = {"train": 1 - sum(drawn.values()), **drawn}
+    free = Counter(row.label for row in rows if row.split is None)
+    taken = {split: {c: round(share * free[c]) for c in classes} for split, share in drawn.items()}
+    taken["train"] = {c: free[c] - sum(taken[split][c] for split in drawn) for c in classes}
     found: dict[str, tuple[int, ...]] = {}
     for split in SPLITS:
         own = Counter(row.label for row in rows if row.split == split)
-        free = Counter(row.label for row in rows if row.split is None)
-        found[split] = tuple(own[c] + round(shares[split] * free[c]) for c in classes)
+        found[split] = tuple(own[c] + taken[split][c] for c in classes)
     shards = [
         Shard(f"{split}/{number:05}.parquet", split, part, int(part * image_bytes), "")
         for split, counts in found.items()
