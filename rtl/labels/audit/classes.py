@@ -30,7 +30,7 @@ def small(rows: LabelledRows) -> Finding:
         for name, count in zip(rows.classes, _counts(rows, split), strict=True):
             if 0 < count < FEWEST_SCORED:
                 notes.setdefault(name, f"{counted(int(count), 'row', 'rows')} in {split}")
-    scores = 1 / (1 + train[rows.labels]).astype(np.float32)
+    scores = (1 / (1 + train[rows.labels])).astype(np.float32)
     least = int(train.min())
     if not notes:
         return nothing(kind, f"every class has {least} train rows or more", scores)

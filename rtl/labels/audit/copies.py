@@ -9,7 +9,7 @@ import numpy as np
 
 from rtl.data.shards import SPLITS
 from rtl.labels.audit.duplicates.groups import Pair, groups
-from rtl.labels.audit.findings import Finding, counted, nothing
+from rtl.labels.audit.findings import Finding, Weight, counted, nothing
 from rtl.labels.rows import LabelledRows
 
 
@@ -51,7 +51,7 @@ def group_up(rows: LabelledRows, pairs: Sequence[Pair]) -> list[CopyGroup]:
 def findings(
     rows: LabelledRows, pairs: Sequence[Pair], found: Sequence[CopyGroup]
 ) -> list[Finding]:
-    """Three findings; a row's score is one minus the distance to its nearest copy, else 0."""
+    """Three findings; a row's score is one minus the distance to its copy, 0 without one."""
     scores = np.zeros(len(rows), np.float32)
     for pair in pairs:
         for row in (pair.first, pair.second):
@@ -116,5 +116,5 @@ def _finding(
     own = np.where(flags, scores, 0).astype(np.float32)
     if not found:
         return nothing(kind, clean, own)
-    weight = "serious" if serious else "notable"
+    weight: Weight = "serious" if serious else "notable"
     return Finding(kind, weight, float(number), summary, advice, own, flags, notes)

@@ -24,11 +24,11 @@ from rtl.runtime.session import Progress, no_progress
 SIDE = 64
 """Pixels of a side of the small picture."""
 
-FILE_NUMBERS = ("width", "height", "aspect", "bytes per pixel")
-PICTURE_NUMBERS = ("brightness", "contrast", "border")
+FILE_NUMBERS = ("width", "height", "aspect")
+PICTURE_NUMBERS = ("bytes per pixel", "brightness", "contrast", "border")
 NUMBERS = (*FILE_NUMBERS, *PICTURE_NUMBERS)
-"""Columns of `Facts.numbers`; the last ones from 0 to 1. `border` is the brightness of a frame of a
-sixteenth of the side minus that of the rest."""
+"""Columns of `Facts.numbers`; the last three from 0 to 1. `border` is the brightness of a frame of
+a sixteenth of the side minus that of the rest."""
 
 WORDS = ("format", "camera", "name")
 """Columns of `Facts.words`: format, camera by Exif, and the pattern of the file's name, in which a
@@ -114,7 +114,8 @@ def _shrink(image: torch.Tensor) -> torch.Tensor:
     share = min(image.shape[-2:]) // (4 * SIDE)
     if share > 1:
         image = functional.avg_pool2d(image.float(), share).round().to(torch.uint8)
-    return transforms.resize(image, [SIDE, SIDE], antialias=True)
+    found: torch.Tensor = transforms.resize(image, [SIDE, SIDE], antialias=True)
+    return found
 
 
 def _format_and_camera(data: bytes) -> tuple[str, str]:

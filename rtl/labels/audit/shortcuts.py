@@ -24,7 +24,7 @@ GAIN = 0.15
 """Share of the way from chance to perfect, at the interval's lower end, from which a property of
 the file is a finding."""
 
-PICTURE_GAIN = 0.5
+PICTURE_GAIN = 0.35
 """The same for a property of what the picture shows, such as its brightness, as a share of what the
 features reach: classes differ in it for good reasons too."""
 
@@ -124,16 +124,16 @@ def _properties(rows: LabelledRows, facts: Facts) -> list[tuple[str, NDArray[np.
         edges = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1]))
         found.append((name, np.searchsorted(edges, values, side="right")))
     for place, name in enumerate(WORDS):
-        values = facts.words[:, place]
+        texts = facts.words[:, place]
         if name == "name":
-            values = np.array(
+            texts = np.array(
                 [
                     pattern.replace(rows.classes[label].lower(), "")
-                    for pattern, label in zip(values, rows.labels, strict=True)
+                    for pattern, label in zip(texts, rows.labels, strict=True)
                 ]
             )  # a class in the file's own name is no sign in the picture
-        kept, counts = np.unique(values, return_counts=True)
+        kept, counts = np.unique(texts, return_counts=True)
         common = kept[np.argsort(-counts, kind="stable")][:_MOST_WORDS]
         codes = {value: number for number, value in enumerate(common)}
-        found.append((name, np.array([codes.get(value, len(common)) for value in values])))
+        found.append((name, np.array([codes.get(value, len(common)) for value in texts])))
     return [(name, codes.astype(np.int64)) for name, codes in found if len(np.unique(codes)) > 1]

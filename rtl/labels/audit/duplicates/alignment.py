@@ -65,7 +65,7 @@ def distances(pictures: torch.Tensor, pairs: Candidates, sides: torch.Tensor) ->
     left = torch.arange(len(sharp))
     for level in LEVELS:
         views = _views(pictures, level)
-        for chosen in left.split(_BLOCK // level.side**2):
+        for chosen in torch.split(left, _BLOCK // level.side**2):
             one, other = views[pairs.first[chosen]].float(), views[pairs.second[chosen]].float()
             one = torch.where(pairs.mirrored[chosen][:, None, None, None], one.flip(3), one)
             found[chosen], placed[chosen] = _compare(
@@ -100,7 +100,7 @@ def _views(pictures: torch.Tensor, level: Level) -> torch.Tensor:
     """Brightness at a level, and 1 where it may have been cut off: float16 (N, 2, s, s)."""
     share, edge = pictures.shape[-1] // level.side, level.blur // 2
     found = []
-    for part in pictures.split(_BLOCK // pictures[0].numel()):
+    for part in torch.split(pictures, _BLOCK // pictures[0].numel()):
         full = part.float()[:, None]
         light = functional.pad(full, (edge,) * 4, mode="replicate")
         light = functional.avg_pool2d(functional.avg_pool2d(light, level.blur, 1), share)
@@ -118,7 +118,7 @@ def _compare(
         place = _improve(one[:, 0], slopes, place=place)
     laid, there = _lay(other, place)
     seen = there * (1 - one[:, 1]) * (laid[:, 1] < 0.5)
-    few = seen.sum((1, 2)) < _LEAST_SHARE * there[0].numel()
+    few = seen.sum((1, 2)) < _LEAST_SHARE * there.shape[1] * there.shape[2]
     counted = torch.where(few[:, None, None], there, seen)
     return 1 - _correlation(one[:, 0], laid[:, 0], counted=counted), place
 
@@ -163,7 +163,8 @@ def _improve(one: torch.Tensor, other: torch.Tensor, *, place: torch.Tensor) -> 
     solved = torch.linalg.solve(square, (slopes @ one.flatten(1)[:, :, None])[:, :, 0])
     change = (solved[:, :4] / solved[:, 4:5].clamp(min=0.2)).clamp(-_STRIDE, _STRIDE)
     start = torch.tensor([1.0, 0.0, 1.0, 0.0])
-    return start + (place + change - start).clamp(-_LIMIT, _LIMIT)
+    found: torch.Tensor = start + (place + change - start).clamp(-_LIMIT, _LIMIT)
+    return found
 
 
 def _correlation(one: torch.Tensor, other: torch.Tensor, *, counted: torch.Tensor) -> torch.Tensor:
@@ -175,4 +176,5 @@ def _correlation(one: torch.Tensor, other: torch.Tensor, *, counted: torch.Tenso
         parts.append((light - mean[:, None, None]) * counted)
     a, b = parts
     scale = (a.square().sum((1, 2)) * b.square().sum((1, 2))).sqrt()
-    return (a * b).sum((1, 2)) / scale.clamp(min=1).maximum(count)
+    found: torch.Tensor = (a * b).sum((1, 2)) / scale.clamp(min=1).maximum(count)
+    return found

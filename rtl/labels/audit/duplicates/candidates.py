@@ -43,7 +43,7 @@ def project(features: torch.Tensor) -> torch.Tensor:
     """Standardised features (N, D) on `WIDTH` random axes, rows of length 1, float32."""
     generator = torch.Generator().manual_seed(0)
     axes = torch.randn(features.shape[1], WIDTH, generator=generator) / WIDTH**0.5
-    parts = features.split(_BLOCK)
+    parts = torch.split(features, _BLOCK)
     mean = sum(part.float().sum(0) for part in parts) / len(features)
     squares = sum((part.float() - mean).square().sum(0) for part in parts)
     deviation = torch.as_tensor(squares / len(features)).sqrt().clamp(min=1e-4)
@@ -65,7 +65,7 @@ def candidates(projected: torch.Tensor, pictures: torch.Tensor) -> Candidates:
     )
     rows = torch.arange(len(near))[:, None].expand_as(near)
     pairs = torch.stack([torch.minimum(rows, near), torch.maximum(rows, near)], -1).flatten(0, 1)
-    first, second = pairs.unique(dim=0).unbind(1)
+    first, second = torch.unique(pairs, dim=0).unbind(1)
     return Candidates(
         first, second, _of_pairs(mirrored, first, second) > _of_pairs(plain, first, second)
     )
@@ -77,7 +77,7 @@ def _unit(pictures: torch.Tensor, share: float) -> torch.Tensor:
     down, right = torch.meshgrid(steps * share, steps * share, indexing="ij")
     places = torch.stack([right, down], -1)[None]
     found = []
-    for part in pictures.split(_BLOCK):
+    for part in torch.split(pictures, _BLOCK):
         light = part.float()[:, None]
         light = functional.avg_pool2d(light, part.shape[-1] // SIDE)
         if share != 1:
@@ -87,7 +87,7 @@ def _unit(pictures: torch.Tensor, share: float) -> torch.Tensor:
             )  # fmt: skip
         rows = light.flatten(1)
         found.append(functional.normalize(rows - rows.mean(1, keepdim=True), eps=1e-3))
-    return torch.cat(found).unflatten(1, (SIDE, SIDE))
+    return torch.cat(found).reshape(-1, SIDE, SIDE)
 
 
 Versions = Sequence[tuple[torch.Tensor, torch.Tensor]]
@@ -105,7 +105,7 @@ def _of_pairs(versions: Versions, first: torch.Tensor, second: torch.Tensor) -> 
     found = [
         torch.cat([
             (one[a] * other[b]).sum(1)
-            for a, b in zip(first.split(_BLOCK), second.split(_BLOCK), strict=True)
+            for a, b in zip(torch.split(first, _BLOCK), torch.split(second, _BLOCK), strict=True)
         ])
         for one, other in versions
     ]  # fmt: skip

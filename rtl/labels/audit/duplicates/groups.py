@@ -16,7 +16,7 @@ NEAR = 0.005
 """Distance of a pair up to which both show the same photo."""
 
 NEAR_SMALL = 0.012
-"""The same where one of the files is `alignment.SMALL`."""
+"""The same where one of the files is `alignment.SMALL`: then only its nearest row can be a copy."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,13 @@ def _equal(contents: Sequence[bytes]) -> list[Pair]:
 def _near(
     found: Candidates, apart: torch.Tensor, sides: torch.Tensor, *, known: set[tuple[int, int]]
 ) -> list[Pair]:
-    small = torch.minimum(sides[found.first], sides[found.second]) < alignment.SMALL
-    near = apart <= torch.where(small, NEAR_SMALL, NEAR)
+    rows = torch.stack([found.first, found.second], 1)
+    small = sides[rows] < alignment.SMALL
+    nearest = torch.full((len(sides),), torch.inf)
+    for end in (0, 1):
+        nearest.scatter_reduce_(0, rows[:, end], apart, "amin")
+    best = (small & (apart[:, None] == nearest[rows])).any(1)
+    near = torch.where(small.any(1), best & (apart <= NEAR_SMALL), apart <= NEAR)
     return [
         Pair(first, second, round(distance, 5))
         for first, second, distance in zip(

@@ -27,7 +27,7 @@ def findings(rows: LabelledRows, images: list[bytes]) -> dict[str, Finding]:
     checked = run.check(rows, measured(images, rows.ids))
     for one in checked.findings:
         assert one.scores.shape == one.flags.shape == (len(rows),)
-        assert (one.weight == "none") == (not one.flags.any()), one.kind
+        assert one.weight != "none" or not one.flags.any(), one.kind
     return {one.kind: one for one in checked.findings if one.weight != "none"}
 
 
@@ -87,6 +87,7 @@ def test_a_sign_that_gives_the_label_away(images: list[bytes], sign: str) -> Non
             signed[row] = encode(frame)
         else:
             signed[row] = encode(image.point(lambda value: value + 40))
+            signed[row + 1] = encode(photo(int(row) + 1).point(lambda value: value - 30))
     found = findings(replace(rows, ids=ids), signed)
     assert set(found) == {"shortcuts"}
     words = {"size": "width"}
@@ -110,9 +111,9 @@ def test_odd_rows(images: list[bytes]) -> None:
 def test_labels_that_the_others_contradict(images: list[bytes]) -> None:
     rows = clean_rows()
     labels = rows.labels.copy()
-    labels[[3, 40]] = 1
+    labels[[3, 41]] = 1
     found = findings(replace(rows, labels=labels), images)["suspect labels"]
-    assert set(found.flagged) == {3, 40}
+    assert set(found.flagged) == {3, 41}
     assert found.notes[3] == "rather bolts"
 
 
@@ -122,7 +123,6 @@ def test_a_group_that_does_worse_than_its_class(images: list[bytes]) -> None:
     features = rows.features.float().clone()
     group = np.flatnonzero(rows.labels == 0)[:20]
     features[torch.from_numpy(group)] = features[1] + torch.randn(20, 32, generator=generator) / 2
-    features[torch.from_numpy(group), 5] += 3.0
     found = findings(replace(rows, features=features.bfloat16()), images)
     assert len(set(found["weak groups"].flagged) & set(group)) >= 15
     assert "rows of bolts have" in found["weak groups"].summary
