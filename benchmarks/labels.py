@@ -18,9 +18,9 @@ Each part runs alone:
   interval holds the true score at all of them, and of those that buy 1.0 to 1.6 times the labels
   that half the true gain takes.
 - `duplicates`: 200 copies (saved again at quality 60, at 60 % of the size, cropped by 5 %,
-  mirrored, brightened by 30 %; 40 of each) among 3,000 pictures of Fashion-MNIST and all cells of ELPV. The
-  share that is found with its original, and the share of the other rows that is flagged: on
-  ELPV these may be the set's own near-duplicates, so that the rate is Fashion-MNIST's.
+  mirrored, brightened by 30 %; 40 of each) among 3,000 pictures of Fashion-MNIST, and among all
+  cells of ELPV. The share that is found with its original, and the share of the other rows that
+  is flagged. On ELPV these may be the set's own near-duplicates: the rate is Fashion-MNIST's.
 - `audit`: seconds for an audit of 20,000 pictures of Fashion-MNIST in PNG files of 112 pixels,
   beyond the features: decoding, and all checks. The features are those of 8,000 pictures,
   repeated with noise.
