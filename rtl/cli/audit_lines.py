@@ -16,7 +16,7 @@ STYLES = {"serious": "red", "notable": "yellow"}
 
 
 def findings_table(found: Audit) -> Table:
-    """What was found, the worst first, each with what to do."""
+    """Faults, the worst first, each with what to do."""
     table = make_table("finding", "rows", "what was found, and what to do")
     for one in found.findings:
         if one.weight != "none":
