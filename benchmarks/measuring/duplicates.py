@@ -140,8 +140,8 @@ def audit(taps: Path, _: int) -> tuple[dict[str, Any], dict[str, Any]]:
     kept = fashion(taps).features
     features = torch.cat([kept, kept, kept])[:AUDITED]
     generator = torch.Generator().manual_seed(0)
-    for part in torch.split(features, 1000):
-        part += (0.05 * torch.randn(part.shape, generator=generator)).bfloat16() * part.std()
+    for block in torch.split(features, 1000):
+        block += (0.05 * torch.randn(block.shape, generator=generator)).bfloat16() * block.std()
     rows = LabelledRows(
         [f"{row:05}.png" for row in range(AUDITED)], np.full(AUDITED, "train"), labels,
         np.ones(AUDITED, np.float32), features, names,
