@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rtl.display.console import make_table
+from rtl.labels.audit.findings import counted
 
 if TYPE_CHECKING:
     from rtl.api.audits import Audit
@@ -33,7 +34,7 @@ def lines(found: Audit) -> list[str]:
     bad = [one.kind for one in found.findings if one.weight != "none"]
     fine = [one.kind for one in found.findings if one.weight == "none"]
     first = f"{len(found.ids):,} rows: " + (
-        f"{len(bad)} kinds of faults." if bad else "nothing to mend was found."
+        f"{counted(len(bad), 'kind', 'kinds')} of faults." if bad else "nothing to mend was found."
     )
     return [first, f"In order: {', '.join(fine)}."] if fine else [first]
 

@@ -10,7 +10,7 @@ def test_audit_fits_the_terminal_and_writes_a_page(
 ) -> None:
     line = "rtl audit data --storage results --set data.image_size=75 --html audit.html"
     shown = work.run(line, rows=60)
-    shown.find(r"\d+ rows: \d+ kinds of faults")
+    shown.find(r"\d+ rows: \d+ kinds? of faults")
     shown.must_say("small classes")
     shown.must_say("In order:")
     shown.must_say("Photos: audit.html")
