@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rtl import errors as errors
 
 if TYPE_CHECKING:
+    from rtl.api.audits import audit
     from rtl.api.configuration import load_config
     from rtl.api.data import features, pack
     from rtl.api.endpoints import serve
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "pack",
     "features",
+    "audit",
     "label_review",
     "label_next",
     "label_apply",
@@ -54,6 +56,7 @@ __all__ = [
 _MODULES = {
     "pack": "rtl.api.data",
     "features": "rtl.api.data",
+    "audit": "rtl.api.audits",
     "label_review": "rtl.api.labels",
     "label_next": "rtl.api.labels",
     "label_apply": "rtl.api.labels",

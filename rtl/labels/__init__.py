@@ -6,6 +6,7 @@ versions.py new versions of a data set, with their history: `rtl label apply`
 tables.py   CSV files that people fill in
 errors.py   labels that are probably wrong: `rtl label review`
 selection.py, queue.py, pool.py   what to label next: `rtl label next`
+audit/      faults of a data set: `rtl audit`
 curve/     what more labels would bring: `rtl label curve`
 images.py   encoded images of some rows
 """

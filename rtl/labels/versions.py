@@ -1,4 +1,4 @@
-"""New versions of a data set: labels corrected, rows removed or added; the old one stays as it is.
+"""New versions of a data set: labels corrected, rows removed, moved or added; the old one stays.
 
 The new data set lies in a folder of its own. Its manifest carries `history`: one entry for each
 step from the first packing on, with the digest of the data set that it was made from.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,8 @@ class Changes:
     """Ids of the rows that go."""
     added: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Class of each row that comes to `train`, by the URI of its packed data set and by its id."""
+    moved: Mapping[str, str] = field(default_factory=dict)
+    """New split of each row that moves, by id."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Step:
     corrected: int
     removed: int
     added: int
+    moved: int = 0
 
 
 def read_changes(uri: str, manifest: Manifest) -> Changes:
@@ -113,6 +116,7 @@ def apply(manifest: Manifest, changes: Changes, dest: str, *, what: str, who: st
     step = Step(
         what, manifest.digest, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         who, len(changes.labels), len(changes.removed), sum(map(len, changes.added.values())),
+        len(changes.moved),
     )  # fmt: skip
     history = [*manifest.packing.get(HISTORY, []), vars(step)]
     made = Manifest(
@@ -134,6 +138,8 @@ def _parts(manifest: Manifest, changes: Changes) -> Iterator[tuple[str, pa.Table
     known: set[str] = set()
     contents: dict[bytes, str] = {}
     """Id of each image that the next version holds, by its sha256."""
+    arriving: dict[str, list[pa.Table]] = {}
+    """Rows that move, by their new split."""
     for shard in manifest.shards:
         table = shards.read_shard(manifest, shard)
         ids = table["id"].to_pylist()
@@ -149,16 +155,21 @@ def _parts(manifest: Manifest, changes: Changes) -> Iterator[tuple[str, pa.Table
             1.0 if row in changes.labels else value
             for row, value in zip(ids, table["confidence"].to_pylist(), strict=True)
         ]
-        yield (
-            shard.path,
-            _table(
-                [row not in changes.removed for row in ids], ids, table["image"].to_pylist(),
-                labels=labels, sure=sure,
-            ),
+        part = _table(
+            [row not in changes.removed for row in ids], ids, table["image"].to_pylist(),
+            labels=labels, sure=sure,
         )  # fmt: skip
-    _check_known([*changes.labels, *changes.removed], known, manifest.uri)
+        homes = [changes.moved.get(row, shard.split) for row in part["id"].to_pylist()]
+        for split in sorted(set(homes) - {shard.split}):
+            arriving.setdefault(split, []).append(_only(part, homes, split))
+        yield shard.path, _only(part, homes, shard.split)
+    _check_known([*changes.labels, *changes.removed, *changes.moved], known, manifest.uri)
     taken = {shard.path for shard in manifest.shards}
-    free = (path for i in itertools.count() if (path := f"train/{i:05}.parquet") not in taken)
+    for split, parts in arriving.items():
+        path = next(_free_paths(split, taken))
+        taken.add(path)
+        yield path, pa.concat_tables(parts)
+    free = _free_paths("train", taken)
     for source, rows in changes.added.items():
         pool = shards.load_manifest(source)
         part = _added(pool, rows, manifest.classes)
@@ -175,6 +186,15 @@ def _parts(manifest: Manifest, changes: Changes) -> Iterator[tuple[str, pa.Table
         ]
         known.update(names)
         yield next(free), part.set_column(0, "id", pa.array(names, pa.string()))
+
+
+def _only(part: pa.Table, homes: Sequence[str], split: str) -> pa.Table:
+    return part.filter(pa.array([home == split for home in homes], pa.bool_()))
+
+
+def _free_paths(split: str, taken: Collection[str]) -> Iterator[str]:
+    paths = (f"{split}/{number:05}.parquet" for number in itertools.count())
+    return (path for path in paths if path not in taken)
 
 
 def _added(pool: Manifest, rows: Mapping[str, str], classes: Sequence[str]) -> pa.Table:

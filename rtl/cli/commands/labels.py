@@ -1,4 +1,4 @@
-"""`rtl label review`, `next`, `apply` and `curve`."""
+"""`rtl audit`, and `rtl label review`, `next`, `apply` and `curve`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,58 @@ from rtl.cli.commands.base import Command, Configured
 
 SHOWN = 15
 """Rows that the terminal shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(Configured):
+    """Looks for faults of a data set, and mends near-duplicates where asked."""
+
+    verb = "audit"
+    about = "Find near-duplicates, shortcuts, outliers and other faults of a data set."
+
+    data: str = positional("the packed data set, which stays as it is")
+    out: str | None = option("--out", metavar="FILE", help="CSV file of all rows with all scores")
+    html: str | None = option("--html", metavar="FILE", help="page with the photos")
+    fix: str | None = option(
+        "--fix", metavar="DEST", help="write a new version without the harm of near-duplicates"
+    )
+    copies: str = option(
+        "--copies", default="remove", choices=("remove", "group"),
+        help="with --fix: remove near-duplicates from train (default), or move each group of them "
+        "into one split",
+    )  # fmt: skip
+    who: str = option("--by", default="", metavar="NAME", help="with --fix: name for the history")
+    as_json: bool = flag("--json", "for scripts: everything as JSON alone")
+
+    def execute(self) -> None:
+        """See `Command`."""
+        from rtl.api.audits import audit
+        from rtl.cli import audit_lines
+        from rtl.display.console import print_line, print_table, write
+        from rtl.labels import versions
+
+        found = audit(
+            self.data, out=self.out, html=self.html, fix=self.fix,
+            copies="group" if self.copies == "group" else "remove", who=self.who,
+            recipe=self.settings(), progress=not self.as_json,
+        )  # fmt: skip
+        if self.as_json:
+            write(json.dumps(audit_lines.content(found)) + "\n")
+            return
+        summary, *rest = audit_lines.lines(found)
+        print_line(summary)
+        if any(one.weight != "none" for one in found.findings):
+            print_table(audit_lines.findings_table(found))
+        for line in rest:
+            print_line(line)
+        for name, target in (("All rows", self.out), ("Photos", self.html)):
+            if target:
+                print_line(f"{name}: {target}")
+        if found.fixed is not None:
+            step = versions.history(found.fixed)[-1]
+            print_line(
+                f"{step.removed} rows removed, {step.moved} moved; data set at {found.fixed.uri}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,5 +202,5 @@ class Apply(Command):
         print_line(f"Data set at {made.uri}")
 
 
-COMMANDS: tuple[type[Command], ...] = (Review, Next, Apply, Forecasts)
-"""Commands of this module, in the order of `rtl label --help`."""
+COMMANDS: tuple[type[Command], ...] = (Audit, Review, Next, Apply, Forecasts)
+"""Commands of this module, in the order of `--help`."""

@@ -13,7 +13,8 @@ import rtl
 from rtl import errors
 
 NAMES = [
-    "pack", "features", "label_review", "label_next", "label_apply", "label_curve", "plan",
+    "pack", "features", "audit", "label_review", "label_next", "label_apply", "label_curve",
+    "plan",
     "search", "train", "evaluate", "predict", "load_model", "serve", "export", "report",
     "Registry", "Config", "load_config",
 ]  # fmt: skip
