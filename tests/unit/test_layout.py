@@ -32,6 +32,7 @@ STAGES = (
     {"tuning"},
     {"labels"},
     {"batch_inference", "exporting", "reporting", "serving"},
+    {"comparison"},
     {"display"},
     {"api"},
     {"cli"},

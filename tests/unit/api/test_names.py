@@ -14,7 +14,7 @@ from rtl import errors
 
 NAMES = [
     "pack", "features", "label_review", "label_next", "label_apply", "label_curve", "search",
-    "train", "evaluate", "predict", "load_model", "serve", "export", "report",
+    "train", "evaluate", "compare", "predict", "load_model", "serve", "export", "report",
     "Registry", "Config", "load_config",
 ]  # fmt: skip
 FUNCTIONS = [name for name in NAMES if name[0].islower()]

@@ -1,0 +1,117 @@
+"""`rtl compare` from two bundles and a data set to its lines, JSON and page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import rtl
+from rtl import storage
+from rtl.cli.main import main
+from rtl.data import shards
+from rtl.errors import ConfigError, DataError
+from rtl.model import bundle, registry
+from rtl.model.bundle import Classifier
+from rtl.model.inception import Network
+from tests.conftest import COLOURS, make_dataset, make_image
+from tests.support.bundles import make_info, make_network
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]
+
+ROWS = 24
+
+
+def make_able_network(never: int | None = None) -> Network:
+    """A network that tells the colours apart; it never answers with the class `never`."""
+    network = make_network()
+    plain = Classifier(make_info(), network, torch.device("cpu"))
+    rows = [(make_image(name, 900 + n), c) for c, name in enumerate(COLOURS) for n in range(8)]
+    pixels = torch.stack([plain.preprocess(data) for data, _ in rows])
+    pooled = plain.predict_batches(pixels).pooled
+    labels = torch.tensor([label for _, label in rows])
+    means = torch.stack([pooled[labels == c].mean(0) for c in range(len(COLOURS))])
+    with torch.no_grad():  # nearest mean as a linear classifier
+        network.get_parameter("fc.weight").copy_(2 * means)
+        network.get_parameter("fc.bias").copy_(-means.square().sum(1))
+        if never is not None:
+            network.get_parameter("fc.bias")[never] -= 1e6
+    return network
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+    """Storage with `data`, and two versions of `colours`: the first never says red."""
+    found = tmp_path_factory.mktemp("compare")
+    manifest = make_dataset(f"{found}/data", train=12, val=0, test=ROWS, shard_rows=12)
+    for version, (never, size) in enumerate(((2, 75), (None, 80))):
+        info = make_info(image_size=size, manifest_digest=manifest.digest)
+        bundle.save(f"{found}/bundle-{version}", info, make_able_network(never))
+        registry.register(str(found), "colours", f"{found}/bundle-{version}")
+    return found
+
+
+def test_a_planted_difference_is_found_and_shown(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = root / "differing.html"
+    command = ["compare", "colours@1", "colours@2", "--data", f"{root}/data"]
+    command += ["--storage", str(root), "--html", str(page), "--robustness"]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "A: colours@1\nB: colours@2\n" in shown
+    assert "B is better: of 24 rows it is right on 8 where A is wrong" in shown
+    assert "JPEG, quality 10" in shown
+    assert "Note:" not in shown
+    text = page.read_text()
+    assert text.count('<img src="data:image/jpeg') == 8
+    assert "only B is right: red." in text
+
+    assert main([*command[:-1], "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {row["label"] for row in found["differing"]} == {"red"}
+    assert [row["only"] for row in found["differing"]] == ["b"] * 8
+    assert found["robustness"] == []
+    for side, version in (("a", 1), ("b", 2)):
+        alone = rtl.evaluate(f"colours@{version}", root / "data", storage=root)
+        assert found[side]["scores"] == json.loads(json.dumps(alone.scores.to_dict()))
+
+
+def test_copies_and_other_data_are_told(root: Path) -> None:
+    manifest = shards.load_manifest(str(root / "data"))
+    first = manifest.split("train")[0]
+    table = shards.read_shard(manifest, first)
+    encoded = shards.encode_shard(
+        [f"copy {n}" for n in range(len(table))], table["image"].to_pylist(),
+        table["label"].to_pylist(),
+    )  # fmt: skip
+    place = str(root / "leaky")
+    for shard in manifest.shards:
+        data = storage.read_bytes(f"{manifest.uri}/{shard.path}")
+        storage.write_bytes(storage.join(place, shard.path), data)
+    storage.write_bytes(storage.join(place, "test/copies.parquet"), encoded)
+    copies = shards.Shard("test/copies.parquet", "test", len(table), **storage.describe(encoded))
+    counts = {**manifest.counts, "test": (12, 12, 12)}
+    replace(manifest, shards=(*manifest.shards, copies), counts=counts).save(place)
+
+    found = rtl.compare("colours@1", "colours@2", data=place, storage=root)
+    assert found.rows == ROWS + 12
+    assert found.without_copies is not None
+    assert found.without_copies.rows == ROWS
+    assert found.without_copies.test.wins == 8
+    assert found.test.wins == 12
+    assert [note.split(" was made")[0] for note in found.notes] == ["A", "B"]
+
+
+def test_what_cannot_be_compared_is_an_error(root: Path) -> None:
+    with pytest.raises(ConfigError, match="are one model"):
+        rtl.compare("colours@1", f"{root}/bundle-0", data=root / "data", storage=root)
+    with pytest.raises(DataError, match=r"has no rows of 'val'; it has train, test\."):
+        rtl.compare("colours@1", "colours@2", data=root / "data", split="val", storage=root)
+    other = make_info(classes=("ant", "bee", "cat"))
+    bundle.save(f"{root}/insects", other, make_network())
+    with pytest.raises(DataError, match=r"Model B: The data set has the classes \['blue'"):
+        rtl.compare("colours@1", f"{root}/insects", data=root / "data", storage=root)
