@@ -39,8 +39,8 @@ def scores_table(found: ModelComparison) -> Table:
             for model in (found.a, found.b)
         )
         table.add_row(
-            _SCORES[row.score], f"{a:.3f}", f"{b:.3f}", f"{row.value:+.3f}",
-            f"{row.low:+.3f} to {row.high:+.3f}",
+            _SCORES[row.score], f"{a:.3f}", f"{b:.3f}", _signed(row.value),
+            f"{_signed(row.low)} to {_signed(row.high)}",
         )  # fmt: skip
     return table
 
@@ -84,6 +84,10 @@ def remarks(found: ModelComparison) -> list[str]:
 def _cells(pair: AccuracyPair) -> tuple[str, str, str, str]:
     test = pair.test
     return (
-        f"{pair.a:.3f}", f"{pair.b:.3f}", f"{test.difference:+.3f}",
-        f"{test.low:+.3f} to {test.high:+.3f}",
+        f"{pair.a:.3f}", f"{pair.b:.3f}", _signed(test.difference),
+        f"{_signed(test.low)} to {_signed(test.high)}",
     )  # fmt: skip
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 3) + 0.0:+.3f}"  # never -0.000

@@ -25,11 +25,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]
 ROWS = 24
 
 
-def make_able_network(never: int | None = None) -> Network:
-    """A network that tells the colours apart; it never answers with the class `never`."""
+def make_able_network(size: int, *, never: int | None) -> Network:
+    """A network that tells colours of `size` pixels apart; it never gives the answer `never`."""
     network = make_network()
-    plain = Classifier(make_info(), network, torch.device("cpu"))
-    rows = [(make_image(name, 900 + n), c) for c, name in enumerate(COLOURS) for n in range(8)]
+    plain = Classifier(make_info(image_size=size), network, torch.device("cpu"))
+    rows = [(make_image(name, 900 + n), c) for c, name in enumerate(COLOURS) for n in range(16)]
     pixels = torch.stack([plain.preprocess(data) for data, _ in rows])
     pooled = plain.predict_batches(pixels).pooled
     labels = torch.tensor([label for _, label in rows])
@@ -49,7 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
     manifest = make_dataset(f"{found}/data", train=12, val=0, test=ROWS, shard_rows=12)
     for version, (never, size) in enumerate(((2, 75), (None, 80))):
         info = make_info(image_size=size, manifest_digest=manifest.digest)
-        bundle.save(f"{found}/bundle-{version}", info, make_able_network(never))
+        bundle.save(f"{found}/bundle-{version}", info, make_able_network(size, never=never))
         registry.register(str(found), "colours", f"{found}/bundle-{version}")
     return found
 
@@ -70,17 +70,8 @@ def test_a_planted_difference_is_found_and_shown(
     assert text.count('<img src="data:image/jpeg') == 8
     assert "only B is right: red." in text
 
-    assert main([*command[:-1], "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert {row["label"] for row in found["differing"]} == {"red"}
-    assert [row["only"] for row in found["differing"]] == ["b"] * 8
-    assert found["robustness"] == []
-    for side, version in (("a", 1), ("b", 2)):
-        alone = rtl.evaluate(f"colours@{version}", root / "data", storage=root)
-        assert found[side]["scores"] == json.loads(json.dumps(alone.scores.to_dict()))
 
-
-def test_copies_and_other_data_are_told(root: Path) -> None:
+def test_copies_and_other_data_are_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = shards.load_manifest(str(root / "data"))
     first = manifest.split("train")[0]
     table = shards.read_shard(manifest, first)
@@ -97,13 +88,17 @@ def test_copies_and_other_data_are_told(root: Path) -> None:
     counts = {**manifest.counts, "test": (12, 12, 12)}
     replace(manifest, shards=(*manifest.shards, copies), counts=counts).save(place)
 
-    found = rtl.compare("colours@1", "colours@2", data=place, storage=root)
-    assert found.rows == ROWS + 12
-    assert found.without_copies is not None
-    assert found.without_copies.rows == ROWS
-    assert found.without_copies.test.wins == 8
-    assert found.test.wins == 12
-    assert [note.split(" was made")[0] for note in found.notes] == ["A", "B"]
+    command = ["compare", "colours@1", "colours@2", "--data", place, "--storage", str(root)]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["rows"] == ROWS + 12
+    assert found["without_copies"]["rows"] == ROWS
+    assert (found["test"]["wins"], found["without_copies"]["test"]["wins"]) == (12, 8)
+    assert [note.split(" was made")[0] for note in found["notes"]] == ["A", "B"]
+    assert {(row["label"], row["only"]) for row in found["differing"]} == {("red", "b")}
+    assert found["robustness"] == []
+    alone = rtl.evaluate("colours@2", place, storage=root)
+    assert found["b"]["scores"] == json.loads(json.dumps(alone.scores.to_dict()))
 
 
 def test_what_cannot_be_compared_is_an_error(root: Path) -> None:
