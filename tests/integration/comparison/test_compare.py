@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tests.support.bundles import make_info, make_network
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("one_thread")]
 
-ROWS = 24
+ROWS = 36
 
 
 def make_able_network(size: int, *, never: int | None) -> Network:
@@ -63,11 +64,15 @@ def test_a_planted_difference_is_found_and_shown(
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert "A: colours@1\nB: colours@2\n" in shown
-    assert "B is better: of 24 rows it is right on 8 where A is wrong" in shown
+    found = re.search(
+        r"B is better: of 36 rows it is right on (\d+) where A is wrong, and wrong on (\d) ", shown
+    )
+    assert found is not None
+    assert int(found[1]) >= 10  # of 12 red ones
     assert "JPEG, quality 10" in shown
     assert "Note:" not in shown
     text = page.read_text()
-    assert text.count('<img src="data:image/jpeg') == 8
+    assert text.count('<img src="data:image/jpeg') == int(found[1]) + int(found[2])
     assert "only B is right: red." in text
 
 
@@ -85,7 +90,7 @@ def test_copies_and_other_data_are_told(root: Path, capsys: pytest.CaptureFixtur
         storage.write_bytes(storage.join(place, shard.path), data)
     storage.write_bytes(storage.join(place, "test/copies.parquet"), encoded)
     copies = shards.Shard("test/copies.parquet", "test", len(table), **storage.describe(encoded))
-    counts = {**manifest.counts, "test": (12, 12, 12)}
+    counts = {**manifest.counts, "test": (16, 16, 16)}
     replace(manifest, shards=(*manifest.shards, copies), counts=counts).save(place)
 
     command = ["compare", "colours@1", "colours@2", "--data", place, "--storage", str(root)]
@@ -93,9 +98,9 @@ def test_copies_and_other_data_are_told(root: Path, capsys: pytest.CaptureFixtur
     found = json.loads(capsys.readouterr().out)
     assert found["rows"] == ROWS + 12
     assert found["without_copies"]["rows"] == ROWS
-    assert (found["test"]["wins"], found["without_copies"]["test"]["wins"]) == (12, 8)
+    assert found["test"]["wins"] > found["without_copies"]["test"]["wins"] >= 10
     assert [note.split(" was made")[0] for note in found["notes"]] == ["A", "B"]
-    assert {(row["label"], row["only"]) for row in found["differing"]} == {("red", "b")}
+    assert {row["label"] for row in found["differing"] if row["only"] == "b"} == {"red"}
     assert found["robustness"] == []
     alone = rtl.evaluate("colours@2", place, storage=root)
     assert found["b"]["scores"] == json.loads(json.dumps(alone.scores.to_dict()))
