@@ -33,7 +33,7 @@ def compare(
     """Compares two models on a split of a packed data set: which is better, and where they differ.
 
     `a` and `b` as in `load_model`; differences are B minus A. `robustness` adds accuracies on
-    blurred, noisy, brighter, darker and JPEG-damaged photos, which takes nine times as long. `html`
+    blurred, noisy, brighter, darker and JPEG-damaged photos, nine passes in place of one. `html`
     gets a page with the photos that one model alone has right. Raises BundleError, ConfigError for
     one model given twice, DataError where the split is empty or the classes differ, and
     ResourceError for a GPU that is not there.

@@ -45,7 +45,7 @@ def compare(
 ) -> ModelComparison:
     """Compares the bundle `uris[1]`, B, with `uris[0]`, A; connects to Ray once all is checked.
 
-    `robustness` adds accuracies on eight kinds of corrupted photos, which takes nine times as long;
+    `robustness` adds accuracies on eight kinds of corrupted photos, nine passes in place of one;
     `seed` draws their noise. `rows_without_copies` says which rows have no copy in `train`.
     Raises BundleError, ConfigError for one model given twice, DataError where the split is empty or
     the classes are others, and ResourceError for a GPU that is not there.

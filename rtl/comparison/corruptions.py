@@ -90,5 +90,10 @@ def _blur(photo: torch.Tensor, share: float) -> torch.Tensor:
     reach = min(math.ceil(3 * sigma), shorter - 1)  # the border is mirrored, which needs as many
     if reach < 1:
         return photo
-    blurred: torch.Tensor = v2.functional.gaussian_blur(photo, [2 * reach + 1] * 2, [sigma] * 2)
-    return blurred
+    values = photo.float()
+    for size in (
+        [2 * reach + 1, 1],
+        [1, 2 * reach + 1],
+    ):  # one axis at a time takes a third of the time
+        values = v2.functional.gaussian_blur(values, size, [sigma, sigma])
+    return values.round().clamp(0, 255).to(torch.uint8)

@@ -54,7 +54,7 @@ class Compare(OnData):
     )
     robustness: bool = flag(
         "--robustness",
-        "also on blurred, noisy, brighter, darker and JPEG-damaged photos: nine times the time",
+        "also under blur, noise, brightness and JPEG damage: nine passes in place of one",
     )
     html: str | None = option(
         "--html", metavar="FILE", help="page with the photos that one model alone has right"
