@@ -76,7 +76,8 @@ def compare(
     )
     return replace(
         found, a=a, b=b, data=manifest.uri, split=split, robustness=damaged,
-        without_copies=_without_copies(pairs[0], clean), notes=_notes(infos, manifest, split),
+        without_copies=accuracies_on(pairs[0], clean),
+        notes=_notes(infos, manifest, split, clean=clean),
     )  # fmt: skip
 
 
@@ -98,6 +99,19 @@ def summarize(pair: Pair, classes: tuple[str, ...]) -> ModelComparison:
         verdict=verdict.verdict(test, rows, detectable=seen), classes=_counts(pair, classes),
         differing=_differing(pair, classes), without_copies=None, robustness=(), notes=(),
     )  # fmt: skip
+
+
+def accuracies_on(pair: Pair, ids: frozenset[str] | None) -> AccuracyPair | None:
+    """Accuracies on the rows with these ids; None where they are no row or all rows."""
+    if not ids:
+        return None
+    rows = [place for place, row in enumerate(pair[0].ids) if row in ids]
+    if len(rows) in (0, len(pair[0].ids)):
+        return None
+    first, second = (
+        Predictions([p.ids[i] for i in rows], p.labels[rows], p.probabilities[rows]) for p in pair
+    )
+    return _accuracies((first, second))
 
 
 def _check_two(uris: tuple[str, str], infos: tuple[BundleInfo, ...]) -> None:
@@ -162,25 +176,17 @@ def _accuracies(pair: Pair) -> AccuracyPair:
     return AccuracyPair(len(pair[0].ids), a, b, paired.compare(pair[1], pair[0]))
 
 
-def _without_copies(pair: Pair, clean: frozenset[str] | None) -> AccuracyPair | None:
-    if not clean:
-        return None
-    rows = [place for place, row in enumerate(pair[0].ids) if row in clean]
-    if len(rows) == len(pair[0].ids):
-        return None
-    first, second = (
-        Predictions([p.ids[i] for i in rows], p.labels[rows], p.probabilities[rows]) for p in pair
-    )
-    return _accuracies((first, second))
-
-
-def _notes(infos: tuple[BundleInfo, ...], manifest: Manifest, split: str) -> tuple[str, ...]:
+def _notes(
+    infos: tuple[BundleInfo, ...], manifest: Manifest, split: str, *, clean: frozenset[str] | None
+) -> tuple[str, ...]:
     found = [
         f"{side} was made from another data set or version than {manifest.uri}: rows of `{split}` "
         "may be among those that it learned from."
         for side, info in zip(_SIDES, infos, strict=True)
         if info.manifest_digest != manifest.digest
     ]
+    if clean is not None and not clean:
+        found.append(f"The files of all rows of `{split}` are in `train` too: models know them.")
     if split != "test":
         used = "the models learned from it" if split == "train" else "models are chosen on it"
         found.append(f"Scores on `{split}` are too high: {used}. `test` is kept for this.")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rtl import storage
-from rtl.comparison.compare import summarize
+from rtl.comparison.compare import accuracies_on, summarize
 from rtl.comparison.copies import rows_without_copies
 from rtl.comparison.verdict import verdict
 from rtl.data import shards
@@ -74,6 +74,16 @@ def test_models_that_are_right_on_the_same_rows() -> None:
         "No difference: A and B are right on the same of 1 row. So few rows show no difference at "
         "all."
     )
+
+
+def test_accuracies_on_some_of_the_rows() -> None:
+    pair = (predictions("aabbcc", "aabacb"), predictions("aabbcc", "baabbb"))
+    found = accuracies_on(pair, frozenset({"row 0", "row 2", "row 3", "another"}))
+    assert found is not None
+    assert (found.rows, found.a, found.b) == (3, pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert (found.test.wins, found.test.losses) == (1, 2)
+    assert accuracies_on(pair, frozenset()) is None
+    assert accuracies_on(pair, frozenset(pair[0].ids)) is None
 
 
 def test_predictions_of_other_rows_are_an_error() -> None:
