@@ -20,6 +20,7 @@ from rtl import errors as errors
 
 if TYPE_CHECKING:
     from rtl.api.audits import audit
+    from rtl.api.comparisons import compare
     from rtl.api.configuration import load_config
     from rtl.api.data import features, pack
     from rtl.api.endpoints import serve
@@ -43,6 +44,7 @@ __all__ = [
     "search",
     "train",
     "evaluate",
+    "compare",
     "predict",
     "load_model",
     "serve",
@@ -66,6 +68,7 @@ _MODULES = {
     "train": "rtl.api.fits",
     "report": "rtl.api.fits",
     "evaluate": "rtl.api.models",
+    "compare": "rtl.api.comparisons",
     "predict": "rtl.api.models",
     "load_model": "rtl.api.models",
     "export": "rtl.api.models",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -36,34 +37,61 @@ def evaluate(
     """
     info = bundle.verify(bundle_uri)
     manifest = load_manifest(data_uri)
+    check_split(manifest, split)
+    check_classes(manifest, info)
+    outputs = shard_outputs(
+        _ShardPredictor, (bundle_uri, manifest), manifest=manifest, split=split, use_gpu=use_gpu,
+        progress=progress,
+    )  # fmt: skip
+    parts: list[Predictions] = []
+    for row in outputs:
+        probabilities = np.asarray(row["probabilities"], np.float32).reshape(-1, len(info.classes))
+        parts.append(
+            Predictions(list(row["ids"]), np.asarray(row["labels"], np.int64), probabilities)
+        )
+    predictions = gather(parts, manifest.rows(split))
+    return metrics.evaluate(predictions.probabilities, predictions.labels, manifest.classes)
+
+
+def check_split(manifest: Manifest, split: str) -> None:
+    """Raises DataError where a data set has no rows of a split."""
     if split not in SPLITS or not manifest.rows(split):
         there = ", ".join(name for name in SPLITS if manifest.rows(name))
         raise DataError(f"{manifest.uri} has no rows of {split!r}; it has {there}.")
-    check_classes(manifest, info)
+
+
+def shard_outputs(
+    predictor: type,
+    arguments: tuple[Any, ...],
+    *,
+    manifest: Manifest,
+    split: str,
+    use_gpu: bool,
+    progress: session.Progress,
+) -> Iterator[dict[str, Any]]:
+    """Yields what actors of a class give for the shards of a split; connects to Ray.
+
+    The class takes `arguments` and `use_gpu`; called with a batch of `item`s (`ShardRead`), it
+    gives columns, `ids` among them. Raises ResourceError for a GPU that is not there, and the
+    actors' own errors.
+    """
     reads = EpochSampler(manifest, 0, 1, 1).evaluation(split, 0)
-    total = manifest.rows(split)
-    progress(0, total)
+    done, total = 0, manifest.rows(split)
+    progress(done, total)
     session.connect()
     session.quiet()
     capacity.require(ResourceRequest("The evaluation", 1, int(not use_gpu), int(use_gpu)))
     dataset = ray.data.from_items(reads, override_num_blocks=len(reads)).map_batches(
         task_errors.OnFirstCall,
-        fn_constructor_args=(_ShardPredictor, bundle_uri, manifest),
+        fn_constructor_args=(predictor, *arguments),
         fn_constructor_kwargs={"use_gpu": use_gpu},
         **capacity.actor_options(len(reads), total, use_gpu),
     )
-    parts: list[Predictions] = []
     with task_errors.raise_own_errors():
         for row in dataset.iter_rows():
-            probabilities = np.asarray(row["probabilities"], np.float32).reshape(
-                -1, len(info.classes)
-            )
-            parts.append(
-                Predictions(list(row["ids"]), np.asarray(row["labels"], np.int64), probabilities)
-            )
-            progress(sum(len(part.ids) for part in parts), total)
-    predictions = gather(parts, total)
-    return metrics.evaluate(predictions.probabilities, predictions.labels, manifest.classes)
+            done += len(row["ids"])
+            progress(done, total)
+            yield row
 
 
 def check_classes(manifest: Manifest, info: BundleInfo) -> None:

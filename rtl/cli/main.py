@@ -22,7 +22,8 @@ from rtl.runtime import session
 
 COMMANDS: tuple[type[Command], ...] = (
     setup.PrintConfig, data.Pack, *labels.COMMANDS, fits.Plan, fits.Train, fits.Search, fits.LrFind,
-    data.Features, models.Evaluate, models.Quantize, models.Predict, fits.WriteReport, fits.Runs,
+    data.Features, models.Evaluate, models.Compare, models.Quantize, models.Predict,
+    fits.WriteReport, fits.Runs,
     serving.Promote, serving.Rollback, serving.StartCanary, serving.Serve, serving.Deploy,
     models.Export, models.Card, jobs.Submit, jobs.Jobs, showcase.Demo,
 )  # fmt: skip

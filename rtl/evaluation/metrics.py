@@ -228,6 +228,32 @@ def value_of(name: str, probabilities: NDArray[Any], labels: NDArray[Any]) -> fl
     return float(np.mean(areas)) if areas else float("nan")
 
 
+def auc_components(
+    probabilities: NDArray[Any], labels: NDArray[Any]
+) -> tuple[list[int], list[float], _Floats]:
+    """Occurring classes, their AUCs, and each row's deviation in the mean AUC, float64 (N,).
+
+    The squares of the deviations add up to the variance of the mean (DeLong et al. 1988). For two
+    models on the same rows, the squares of the differences between their deviations add up to the
+    variance of the difference. The labels must be of at least two classes.
+    """
+    rows, width = probabilities.shape
+    counts = np.bincount(labels, minlength=width)
+    occurring = [1] if width == 2 else [c for c in range(width) if counts[c]]
+    influence = np.zeros(rows)
+    areas = []
+    for c in occurring:
+        positive, score = labels == c, probabilities[:, c]
+        inside, outside = score[positive], score[~positive]
+        above = _share_below(inside, outside)
+        area = above.mean()
+        areas.append(area)
+        # Divided by n - 1 as DeLong does; a lone row shows no spread.
+        influence[positive] += (above - area) / _spread(len(inside))
+        influence[~positive] += (1 - _share_below(outside, inside) - area) / _spread(len(outside))
+    return occurring, areas, influence / len(areas)
+
+
 def wilson(hits: int, rows: int) -> Estimate:
     """A share with Wilson's score interval (Wilson 1927): honest at 0, at 1 and for few rows."""
     share = hits / rows
@@ -328,22 +354,11 @@ def _auc(probabilities: _Floats, labels: _Ints) -> Estimate | None:
     """
     rows, width = probabilities.shape
     counts = np.bincount(labels, minlength=width)
-    occurring = [1] if width == 2 else [c for c in range(width) if counts[c]]
     if counts.max() == rows:
         return None
-    influence = np.zeros(rows)
-    areas = []
-    for c in occurring:
-        positive, score = labels == c, probabilities[:, c]
-        inside, outside = score[positive], score[~positive]
-        above = _share_below(inside, outside)
-        area = above.mean()
-        areas.append(area)
-        # Divided by n - 1 as DeLong does; a lone row shows no spread.
-        influence[positive] += (above - area) / _spread(len(inside))
-        influence[~positive] += (1 - _share_below(outside, inside) - area) / _spread(len(outside))
+    occurring, areas, influence = auc_components(probabilities, labels)
     value = float(np.mean(areas))
-    error = float(np.sqrt((influence**2).sum())) / len(areas)
+    error = float(np.sqrt((influence**2).sum()))
     if error < 1e-12 or not 0 < value < 1:
         # A perfect ranking, or all rows alike, shows no spread at all.
         ends = [

@@ -63,6 +63,22 @@ def test_evaluate_shows_scores_and_no_json(work: Workplace, models: str) -> None
     assert "{" not in shown.transcript()
 
 
+def test_compare_says_which_version_is_better_and_where_they_differ(
+    work: Workplace, models: str
+) -> None:
+    line = "rtl compare colours@1 colours@2 --data data --storage models --html differing.html"
+    shown = work.run(line, rows=60)
+    shown.must_say("A: colours@1")
+    shown.must_say("test of ")
+    shown.find(r"(B|A) is better: of 12 rows|No difference")
+    shown.find(r"ROC AUC.*[+-]0\.\d{3} to [+-]0\.\d{3}")
+    shown.find(r"green +\D+4 ")
+    shown.must_say("Photos that one model alone has right: differing.html")
+    assert "</html>" in work.path("differing.html").read_text()
+    refused = work.run("rtl compare colours@1 colours@1 --data data --storage models", 1)
+    refused.must_say("are one model: its answers would not differ.")
+
+
 def test_quantize_registers_a_version(alone: Workplace, models: str) -> None:
     done = alone.run("rtl quantize colours@1 --at-most 100 --data data --storage models")
     done.must_say("Rows compared")

@@ -33,6 +33,7 @@ STAGES = (
     {"planning"},
     {"labels"},
     {"batch_inference", "exporting", "reporting", "serving"},
+    {"comparison"},
     {"display"},
     {"api"},
     {"cli"},

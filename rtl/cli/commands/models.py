@@ -1,4 +1,4 @@
-"""`rtl evaluate`, `rtl quantize`, `rtl predict`, `rtl export` and `rtl card`."""
+"""`rtl evaluate`, `rtl compare`, `rtl quantize`, `rtl predict`, `rtl export` and `rtl card`."""
 
 from __future__ import annotations
 
@@ -38,6 +38,53 @@ class Evaluate(OnData):
             return
         for line in tables.scores_lines(self.split, found.scores):
             print_line(line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(OnData):
+    """Compares two models."""
+
+    verb = "compare"
+    about = "Compare two models on the same rows: which is better, and where they differ."
+
+    a: str = positional("model A: a bundle's path or URI, NAME or NAME@VERSION")
+    b: str = positional("model B, whose scores are compared with A's")
+    split: Literal["train", "val", "test"] = option(
+        "--split", default="test", choices=["train", "val", "test"]
+    )
+    robustness: bool = flag(
+        "--robustness",
+        "also under blur, noise, brightness and JPEG damage: nine passes in place of one",
+    )
+    html: str | None = option(
+        "--html", metavar="FILE", help="page with the photos that one model alone has right"
+    )
+    as_json: bool = flag("--json", "for scripts: everything as JSON alone")
+
+    def execute(self) -> None:
+        """See `Command`."""
+        from rtl.api.comparisons import compare
+        from rtl.cli import comparison_lines
+        from rtl.display.console import print_line, print_table, write
+
+        found = compare(
+            self.a, self.b, split=self.split, robustness=self.robustness, html=self.html,
+            recipe=self.settings(), progress=not self.as_json,
+        )  # fmt: skip
+        if self.as_json:
+            write(json.dumps(found.to_dict()) + "\n")
+            return
+        for line in comparison_lines.names(found):
+            print_line(line)
+        print_table(comparison_lines.scores_table(found))
+        print_line(found.verdict)
+        print_table(comparison_lines.classes_table(found))
+        if found.robustness:
+            print_table(comparison_lines.robustness_table(found))
+        for line in comparison_lines.remarks(found):
+            print_line(line)
+        if self.html:
+            print_line(f"Photos that one model alone has right: {self.html}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,8 @@ import rtl
 from rtl import errors
 
 NAMES = [
-    "pack", "features", "audit", "label_review", "label_next", "label_apply", "label_curve",
-    "plan",
-    "search", "train", "evaluate", "predict", "load_model", "serve", "export", "report",
+    "pack", "features", "audit", "label_review", "label_next", "label_apply", "label_curve", "plan",
+    "search", "train", "evaluate", "compare", "predict", "load_model", "serve", "export", "report",
     "Registry", "Config", "load_config",
 ]  # fmt: skip
 FUNCTIONS = [name for name in NAMES if name[0].islower()]
