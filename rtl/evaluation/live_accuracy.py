@@ -74,8 +74,8 @@ def estimate(answers: Answers, gap: CalibrationGap) -> Estimate:
 
     The value is the mean of p. The interval reaches from `mean + min(gap, 0) - z s` to
     `mean + max(gap, 0) + z s` with s² = Σ p (1 - p) / n² + error²: the first term is the chance in
-    these answers, the second that of the rows which the gap was measured on. Where old answers
-    fade out the first term is rather too large.
+    these answers, the second that of the rows which the gap was measured on. The interval is rather
+    too wide: the gap has chance in it too, and old answers that fade out count in the first term.
     """
     mean = answers.confidence / answers.rows
     half = _Z * math.sqrt(answers.variance / answers.rows**2 + gap.error**2)
