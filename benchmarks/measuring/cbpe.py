@@ -48,8 +48,8 @@ def measure(taps: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any]]:
     details: dict[str, Any] = {}
     clean: list[dict[str, Any]] = []
     drifted: list[dict[str, Any]] = []
-    for name, rows in (("fashion", fashion(taps)), ("elpv", elpv(taps))):
-        for seed in range(min(seeds, 5)):
+    for name, rows in (("elpv", elpv(taps)), ("fashion", fashion(taps))):
+        for seed in range(seeds if name == "elpv" else min(seeds, 3)):
             own, planted_ones = _batches(taps, name, rows=rows, seed=seed)
             clean += own
             drifted += planted_ones
@@ -58,8 +58,13 @@ def measure(taps: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any]]:
         details[name] = {
             str(size): _summary([b for b in of_set if b["rows"] == size]) for size in BATCHES
         }
+        details[name]["all"] = _summary(of_set)
         details[name]["drift"] = _by_kind([b for b in drifted if b["set"] == name])
-    result = {"cbpe_error": _summary(clean)["mean_error"]}
+    silent = sum(batch["silent"] is not None for batch in drifted)
+    result = {
+        "cbpe_error": [details[name]["all"]["mean_error"] for name in ("elpv", "fashion")],
+        "cbpe_silent_on_drift": f"{silent} of {len(drifted)}",
+    }
     return result, {**details, "all": _summary(clean), "drift": _by_kind(drifted)}
 
 

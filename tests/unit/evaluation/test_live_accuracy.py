@@ -9,7 +9,7 @@ from rtl.evaluation.predictions import Predictions
 
 
 def draw(rng: np.random.Generator, rows: int, *, overconfident: float = 0.0) -> Predictions:
-    """Rows of two classes whose first class has `overconfident` less than its stated probability."""
+    """Rows of two classes whose first class has `overconfident` less than it is given."""
     stated = rng.uniform(0.55, 1.0, rows)
     labels = (rng.random(rows) >= stated - overconfident).astype(np.int64)
     probabilities = np.stack([stated, 1 - stated], 1).astype(np.float32)
