@@ -17,6 +17,9 @@ from rtl.evaluation.live_accuracy import CalibrationGap
 from rtl.evaluation.predictions import Predictions
 
 POOLED = 2048
+CONTROL = "unchanged"
+"""Rows that drift is planted in, without it."""
+
 STRENGTH = 1e-3
 BATCHES = (200, 300, 500)
 PLANTED_ROWS = 300
@@ -60,6 +63,7 @@ def measure(taps: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any]]:
         }
         details[name]["all"] = _summary(of_set)
         details[name]["drift"] = _by_kind([b for b in drifted if b["set"] == name])
+    drifted = [batch for batch in drifted if batch["kind"] != CONTROL]
     silent = sum(batch["silent"] is not None for batch in drifted)
     result = {
         "cbpe_error": [details[name]["all"]["mean_error"] for name in ("elpv", "fashion")],
@@ -72,19 +76,22 @@ def _batches(
     taps: Path, name: str, *, rows: Taps, seed: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     rng = np.random.default_rng(seed)
-    source = np.flatnonzero(rows.test)[:PLANTED_ROWS]  # of planted drift: always live
+    source = np.flatnonzero(rows.test)[:PLANTED_ROWS]  # of planted drift alone
     order = rng.permutation(np.setdiff1d(np.arange(len(rows.labels)), source))
     train, val, test, live = np.split(order, np.cumsum(SIZES[name]))
     model = _solve(rows, train=train, val=val, test=test)
-    live = rng.permutation(np.concatenate([live, source]))
     clean = []
     for size in BATCHES:
         for start in range(0, len(live) - size + 1, size):
             chosen = live[start : start + size]
             clean.append(_one(name, model, rows.features[chosen], rows.labels[chosen]))
     drifted = []
-    for kind in ("darker", "blurred"):
-        features = planted(taps, name, kind=kind, rows=source)
+    for kind in (CONTROL, "darker", "blurred"):
+        features = (
+            rows.features[source]
+            if kind == CONTROL
+            else planted(taps, name, kind=kind, rows=source)
+        )
         for size in (200, PLANTED_ROWS):
             some = rng.permutation(PLANTED_ROWS)[:size]
             found = _one(name, model, features[some], rows.labels[source[some]])

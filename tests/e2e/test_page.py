@@ -341,11 +341,11 @@ def test_the_card_tells_how_far_to_trust_the_model(page: Page, canned: Canned) -
     expect(page.locator("#storing")).to_be_hidden()
     canned.level, canned.test, canned.estimated, canned.kept = "other", False, False, True
     page.reload()
+    expect(page.locator("#storing")).to_be_visible()  # before any photo is sent
     choose(page, photo())
     expect(about).to_contain_text("The accuracy above may not hold")
     expect(about).to_contain_text("is not estimated: the percentages may not hold")
     expect(about).to_contain_text("12 of at most 1000 photos with uncertain answers are stored")
-    expect(page.locator("#storing")).to_be_visible()
     expect(about).to_contain_text("Measured on 120 validation photos, which also chose this model")
 
 
