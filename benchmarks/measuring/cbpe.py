@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from measuring.taps import Taps, elpv, fashion, planted
+from measuring.taps import DRIFTS, Taps, elpv, fashion, planted
 from rtl.evaluation import baseline, calibration, live_accuracy
 from rtl.evaluation.baseline import Baseline
 from rtl.evaluation.live_accuracy import CalibrationGap
@@ -86,15 +86,12 @@ def _batches(
             chosen = live[start : start + size]
             clean.append(_one(name, model, rows.features[chosen], rows.labels[chosen]))
     drifted = []
-    for kind in (CONTROL, "darker", "blurred"):
-        features = (
-            rows.features[source]
-            if kind == CONTROL
-            else planted(taps, name, kind=kind, rows=source)
-        )
+    features = {CONTROL: rows.features[source]}
+    features |= {kind: planted(taps, name, kind=kind, rows=source) for kind in DRIFTS}
+    for kind, of_kind in features.items():
         for size in (200, PLANTED_ROWS):
             some = rng.permutation(PLANTED_ROWS)[:size]
-            found = _one(name, model, features[some], rows.labels[source[some]])
+            found = _one(name, model, of_kind[some], rows.labels[source[some]])
             drifted.append({**found, "kind": kind})
     often = np.isin(rows.labels[live], MIXES[name])
     for size in (200, 300):

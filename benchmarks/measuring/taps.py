@@ -17,6 +17,7 @@ FASHION_ROWS = 6000
 FASHION_TEST_ROWS = 2000
 
 Drift = Literal["darker", "blurred"]
+DRIFTS: tuple[Drift, ...] = ("darker", "blurred")
 
 
 @dataclass(frozen=True, eq=False)
