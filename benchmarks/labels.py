@@ -1,6 +1,6 @@
 """The label tools, by planted errors, simulated labelling, forecasts and planted duplicates.
 
-    python benchmarks/labels.py [--parts errors next curve duplicates audit] [--taps FOLDER]
+    python benchmarks/labels.py [--parts errors next curve duplicates audit cbpe] [--taps FOLDER]
         [--seeds 10]
 
 Each part runs alone:
@@ -24,6 +24,9 @@ Each part runs alone:
 - `audit`: seconds for an audit of 20,000 pictures of Fashion-MNIST in PNG files of 112 pixels,
   beyond the features: decoding, and all checks. The features are those of 8,000 pictures,
   repeated with noise.
+- `cbpe`: the accuracy of batches of 200 to 500 rows, estimated without labels as an endpoint does,
+  and how often planted drift (darker, blurred, another class mix) silences it. `cbpe_error` is the
+  mean absolute error over the batches without drift for which it was told.
 
 Features are extracted once into `--taps`. The last line is one JSON object.
 """
@@ -39,7 +42,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import record
+from measuring import cbpe, record
 from measuring.duplicates import audit, duplicates
 from measuring.runner import interval
 from measuring.taps import Taps, elpv, fashion
@@ -266,6 +269,7 @@ PARTS: dict[str, Callable[[Path, int], tuple[dict[str, Any], dict[str, Any]]]] =
     "curve": curve,
     "duplicates": duplicates,
     "audit": audit,
+    "cbpe": cbpe.measure,
 }
 
 

@@ -7,13 +7,18 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from torchvision.transforms.v2.functional import gaussian_blur
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 FASHION_ROWS = 6000
 FASHION_TEST_ROWS = 2000
+
+Drift = Literal["darker", "blurred"]
+DRIFTS: tuple[Drift, ...] = ("darker", "blurred")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +50,40 @@ def elpv(folder: Path) -> Taps:
 
 def fashion(folder: Path) -> Taps:
     """6,000 training and 2,000 test pictures of Fashion-MNIST, drawn by seed 0."""
-    from rtl.data.images import decoding
-
     pixels, labels = (np.concatenate(each) for each in zip(*map(_fashion, PARTS), strict=True))
-    images = (decoding.resize(torch.from_numpy(one)[None].expand(3, -1, -1), 299) for one in pixels)
-    features = _kept(folder / "fashion.pt", images, len(pixels))
+    features = _kept(folder / "fashion.pt", map(_enlarged, pixels), len(pixels))
     rows = np.arange(len(labels))
     return Taps(features, labels, np.ones(len(rows), bool), rows >= FASHION_ROWS)
+
+
+def planted(folder: Path, name: str, *, kind: Drift, rows: np.ndarray) -> torch.Tensor:
+    """Features of some rows of a set, `elpv` or `fashion`, under a planted drift; bf16 (N, D)."""
+    from rtl.cli import demo
+    from rtl.data.images import decoding
+
+    if name == "elpv":
+        photos = demo.load_photos()
+        images = (
+            decoding.resize(decoding.decode(photos[row].path.read_bytes()), 299) for row in rows
+        )
+    else:
+        pixels = np.concatenate([_fashion(part)[0] for part in PARTS])
+        images = (_enlarged(pixels[row]) for row in rows)
+    return _kept(folder / f"{name}-{kind}.pt", (_drifted(i, kind) for i in images), len(rows))
+
+
+def _drifted(image: torch.Tensor, kind: Drift) -> torch.Tensor:
+    """The image at 40 % of its brightness, or blurred with a deviation of 8 of 299 pixels."""
+    if kind == "darker":
+        return (image.float() * 0.4).to(torch.uint8)
+    blurred: torch.Tensor = gaussian_blur(image, [49, 49], [8.0, 8.0])
+    return blurred
+
+
+def _enlarged(pixels: np.ndarray) -> torch.Tensor:
+    from rtl.data.images import decoding
+
+    return decoding.resize(torch.from_numpy(pixels)[None].expand(3, -1, -1), 299)
 
 
 PARTS = (("train", FASHION_ROWS), ("t10k", FASHION_TEST_ROWS))

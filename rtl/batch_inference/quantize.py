@@ -21,7 +21,7 @@ from rtl.config.schema import AugmentConfig, DataConfig
 from rtl.data.batches import EpochSampler, ImageReader, InMemorySource
 from rtl.data.shards import Manifest, load_manifest
 from rtl.errors import BundleError, DataError
-from rtl.evaluation import baseline, calibration, conformal, metrics, paired
+from rtl.evaluation import baseline, calibration, conformal, live_accuracy, metrics, paired
 from rtl.evaluation.metrics import Scores
 from rtl.evaluation.paired import Comparison
 from rtl.evaluation.predictions import Predictions, gather
@@ -95,6 +95,7 @@ def quantize(
         uncertain_below=calibration.uncertain_below(final, asked.get("certain_accuracy", 0.95)),
         prediction_sets=conformal.with_test(sets, found),
         baseline=baseline.measure(torch.from_numpy(final.probabilities), pooled),
+        calibration_gap=live_accuracy.measure({"val": final, **({"test": found} if found else {})}),
         metrics={"val": val.to_dict(), "test": test.to_dict() if test else None},
         versions=bundle.software_versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

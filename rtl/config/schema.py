@@ -317,6 +317,14 @@ class ServeConfig(Section):
     cors_origins: tuple[str, ...] = Field(default=(), strict=False)
     """Origins whose web pages may call the endpoint, besides its own: `https://shop.example`,
     `http://localhost:5173`; `*` for all."""
+    error_price: float | None = Field(default=None, gt=0)
+    """Price of one wrong answer, in a currency of your choice: estimates of wrong answers are
+    told in money too; null tells none."""
+    keep_uncertain: str | None = Field(default=None, min_length=1)
+    """Folder or `s3://` prefix where images with an uncertain answer are kept, as a pool for `rtl
+    label next`; null keeps none."""
+    keep_uncertain_max: int = Field(default=1000, ge=1)
+    """Number of images kept at once, over all replicas; beyond it the most certain is dropped."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> ServeConfig:

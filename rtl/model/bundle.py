@@ -28,6 +28,7 @@ from rtl.errors import BundleError, DataError, NotFoundError, reason
 from rtl.evaluation import conformal
 from rtl.evaluation.baseline import Baseline
 from rtl.evaluation.conformal import PredictionSets
+from rtl.evaluation.live_accuracy import CalibrationGap
 from rtl.model import device as devices
 from rtl.model import golden, inception
 from rtl.model.golden import Golden
@@ -107,6 +108,8 @@ class BundleInfo:
     """Set for a network that computes in 8 bits: see `rtl.model.kernels.int8`."""
     baseline: Baseline | None = None
     """Statistics of its predictions on `val`, for measuring drift."""
+    calibration_gap: CalibrationGap | None = None
+    """Error of its mean confidence, for estimating live accuracy; None in older bundles."""
     framing: Framing = "crop"
     """How an image becomes the square: see `rtl.data.images.framing`. Older bundles crop."""
     golden: Golden | tuple[float, ...] | None = None

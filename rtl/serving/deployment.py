@@ -44,9 +44,13 @@ def build(
 
     With `surge` a new replica starts before an old one stops, where replicas are replaced.
     """
+    pool = config.keep_uncertain and storage.normalize(config.keep_uncertain)
     aggregator: Any = serve.deployment(StatsAggregator)
     aggregator = ray_private.with_version(
-        aggregator, rtl.__version__, name="StatsAggregator", ray_actor_options={"num_cpus": 0}
+        aggregator,
+        f"{rtl.__version__} {pool} {config.keep_uncertain_max}",
+        name="StatsAggregator",
+        ray_actor_options={"num_cpus": 0},
     )
     deployment: Any = serve.deployment(serve.ingress()(Endpoint))
     application: serve.Application = ray_private.with_version(
@@ -63,7 +67,7 @@ def build(
             "runtime_env": {"env_vars": session.env_vars(config.cpus_per_replica)},
         },
         **_scaling(config),
-    ).bind(config, aggregator.bind(), token_sha256=token_sha256)
+    ).bind(config, aggregator.bind(pool, config.keep_uncertain_max), token_sha256=token_sha256)
     return application
 
 

@@ -21,7 +21,7 @@ from rtl.model import registry
 from rtl.model.bundle import BundleInfo, Classifier
 from rtl.serving.batching import Batcher
 from rtl.serving.models import Answer, CanaryModel, ServedModel
-from rtl.serving.traffic import Counts
+from rtl.serving.traffic import Counts, count_answer
 
 _CHECK_EVERY_S = 10.0
 """Seconds without a batch after which a health check runs the model itself."""
@@ -35,6 +35,10 @@ Load = Callable[[str, torch.device], Classifier]
 """Loads a bundle onto a device. Raises BundleError, StorageError."""
 
 
+def _keep_nothing(data: bytes, confidence: float) -> None:
+    pass
+
+
 class Engine:
     """Answers for one model at a time, with a canary beside it; used from one event loop."""
 
@@ -45,9 +49,12 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         new_batcher: Callable[..., Batcher] = Batcher,
         load: Load = Classifier.load,
+        on_uncertain: Callable[[bytes, float], None] = _keep_nothing,
     ) -> None:
+        """Calls `on_uncertain` with each image whose answer is uncertain, and its confidence."""
         self.config = config
         self._load_classifier = load
+        self._on_uncertain = on_uncertain
         self.counts: Counts = Counter()
         """Traffic since the counts were last taken away."""
         self.canary: CanaryModel | None = None
@@ -129,7 +136,7 @@ class Engine:
         slots = asyncio.Semaphore(self.config.cpus_per_replica)
         try:
             return await asyncio.gather(
-                *(self._classify(data, explain=explain, slots=slots) for data in images)
+                *(self._classify_one(data, explain=explain, slots=slots) for data in images)
             )
         finally:
             self._pending -= len(images)
@@ -171,6 +178,14 @@ class Engine:
         classifier.check()
         name, version = registry.entry_of(uri) or (classifier.info.name, None)
         return ServedModel(storage.normalize(uri), name, version, classifier)
+
+    async def _classify_one(
+        self, data: bytes, *, explain: bool, slots: asyncio.Semaphore
+    ) -> Answer | ImageError:
+        answer = await self._classify(data, explain=explain, slots=slots)
+        if isinstance(answer, Answer) and answer.uncertain:
+            self._on_uncertain(data, answer.confidence)
+        return answer
 
     async def _classify(
         self, data: bytes, *, explain: bool, slots: asyncio.Semaphore
@@ -218,6 +233,7 @@ class Engine:
             self.counts["drift", served.label, "confidence", str(tenth)] += 1
             tenth = baseline.bin_of(expected.distance, result.distance)
             self.counts["drift", served.label, "distance", str(tenth)] += 1
+            count_answer(self.counts, served.label, answer.confidence)
         return answer
 
     async def _answer_by_canary(

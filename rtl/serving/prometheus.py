@@ -13,24 +13,30 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from rtl.evaluation.live_accuracy import CalibrationGap
 from rtl.serving.traffic import LATENCY_BUCKETS_S, TrafficStats
+from rtl.serving.uncertain.pool import KeptImages
 
 
-def render(stats: TrafficStats, model: str) -> bytes:
-    """Renders Prometheus text; `model` is the label of the current model."""
+def render(stats: TrafficStats, model: str, *, gap: CalibrationGap | None = None) -> bytes:
+    """Renders Prometheus text; `model` is the current model's label, `gap` its calibration gap."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_TrafficCollector(stats, model))
+    registry.register(_TrafficCollector(stats, model, gap))
     return generate_latest(registry)
 
 
 class _TrafficCollector(Collector):
-    def __init__(self, stats: TrafficStats, model: str) -> None:
+    def __init__(self, stats: TrafficStats, model: str, gap: CalibrationGap | None) -> None:
         self._stats = stats
         self._model = model
+        self._gap = gap
 
     def collect(self) -> Iterator[Metric]:
         yield from self._requests()
         yield self._drift()
+        yield self._accuracy()
+        if self._stats.kept is not None:
+            yield from _kept(self._stats.kept)
 
     def _requests(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -69,3 +75,26 @@ class _TrafficCollector(Collector):
             if index is not None:
                 drift.add_metric([signal], index)
         return drift
+
+    def _accuracy(self) -> Metric:
+        accuracy = GaugeMetricFamily(
+            "rtl_estimated_accuracy",
+            "Estimated share of right answers and its 95 % interval; absent while it is unknown",
+            labels=["end"],
+        )
+        found = self._stats.accuracy(self._model, self._gap).estimate
+        if found is not None:
+            for end, value in found.to_dict().items():
+                accuracy.add_metric([end], value)
+        return accuracy
+
+
+def _kept(kept: KeptImages) -> Iterator[Metric]:
+    if kept.images is not None:
+        yield GaugeMetricFamily("rtl_kept_images", "Images kept for labelling", value=kept.images)
+    offered = CounterMetricFamily(
+        "rtl_offered_images", "Images with an uncertain answer, by outcome", labels=["outcome"]
+    )
+    for outcome in ("added", "skipped", "failed"):
+        offered.add_metric([outcome], getattr(kept, outcome))
+    yield offered

@@ -21,6 +21,7 @@ from rtl.model.registry import Canary
 from rtl.serving.engine import Engine, Load
 from rtl.serving.http import app
 from rtl.serving.traffic import TrafficStats
+from rtl.serving.uncertain.offers import Offers
 
 _REPORT_EVERY_S = 1.0
 """Seconds between two reports of a replica's counts to the aggregator."""
@@ -71,7 +72,11 @@ class Endpoint:
     ) -> None:
         """`aggregator` is the handle of the `StatsAggregator` deployment."""
         self.rejected: dict[str, str] = {}
-        self.engine = Engine(config, load=load)
+        if config.keep_uncertain is None:
+            self.engine = Engine(config, load=load)
+        else:
+            offers = Offers(aggregator.keep.remote, count=self._count_offer)
+            self.engine = Engine(config, load=load, on_uncertain=offers.offer)
         self._resolve = resolve
         self._config = config
         self._aggregator = aggregator
@@ -143,6 +148,9 @@ class Endpoint:
         """Ends following the registry and reporting counts."""
         for task in self._tasks:
             task.cancel()
+
+    def _count_offer(self, outcome: str) -> None:
+        self.engine.counts["uncertain", outcome] += 1
 
     async def _repeat(self, seconds: float, action: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -1,7 +1,9 @@
-"""Traffic statistics: counts that replicas add up, and the drift and canary figures behind them.
+"""Traffic statistics: counts that replicas add up, and the figures behind them: drift, estimated
+accuracy, the canary's comparison.
 
 A replica counts into a `Counts` of flat keys and hands it over every second; one `TrafficStats`
-adds up the counts of all replicas. Of an image only the decile ranges of its two numbers are kept.
+adds up the counts of all replicas. Of an image only the decile ranges of its two numbers are kept,
+and sums of its confidence.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from typing import Literal
 
 from scipy.special import stdtr
 
-from rtl.evaluation import baseline
-from rtl.evaluation.metrics import wilson
+from rtl.evaluation import baseline, live_accuracy
+from rtl.evaluation.live_accuracy import Answers, CalibrationGap
+from rtl.evaluation.metrics import Estimate, wilson
+from rtl.serving.uncertain.pool import KeptImages
 
 Counts = Counter[tuple[str, ...]]
 
@@ -44,6 +48,19 @@ class Drift:
     """Population stability index of the features' distance; None below `MIN_DRIFT_ROWS`."""
     level: Literal["same", "moved", "other", "unknown"]
     """Reading of the larger index; `unknown` below `MIN_DRIFT_ROWS`."""
+
+
+@dataclass(frozen=True)
+class LiveAccuracy:
+    """Estimated share of right answers among recent ones."""
+
+    rows: int
+    """Number of recent images, at most about `DRIFT_ROWS`."""
+    estimate: Estimate | None
+    """The share with its 95 % interval; None where there is a `reason`."""
+    reason: Literal["few_answers", "drift", "not_measured"] | None
+    """Why nothing is estimated: below `MIN_DRIFT_ROWS`; drift, under which the calibration may not
+    hold; a bundle without the measurements."""
 
 
 @dataclass(frozen=True)
@@ -93,22 +110,36 @@ class TrafficStats:
 
     def __init__(self) -> None:
         self.totals: Counts = Counter()
+        self.kept: KeptImages | None = None
+        """State of the kept images; None where none are kept."""
         self._recent: dict[tuple[str, ...], list[float]] = {}
         """Faded counts between the baseline's deciles, by model and signal."""
+        self._answers: dict[str, Answers] = {}
+        """Faded sums over the answers, by model."""
 
     def add(self, counts: Mapping[tuple[str, ...], float]) -> None:
         """Adds the counts of one replica since the last time."""
         fresh: dict[tuple[str, ...], list[float]] = {}
+        answers: dict[str, Counter[str]] = {}
         for key, value in counts.items():
             if key[0] == "drift":
                 tenths = fresh.setdefault(key[1:3], [0.0] * baseline.BINS)
                 tenths[int(key[3])] += value
+            elif key[0] == "answers":
+                answers.setdefault(key[1], Counter())[key[2]] += value  # type: ignore[assignment]
             else:
                 self.totals[key] += value  # type: ignore[assignment]
         for signal, tenths in fresh.items():
-            kept = max(0.0, 1 - sum(tenths) / DRIFT_ROWS)
+            kept = _kept_share(sum(tenths))
             before = self._recent.get(signal, [0.0] * baseline.BINS)
             self._recent[signal] = [kept * a + b for a, b in zip(before, tenths, strict=True)]
+        for model, sums in answers.items():
+            kept, old = _kept_share(sums["rows"]), self._answers.get(model, Answers(0, 0, 0))
+            self._answers[model] = Answers(
+                kept * old.rows + sums["rows"],
+                kept * old.confidence + sums["confidence"],
+                kept * old.variance + sums["variance"],
+            )
 
     def drift(self, model: str) -> Drift:
         """Drift of the answers of the model with that label."""
@@ -129,6 +160,21 @@ class TrafficStats:
             if worst < _STRONG_DRIFT
             else "other",
         )
+
+    def accuracy(self, model: str, gap: CalibrationGap | None) -> LiveAccuracy:
+        """Estimated accuracy of the answers of the model with that label.
+
+        `gap` is the error of its calibration, None where it was not measured.
+        """
+        drift = self.drift(model)
+        if gap is None:
+            return LiveAccuracy(drift.rows, estimate=None, reason="not_measured")
+        if drift.level == "unknown" or model not in self._answers:
+            return LiveAccuracy(drift.rows, estimate=None, reason="few_answers")
+        if drift.level != "same":
+            return LiveAccuracy(drift.rows, estimate=None, reason="drift")
+        answers = self._answers[model]
+        return LiveAccuracy(drift.rows, estimate=live_accuracy.estimate(answers, gap), reason=None)
 
     def canary(self, current: str, candidate: str) -> CanaryComparison:
         """Compares the models with these labels."""
@@ -155,6 +201,11 @@ class TrafficStats:
         )
 
 
+def _kept_share(rows: float) -> float:
+    """Share that older answers keep of their weight when so many new ones come."""
+    return max(0.0, 1 - rows / DRIFT_ROWS)
+
+
 def _paired_difference(rows: int, *, total: float, squares: float) -> PairedDifference:
     """The mean and p-value of `rows` differences with this sum and this sum of squares."""
     mean = total / rows
@@ -165,6 +216,14 @@ def _paired_difference(rows: int, *, total: float, squares: float) -> PairedDiff
     return PairedDifference(
         mean, p_value=float(2 * stdtr(rows - 1, -abs(mean) / error)) if error else 1.0
     )
+
+
+def count_answer(counts: Counts, model: str, confidence: float) -> None:
+    """Counts one answer, with the probability of its most probable class."""
+    for name, value in (
+        ("rows", 1.0), ("confidence", confidence), ("variance", confidence * (1 - confidence))
+    ):  # fmt: skip
+        counts["answers", model, name] += value  # type: ignore[assignment]
 
 
 def count_request(counts: Counts, route: str, *, status: int, seconds: float) -> None:

@@ -2,7 +2,7 @@
 
 The network predicts as it will be served, with its test-time flips. `val` gives its temperature,
 the confidence below which it is uncertain, its prediction sets, and the baseline of its
-predictions; `test` is opened once, here.
+predictions; `test` is opened once, here, and says how far the mean confidence is from the accuracy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from rtl import storage
 from rtl.config.tree import Config
 from rtl.data.images import framing
-from rtl.evaluation import baseline, calibration, conformal, metrics
+from rtl.evaluation import baseline, calibration, conformal, live_accuracy, metrics
 from rtl.evaluation.metrics import Scores
 from rtl.evaluation.predictions import Predictions, encode, gather
 from rtl.feature_extraction.cache import Features
@@ -148,6 +148,7 @@ def _describe_bundle(
         uncertain_below=uncertain,
         prediction_sets=conformal.with_test(sets, final.splits.get("test")),
         baseline=baseline.measure(calibrate(probabilities, final.temperature), pooled),
+        calibration_gap=live_accuracy.measure(final.splits),
         test_flips=config.model.test_flips,
         metrics={
             "val": state.history[state.best].val.to_dict(),

@@ -334,12 +334,18 @@ def test_the_card_tells_how_far_to_trust_the_model(page: Page, canned: Canned) -
         "95 % of all photos show one of theirs. Of the test photos 93 % did",
         "temperature 1.31", "95 of 100", "the last 412 photos are like the validation photos",
         "colours@4 is a canary: it answers 10 %", "Accuracy", "Calibration",
+        "About 3.1 % of the answers to the last 412 photos are wrong (1.6 % to 4.9 %)",
+        "At 1 for a wrong answer that is 31 for 1,000 photos (16 to 49)",
     ):  # fmt: skip
         expect(about).to_contain_text(text)
-    canned.level, canned.test = "other", False
+    expect(page.locator("#storing")).to_be_hidden()
+    canned.level, canned.test, canned.estimated, canned.kept = "other", False, False, True
     page.reload()
+    expect(page.locator("#storing")).to_be_visible()  # before any photo is sent
     choose(page, photo())
     expect(about).to_contain_text("The accuracy above may not hold")
+    expect(about).to_contain_text("is not estimated: the percentages may not hold")
+    expect(about).to_contain_text("12 of at most 1000 photos with uncertain answers are stored")
     expect(about).to_contain_text("Measured on 120 validation photos, which also chose this model")
 
 

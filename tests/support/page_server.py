@@ -37,6 +37,8 @@ class Canned:
     classes: tuple[str, ...] = tuple(COLOURS)
     framing: str = "crop"
     level: str = "same"
+    estimated: bool = True
+    kept: bool = False
     test: bool = True
     bodies: list[bytes] = field(default_factory=list)
     inside: int = 0
@@ -141,6 +143,16 @@ def _application(canned: Canned) -> Starlette:
 
     async def traffic(request: Request) -> Response:
         drift = {"rows": 412, "confidence": 0.03, "distance": 0.05, "level": canned.level}
+        ratio = {"value": 0.969, "low": 0.951, "high": 0.984}
+        cost = {"value": 31.0, "low": 16.0, "high": 49.0}
+        accuracy = {
+            "rows": 412,
+            "estimate": ratio if canned.estimated else None,
+            "reason": None if canned.estimated else "drift",
+            "error_price": 1.0,
+            "cost_per_1000": cost if canned.estimated else None,
+        }
+        kept = {"images": 12, "maximum": 1000, "fault": None} if canned.kept else None
         canary = {
             "name": "colours",
             "version": 4,
@@ -149,7 +161,9 @@ def _application(canned: Canned) -> Starlette:
             "rows": 40,
             "agreement": None,
         }
-        return refused(request) or JSONResponse({"drift": drift, "canary": canary})
+        return refused(request) or JSONResponse(
+            {"drift": drift, "accuracy": accuracy, "kept": kept, "canary": canary}
+        )
 
     return Starlette(
         routes=[

@@ -2,7 +2,7 @@
 
     POST /v1/predict[?top_k=n&explain=true]   one image as the body, multipart, or JSON with base64
     GET  /v1/model                            the current model and its measured quality
-    GET  /v1/traffic                          drift, and the canary beside the current model
+    GET  /v1/traffic                          drift, estimated accuracy, kept images, the canary
     GET  /healthz, /readyz, /metrics, /openapi.json, and a page at /
 
 With a token, `/v1` and `/metrics` ask for it.

@@ -22,7 +22,7 @@ from rtl.serving.http.errors import RequestError, image_error, overloaded
 from rtl.serving.http.request.body import BodyBudget, read
 from rtl.serving.http.request.parsing import PredictRequest, parse
 from rtl.serving.models import Answer, ServedModel
-from rtl.serving.traffic import TrafficStats
+from rtl.serving.traffic import LiveAccuracy, TrafficStats
 
 
 class StatsSource(Protocol):
@@ -121,7 +121,7 @@ class Handlers:
         return JSONResponse(content)
 
     async def traffic(self, request: Request) -> Response:
-        """Reports drift and the canary's comparison."""
+        """Reports drift, the estimated accuracy, the kept images and the canary's comparison."""
         self._authorize(request)
         engine = self._engine
         stats = await self._stats.stats()
@@ -134,10 +134,15 @@ class Handlers:
                 "shadow": engine.canary.shadow,
                 **{name: value for name, value in asdict(found).items() if value is not None},
             }
-        drift = asdict(stats.drift(engine.served.label))
+        served = engine.served
+        drift = asdict(stats.drift(served.label))
+        accuracy = stats.accuracy(served.label, served.info.calibration_gap)
+        kept = cast(schemas.KeptReport, asdict(stats.kept)) if stats.kept else None
         content: schemas.Traffic = {
-            "model": _describe(engine.served),
+            "model": _describe(served),
             "drift": cast(schemas.DriftReport, drift),
+            "accuracy": _accuracy(accuracy, engine.config.error_price),
+            "kept": kept,
             "canary": canary,
         }
         return JSONResponse(content)
@@ -145,7 +150,10 @@ class Handlers:
     async def metrics(self, request: Request) -> Response:
         """Renders the Prometheus metrics."""
         self._authorize(request)
-        text = prometheus.render(await self._stats.stats(), self._engine.served.label)
+        served = self._engine.served
+        text = prometheus.render(
+            await self._stats.stats(), served.label, gap=served.info.calibration_gap
+        )
         return Response(text, media_type="text/plain; version=0.0.4")
 
     async def openapi(self, _: Request) -> Response:
@@ -214,6 +222,23 @@ def _result(name: str | None, answer: Answer | ImageError, *, top_k: int) -> sch
     if answer.heatmap is not None:
         result["heatmap"] = base64.b64encode(answer.heatmap).decode()
     return result
+
+
+def _accuracy(found: LiveAccuracy, price: float | None) -> schemas.AccuracyReport:
+    estimate, cost = found.estimate, None
+    if estimate is not None and price is not None:
+        value, low, high = (
+            round(1000 * price * (1 - share), 2)
+            for share in (estimate.value, estimate.high, estimate.low)
+        )
+        cost = schemas.Money(value=value, low=low, high=high)
+    return {
+        "rows": found.rows,
+        "estimate": cast(schemas.Estimate, estimate.to_dict()) if estimate else None,
+        "reason": found.reason,
+        "error_price": price,
+        "cost_per_1000": cost,
+    }
 
 
 def _describe(served: ServedModel) -> schemas.Model:

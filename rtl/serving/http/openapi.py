@@ -45,7 +45,7 @@ def document(*, secured: bool) -> dict[str, Any]:
         "paths": {
             "/v1/predict": {"post": _predict(body)},
             "/v1/model": _get("model", "Card", summary="The current model and its quality."),
-            "/v1/traffic": _get("traffic", "Traffic", summary="Drift, and the canary."),
+            "/v1/traffic": _get("traffic", "Traffic", summary="Drift, accuracy, the canary."),
             "/healthz": _get("healthz", "Health", summary="Whether the model answers."),
             "/readyz": _get("readyz", "Health", summary="Whether there is room for more images."),
         },

@@ -195,11 +195,67 @@ class DriftReport(TypedDict):
     level: Literal["same", "moved", "other", "unknown"]
 
 
+class Money(TypedDict):
+    """An amount in the currency of `error_price`, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class AccuracyReport(TypedDict):
+    """Accuracy of recent answers, estimated without labels as the mean of their probabilities."""
+
+    rows: Annotated[int, Field(description="Recent images.")]
+    estimate: Annotated[
+        Estimate | None,
+        Field(
+            description="Share of right answers; the interval counts chance in these answers and "
+            "the calibration's own error on labelled images. Null where there is a `reason`."
+        ),
+    ]
+    reason: Annotated[
+        Literal["few_answers", "drift", "not_measured"] | None,
+        Field(
+            description="Why nothing is estimated: too few answers yet; drift, under which the "
+            "calibration may not hold; a model without a measured calibration."
+        ),
+    ]
+    error_price: Annotated[
+        float | None, Field(description="Price of one wrong answer; null where none was given.")
+    ]
+    cost_per_1000: Annotated[
+        Money | None,
+        Field(description="Price of the wrong answers among 1,000 images, as estimated."),
+    ]
+
+
+class KeptReport(TypedDict):
+    """Images with an uncertain answer that are kept for labelling."""
+
+    images: Annotated[
+        int | None, Field(description="Images that are kept; null before the first was offered.")
+    ]
+    maximum: Annotated[int, Field(description="Limit of `images`.")]
+    added: Annotated[int, Field(description="Images that were written since the start.")]
+    skipped: Annotated[
+        int, Field(description="Images that were not looked at, because too many waited.")
+    ]
+    failed: Annotated[int, Field(description="Images that could not be written.")]
+    fault: Annotated[
+        str | None, Field(description="Error of the latest image, where it could not be written.")
+    ]
+
+
 class Traffic(TypedDict):
     """Statistics of the images that were classified."""
 
     model: Model
     drift: DriftReport
+    accuracy: AccuracyReport
+    kept: Annotated[
+        KeptReport | None, Field(description="Null where `serve.keep_uncertain` is not set.")
+    ]
     canary: Annotated[
         dict[str, Any] | None,
         Field(description="The canary beside the current model: share, agreement, means."),

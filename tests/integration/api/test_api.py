@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 SETTINGS = {
     "data.image_size": 75, "train.epochs": 2, "train.batch_size": 8, "search.sampler": "grid",
     "search.lr": [0.01], "search.unfrozen_layers": [1, 0], "search.scheduler": "none",
-    "pack.val_fraction": 0.25, "pack.test_fraction": 0.25,
+    "pack.val_fraction": 0.25, "pack.test_fraction": 0.3,
 }  # fmt: skip
 
 
@@ -82,6 +82,9 @@ def test_a_model_answers_and_explains(storage: Path) -> None:
     assert sets is not None
     assert sets.test is not None
     assert answer.coverage == sets.coverage == 0.95
+    gap = model.info.calibration_gap
+    assert gap is not None
+    assert (gap.split, gap.rows) == ("test", sets.test.rows)
     assert answer.one_of[0] == "green"
     assert all(
         (name in answer.one_of) == (p >= sets.threshold or name == "green")

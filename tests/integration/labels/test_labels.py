@@ -12,6 +12,7 @@ import rtl
 from rtl.cli.main import main
 from rtl.data import shards
 from rtl.errors import ConfigError
+from rtl.serving.uncertain.pool import Pool
 from tests.conftest import make_dataset, make_image
 
 pytestmark = pytest.mark.ray
@@ -94,6 +95,18 @@ def test_a_pool_becomes_a_queue_and_labels(root: Path, capsys: pytest.CaptureFix
     made = rtl.label_apply(root / "data", root / "labelled.csv", dest=root / "data3")
     assert made.rows("train") == 27
     assert made.packing["history"][0]["added"] == 3
+
+
+def test_kept_images_of_an_endpoint_are_a_pool(root: Path) -> None:
+    kept = Pool(str(root / "kept"), 4)
+    for seed in range(6):
+        kept.add(make_image("red", 900 + seed), 0.9 - seed / 10)
+    queue = root / "from-traffic.json"
+    words = ["label", "next", str(root / "data"), "--pool", kept.uri, "--count", "4"]
+    assert main([*words, "--out", str(queue), *options(root)]) == 0
+    chosen = {item["id"] for item in json.loads(queue.read_text())["items"]}
+    assert chosen == {path.name for path in (root / "kept").iterdir()}
+    assert len(chosen) == 4
 
 
 def test_a_curve_says_what_more_labels_bring(

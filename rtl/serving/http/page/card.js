@@ -1,4 +1,4 @@
-// The card of the model: accuracy, calibration, drift and classes.
+// The card of the model: accuracy, calibration, traffic and classes.
 
 import { ask } from "./api.js";
 
@@ -40,7 +40,7 @@ export async function showTraffic() {
   const place = document.getElementById("traffic");
   const content = await ask("v1/traffic").catch(() => null); // the card is complete without it
   if (!place || !content) return;
-  const { drift, canary } = content;
+  const { drift, accuracy, kept, canary } = content;
   const recent = `the last ${drift.rows} photos`;
   const text = {
     same: `No drift: ${recent} are like the validation photos.`,
@@ -48,11 +48,28 @@ export async function showTraffic() {
     other: `Strong drift: ${recent} differ from the validation photos. The accuracy above may not hold.`,
     unknown: `Too few photos yet (${drift.rows}) to measure drift.`,
   }[drift.level];
-  place.replaceChildren(make("h3", "", "Data drift"), make("p", `flag ${drift.level}`, text));
+  place.replaceChildren(make("h3", "", "Data drift"), make("p", `flag ${drift.level}`, text), make("p", "small", recentAccuracy(accuracy)));
+  const storing = document.getElementById("storing");
+  storing.hidden = !kept;
+  if (kept) place.append(make("p", "small", `${kept.images ?? 0} of at most ${kept.maximum} photos with uncertain answers are stored for labelling.${kept.fault ? " The last one could not be stored." : ""}`));
   if (!canary) return;
   const role = canary.shadow ? "is a canary in shadow: its answers are compared and never shown" : `is a canary: it answers ${points(canary.share)} of the photos`;
   const agrees = canary.agreement ? ` It agrees with the current model on ${points(canary.agreement.value)} of ${canary.rows} photos.` : "";
   place.append(make("p", "small", `${title(canary)} ${role}.${agrees}`));
+}
+
+/** The estimated accuracy of recent answers in words, or why there is none. */
+function recentAccuracy({ rows, estimate, reason, error_price: price, cost_per_1000: cost }) {
+  if (!estimate)
+    return {
+      few_answers: "The accuracy of recent answers is estimated once there are enough photos.",
+      drift: "The accuracy of recent answers is not estimated: the percentages may not hold for photos that differ.",
+      not_measured: "The accuracy of recent answers is not estimated: this model was made without the measurements for it.",
+    }[reason];
+  const wrong = { low: 1 - estimate.high, high: 1 - estimate.low };
+  const found = `About ${points(1 - estimate.value)} of the answers to the last ${rows} photos are wrong (${between(wrong)}), estimated from their percentages, without labels.`;
+  const money = (amount) => amount.toLocaleString("en", { maximumFractionDigits: 2 });
+  return cost ? `${found} At ${money(price)} for a wrong answer that is ${money(cost.value)} for 1,000 photos (${money(cost.low)} to ${money(cost.high)}).` : found;
 }
 
 function block(heading, ...nodes) {
