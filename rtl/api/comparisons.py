@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rtl.api.configuration import Location, Recipe, configure, text_of
@@ -12,6 +13,8 @@ from rtl.runtime import session
 
 if TYPE_CHECKING:
     from rtl.comparison.records import DifferingRow, ModelComparison
+    from rtl.config.tree import Config
+    from rtl.data.shards import Manifest
 
 ON_PAGE = 300
 """Photos of the page, at most."""
@@ -24,6 +27,7 @@ def compare(
     data: Location | None = None,
     split: Split = "test",
     robustness: bool = False,
+    near_duplicates: bool = False,
     html: Location | None = None,
     storage: Location | None = None,
     recipe: Recipe | None = None,
@@ -33,14 +37,17 @@ def compare(
     """Compares two models on a split of a packed data set: which is better, and where they differ.
 
     `a` and `b` as in `load_model`; differences are B minus A. `robustness` adds accuracies on
-    blurred, noisy, brighter, darker and JPEG-damaged photos, nine passes in place of one. `html`
-    gets a page with the photos that one model alone has right. Raises BundleError, ConfigError for
+    blurred, noisy, brighter, darker and JPEG-damaged photos, nine passes in place of one.
+    `near_duplicates` leaves out of the accuracies without copies also rows whose photo is in
+    `train` in another form, as `audit` finds them; without it, copies are equal files. `html` gets
+    a page with the photos that one model alone has right. Raises BundleError, ConfigError for
     one model given twice, DataError where the split is empty or the classes differ, and
     ResourceError for a GPU that is not there.
     """
     session.silence()
     from rtl import storage as objects
     from rtl.comparison import compare as comparing
+    from rtl.comparison.copies import rows_without_copies
     from rtl.data import shards
     from rtl.display import progress_views
     from rtl.labels import images
@@ -59,6 +66,8 @@ def compare(
         found = comparing.compare(
             (uris[0], uris[1]), config.data.uri, split=split, robustness=robustness,
             seed=config.data.seed, use_gpu=bool(config.train.gpus_per_worker),
+            rows_without_copies=partial(_without_near_duplicates, config=config)
+            if near_duplicates else rows_without_copies,
             progress=lambda done, total: on_progress(done, total, "rows"),
         )  # fmt: skip
     if html is not None:
@@ -70,6 +79,16 @@ def compare(
         )  # fmt: skip
         objects.write_bytes(text_of(html), page.encode())
     return found
+
+
+def _without_near_duplicates(manifest: Manifest, split: str, *, config: Config) -> frozenset[str]:
+    """Ids of a split's rows without a near-duplicate in `train`; Ray is connected already."""
+    from rtl.labels import rows as labelled
+    from rtl.labels.audit import facts, run
+
+    config, manifest = labelled.prepare(config)
+    rows = labelled.load(labelled.resolve(config, manifest), manifest)
+    return run.ids_without_copies(rows, facts.measure(manifest), split)
 
 
 def _caption(row: DifferingRow) -> str:

@@ -56,6 +56,10 @@ class Compare(OnData):
         "--robustness",
         "also under blur, noise, brightness and JPEG damage: nine passes in place of one",
     )
+    near_duplicates: bool = flag(
+        "--near-duplicates",
+        "leave out rows whose photo is in train in another form too, as `rtl audit` finds them",
+    )
     html: str | None = option(
         "--html", metavar="FILE", help="page with the photos that one model alone has right"
     )
@@ -68,7 +72,8 @@ class Compare(OnData):
         from rtl.display.console import print_line, print_table, write
 
         found = compare(
-            self.a, self.b, split=self.split, robustness=self.robustness, html=self.html,
+            self.a, self.b, split=self.split, robustness=self.robustness,
+            near_duplicates=self.near_duplicates, html=self.html,
             recipe=self.settings(), progress=not self.as_json,
         )  # fmt: skip
         if self.as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import rtl
 from rtl import storage
@@ -104,6 +106,31 @@ def test_copies_and_other_data_are_told(root: Path, capsys: pytest.CaptureFixtur
     assert found["robustness"] == []
     alone = rtl.evaluate("colours@2", place, storage=root)
     assert found["b"]["scores"] == json.loads(json.dumps(alone.scores.to_dict()))
+
+
+def test_near_duplicates_are_left_out_where_asked(root: Path) -> None:
+    manifest = shards.load_manifest(str(root / "data"))
+    table = shards.read_shard(manifest, manifest.split("test")[0])
+    again = io.BytesIO()  # (noise, which a lower quality takes away)
+    Image.open(io.BytesIO(table["image"][0].as_py())).save(again, "JPEG", quality=95)
+    label = table["label"][0].as_py()
+    encoded = shards.encode_shard(["again"], [again.getvalue()], [label])
+    place = str(root / "near")
+    for shard in manifest.shards:
+        data = storage.read_bytes(f"{manifest.uri}/{shard.path}")
+        storage.write_bytes(storage.join(place, shard.path), data)
+    storage.write_bytes(storage.join(place, "train/again.parquet"), encoded)
+    more = shards.Shard("train/again.parquet", "train", 1, **storage.describe(encoded))
+    train = tuple(n + (c == label) for c, n in enumerate(manifest.counts["train"]))
+    counts = {**manifest.counts, "train": train}
+    replace(manifest, shards=(*manifest.shards, more), counts=counts).save(place)
+
+    small = {"data.image_size": 80}
+    names = ("colours@1", "colours@2")
+    assert rtl.compare(*names, data=place, storage=root).without_copies is None
+    found = rtl.compare(*names, data=place, storage=root, near_duplicates=True, overrides=small)
+    assert found.without_copies is not None
+    assert found.without_copies.rows == ROWS - 1
 
 
 def test_what_cannot_be_compared_is_an_error(root: Path) -> None:
