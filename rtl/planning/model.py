@@ -45,6 +45,15 @@ NETWORK_BYTES = 700_000_000
 BUNDLE_BYTES = 100_000_000
 """Size of a bundle: 24 million weights in 32 bits, and its records."""
 
+COMMAND_STARTS = 2.0
+_PASS_STARTS = 1.3
+_PROBE_STARTS = 1.2
+FIT_STARTS = 4.4
+_ROUND_STARTS = 4.0
+_EVALUATION_STARTS = 2.5
+"""Time of a stage before and beside its work, in starts of a process: from the quick demo's search
+and a streamed fit (docs/lab-notes/2026-11-29-forecasts.md)."""
+
 _WEIGHT_BYTES = BUNDLE_BYTES
 _COPIES = 3
 """Sizes of the trained weights in a checkpoint: themselves and AdamW's two moments."""
@@ -103,7 +112,7 @@ class CostModel:
         missing = [k for k in self._setting.cached if k not in self._setting.built]
         memory = self._speeds.images.memory + NETWORK_BYTES
         if not missing:
-            return StageForecast(FEATURES, 0.0, memory)
+            return StageForecast(FEATURES, COMMAND_STARTS * self._start, memory)
         views = self._config.features.views
         images = cost.count_images(self._config, self._setting.manifest)
         sizes = [
@@ -116,14 +125,15 @@ class CostModel:
         processes = self._speeds.gpus if self._config.train.gpus_per_worker else self._speeds.cpus
         writing = sum(sizes) / (self._config.features.storage_mb_s * 1e6)
         work = (network + (decoding + writing) / max(1, processes)) / EFFICIENCY
-        return StageForecast(FEATURES, 1.5 * self._start + work, memory, sum(sizes))
+        starts = (COMMAND_STARTS + _PASS_STARTS) * self._start
+        return StageForecast(FEATURES, starts + work, memory, sum(sizes))
 
     def probe(self, *, first_answer: bool) -> StageForecast:
         """Solving the probe; as a search's first answer it is refitted, evaluated and saved."""
         views = self._config.features.views
         rows = min(views * self._train, cost.PROBE_ROWS)
         width = inception.feature_width(0, self._config.data.image_size)
-        seconds = 1.2 * self._start + self._solving(rows, width)
+        seconds = _PROBE_STARTS * self._start + self._solving(rows, width)
         if first_answer:
             if self._train + self._val <= 5000:
                 seconds += self._solving(self._train * views + self._val, width)
@@ -183,7 +193,7 @@ class CostModel:
         seconds = rows * (flips * tail + (flips - exact) * self._on_one_node(0))
         if flips - exact:
             seconds += self._speeds.images.core_seconds(rows)
-        seconds = 1.2 * self._start + seconds / EFFICIENCY
+        seconds = _EVALUATION_STARTS * self._start + seconds / EFFICIENCY
         memory = self._speeds.images.memory + NETWORK_BYTES
         return StageForecast(EVALUATION, seconds, memory, BUNDLE_BYTES)
 
@@ -218,7 +228,7 @@ def forecast_train(setting: Setting, speeds: Speeds) -> CommandForecast:
     seconds = settings.epochs * model.epoch(k, alone=True)
     if settings.minutes is not None:
         seconds = min(seconds, max(60 * settings.minutes, model.epoch(k, alone=True)))
-    starting = 2.0 * model.start
+    starting = FIT_STARTS * model.start
     epochs = StageForecast(EPOCHS, starting + seconds, model.fit_memory(k), model.checkpoint(k))
     evaluation = model.evaluation(k)
     stages = (model.features(), model.probe(first_answer=False), epochs, evaluation)
@@ -253,7 +263,8 @@ def forecast_search(
     if count:
         memory = max(model.fit_memory(k) for k in depths)
         stored = count * max(model.checkpoint(k) for k in depths)
-        trials = StageForecast(TRIALS, 1.8 * starts * model.start + seconds, memory, stored)
+        starting = _ROUND_STARTS * starts * model.start
+        trials = StageForecast(TRIALS, starting + seconds, memory, stored)
         stages.append(trials)
     stages.append(model.evaluation(max(depths, default=0)))
     bottleneck = _bottleneck("search", stages, model=model, cached=setting.cached, depths=depths)

@@ -49,7 +49,7 @@ def test_each_stage_takes_its_work_over_the_speed_and_the_starts_of_processes() 
     found = seconds(forecast_train(setting(), SPEEDS))
     assert list(found) == [FEATURES, PROBE, EPOCHS, EVALUATION]
     epoch = (1000 + 200 / 10) / 90 / model.EFFICIENCY  # a row of val passes the tail forward alone
-    assert found[EPOCHS] == pytest.approx(2 * IMAGES.start + 8 * epoch)
+    assert found[EPOCHS] == pytest.approx(model.FIT_STARTS * IMAGES.start + 8 * epoch)
     passing = 1400 / 100 + 1400 * 0.002 / 2
     assert found[FEATURES] > passing / model.EFFICIENCY + IMAGES.start
     twice = seconds(forecast_train(setting(2000), SPEEDS))
@@ -62,10 +62,10 @@ def test_a_slow_machine_starts_slowly_too() -> None:
     assert all(found[name] > fast[name] for name in fast)
 
 
-def test_features_that_are_there_take_no_time() -> None:
+def test_features_that_are_there_leave_the_commands_start() -> None:
     built = dataclasses.replace(setting(), built=(0, 3))
     stage = forecast_search(built, SPEEDS).stages[0]
-    assert (stage.seconds, stage.storage) == (0, 0)
+    assert (stage.seconds, stage.storage) == (model.COMMAND_STARTS * IMAGES.start, 0)
     assert forecast_search(setting(), SPEEDS).stages[0].storage > 0
 
 
@@ -74,13 +74,13 @@ def test_a_streamed_fit_waits_for_the_slower_of_network_and_decoding() -> None:
     found = forecast_train(alone, SPEEDS)
     row = 2 / 90 + 2 * model.cost.TRUNK_SHARE[3] / 100  # half of the CPUs that were measured
     epoch = (1000 * row + 200 * (2 / 900 + 2 * 0.82 / 100)) / model.EFFICIENCY
-    assert seconds(found)[EPOCHS] == pytest.approx(2 * IMAGES.start + 8 * epoch)
+    assert seconds(found)[EPOCHS] == pytest.approx(model.FIT_STARTS * IMAGES.start + 8 * epoch)
     assert "the network" in found.bottleneck
     slow = dataclasses.replace(SPEEDS, images=dataclasses.replace(IMAGES, decode=0.1))
     decoded = forecast_train(alone, slow)
     assert "decoding holds the network up" in decoded.bottleneck
     assert seconds(decoded)[EPOCHS] == pytest.approx(
-        2 * IMAGES.start + 8 * 1200 * 0.101 / model.EFFICIENCY
+        model.FIT_STARTS * IMAGES.start + 8 * 1200 * 0.101 / model.EFFICIENCY
     )
 
 
@@ -109,7 +109,9 @@ def test_a_search_of_more_points_takes_longer_and_the_probe_alone_least() -> Non
 
 def test_a_fit_ends_with_its_time_limit() -> None:
     limited = setting(train={"minutes": 0.5})
-    assert seconds(forecast_train(limited, SPEEDS))[EPOCHS] == pytest.approx(8 + 30)
+    assert seconds(forecast_train(limited, SPEEDS))[EPOCHS] == pytest.approx(
+        model.FIT_STARTS * IMAGES.start + 30
+    )
 
 
 def test_asha_ends_some_trials_early() -> None:
