@@ -25,6 +25,7 @@ COMMANDS: tuple[type[Command], ...] = (
     data.Features, models.Evaluate, models.Compare, models.Quantize, models.Predict,
     fits.WriteReport, fits.Runs,
     serving.Promote, serving.Rollback, serving.StartCanary, serving.Serve, serving.Deploy,
+    serving.Studio,
     models.Export, models.Card, jobs.Submit, jobs.Jobs, showcase.Demo,
 )  # fmt: skip
 """All commands, in the order of `rtl --help`."""

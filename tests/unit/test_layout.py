@@ -36,6 +36,7 @@ STAGES = (
     {"comparison"},
     {"display"},
     {"api"},
+    {"studio"},
     {"cli"},
 )
 """Stage by stage from the ground up: the packages of `rtl`, `rtl` for its own file."""

@@ -1,4 +1,4 @@
-"""`rtl promote`, `rtl rollback`, `rtl canary`, `rtl serve` and `rtl deploy`."""
+"""`rtl promote`, `rtl rollback`, `rtl canary`, `rtl serve`, `rtl deploy` and `rtl studio`."""
 
 from __future__ import annotations
 
@@ -134,6 +134,46 @@ class Serve(Deploy):
     def standing(self) -> str:
         """See `Command`."""
         return "The endpoint has ended; the model stays registered."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Studio(Configured):
+    """Opens the studio until Ctrl-C."""
+
+    verb = "studio"
+    about = "Look at data, label, watch runs and promote models, in a page on this machine."
+    next_step = "Open it again with"
+
+    data: str | None = option(
+        "--data", metavar="URI", help="the packed data set (default: the one that was open last)"
+    )
+    pool: str | None = option(
+        "--pool", metavar="URI", help="folder or s3:// prefix of unlabelled photos"
+    )
+    name: str | None = option("--name", metavar="NAME", help="name of its models in the registry")
+    port: int = option("--port", type=int, default=0, help="port on loopback (default: a free one)")
+    no_browser: bool = flag("--no-browser", "print the link only")
+
+    def execute(self) -> None:
+        """See `Command`."""
+        import webbrowser
+
+        from rtl.display.console import print_line
+        from rtl.studio import server
+        from rtl.studio.workspace import Workspace
+
+        workspace = Workspace(self.settings())
+        workspace.begin(self.data, pool=self.pool, name=self.name)
+        with server.running(workspace, port=self.port) as link:
+            print_line(f"The studio is open at {link}")
+            print_line("Ctrl-C ends it; labels that the page shows as saved stay.")
+            if not self.no_browser:
+                webbrowser.open(link)
+            signal.pause()
+
+    def standing(self) -> str:
+        """See `Command`."""
+        return "The studio has ended; every label that was shown as saved is kept."
 
 
 def _followers(settings: Config) -> str:

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 _FILES = {
     "/": ("index.html", "text/html"),
+    "/page/base.css": ("base.css", "text/css"),
     "/page/style.css": ("style.css", "text/css"),
     "/page/page.js": ("page.js", "text/javascript"),
     "/page/api.js": ("api.js", "text/javascript"),

@@ -1,0 +1,5 @@
+import { html } from "../vendor/htm-preact.js";
+
+export function LabelPage() {
+  return html`<h1>Label</h1>`;
+}

@@ -1,0 +1,5 @@
+import { html } from "../vendor/htm-preact.js";
+
+export function ModelsPage() {
+  return html`<h1>Models</h1>`;
+}

@@ -1,0 +1,1 @@
+"""Requests of the pages, a file a page; each has `router(workspace)`."""

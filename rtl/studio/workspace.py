@@ -1,0 +1,211 @@
+"""The open data set and its pool, with their features in memory; what all routes share."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import asdict, replace
+from typing import Any
+
+from rtl import storage
+from rtl.api.ray_session import connect
+from rtl.config.tree import Config
+from rtl.data import shards
+from rtl.data.shards import SPLITS, Manifest
+from rtl.errors import ConfigError, NotFoundError
+from rtl.labels import pool as pools
+from rtl.labels import rows as labelled
+from rtl.labels.rows import LabelledRows
+from rtl.studio import session as sessions
+from rtl.studio.events import Events
+from rtl.studio.session import Session
+from rtl.studio.tasks import Task, Tasks, Work
+
+LOADED = 3
+"""Data sets whose features stay in memory."""
+
+
+class Workspace:
+    """One storage root and the data set that is open; safe to use from any thread."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config.replace(storage=storage.normalize(config.storage))
+        self.events = Events()
+        self.tasks = Tasks(self._publish_task)
+        self._lock = threading.RLock()
+        self._loading = threading.Lock()
+        self._session: Session | None = None
+        self._manifests: dict[str, Manifest] = {}
+        self._data: Manifest | None = None
+        self._pool: Manifest | None = None
+        self._configs: dict[str, Config] = {}
+        self._features: OrderedDict[str, LabelledRows] = OrderedDict()
+
+    @property
+    def root(self) -> str:
+        """The storage root, an absolute URI."""
+        return self.config.storage
+
+    @property
+    def session(self) -> Session:
+        """The open data set's session. Raises NotFoundError without one."""
+        if self._session is None:
+            raise NotFoundError("No data set is open; open one first.")
+        return self._session
+
+    @property
+    def data(self) -> Manifest:
+        """The newest version of the open data set. Raises NotFoundError without one."""
+        if self._data is None:
+            raise NotFoundError("No data set is open; open one first.")
+        return self._data
+
+    @property
+    def pool(self) -> Manifest | None:
+        """The packed pool; None before `open_pool`."""
+        return self._pool
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a data set is open."""
+        return self._data is not None
+
+    def manifest(self, digest: str) -> Manifest:
+        """A data set that was opened, by the first 16 characters of its digest.
+
+        Raises NotFoundError.
+        """
+        try:
+            return self._manifests[digest]
+        except KeyError:
+            raise NotFoundError(f"No data set with the digest {digest} is open.") from None
+
+    def place(self, *parts: str) -> str:
+        """URI below the open session's folder."""
+        return storage.join(sessions.place(self.root, self.session.origin), *parts)
+
+    def cache(self, manifest: Manifest, *parts: str) -> str:
+        """URI below the folder of what was computed once of a data set, such as thumbnails."""
+        return storage.join(self.root, sessions.FOLDER, "cache", manifest.digest[:32], *parts)
+
+    def open(self, uri: str, *, name: str | None = None) -> None:
+        """Opens a packed data set, where its session stood. Raises NotFoundError and DataError."""
+        found = sessions.open_session(self.root, uri, name=name)
+        manifest = shards.load_manifest(found.data)
+        with self._lock:
+            self._session, self._data, self._pool = found, manifest, None
+            self._manifests[short(manifest)] = manifest
+        sessions.write(self.root, found)
+        self.publish()
+
+    def begin(self, data: str | None, *, pool: str | None = None, name: str | None = None) -> None:
+        """Opens what the command line names, else what was open last, where it is still there."""
+        if data is None:
+            last = sessions.last_session(self.root)
+            if last is None or not storage.exists(storage.join(last.data, shards.MANIFEST)):
+                if pool is not None:
+                    raise ConfigError("A pool goes with a data set; give that with --data.")
+                return
+            data = last.data
+        self.open(data, name=name)
+        if pool is not None:
+            self.update(pool=storage.normalize(pool))
+
+    def open_pool(self, work: Work) -> Manifest:
+        """Opens the session's pool, and packs a folder once. Raises NotFoundError without one."""
+        if self._pool is None:
+            source = self.session.pool
+            if source is None:
+                raise NotFoundError("No pool of unlabelled photos is set; name one first.")
+            work.stage("Reading the unlabelled photos")
+            found = pools.open_pool(source, self.config, progress=work.counting("photos"))
+            with self._lock:
+                self._pool = found
+                self._manifests[short(found)] = found
+            self.publish()
+        return self._pool
+
+    def update(self, **changes: Any) -> None:
+        """Changes the session, keeps it and tells all pages. Raises StorageError."""
+        with self._lock:
+            before = self.session
+            found = replace(before, **changes)
+            sessions.write(self.root, found)
+            self._session = found
+            if found.pool != before.pool:
+                self._pool = None
+            if found.data != before.data:
+                self._data = shards.load_manifest(found.data)
+                self._manifests[short(self._data)] = self._data
+        self.publish()
+
+    def features(self, manifest: Manifest, work: Work) -> LabelledRows:
+        """Rows of the open data set or of its pool with their features, computed where needed.
+
+        They have the framing of the open data set. Raises DataError for more rows than fit.
+        """
+        with self._loading:
+            key = manifest.digest
+            if key not in self._features:
+                config = self.resolved_config(work).replace(data={"uri": manifest.uri})
+                work.stage("Computing features")
+                self._features[key] = labelled.load(
+                    config, manifest, progress=work.counting("photos")
+                )
+                while len(self._features) > LOADED:
+                    self._features.popitem(last=False)
+            self._features.move_to_end(key)
+            return self._features[key]
+
+    def resolved_config(self, work: Work) -> Config:
+        """The config with the open data set's framing and precision; connects to Ray."""
+        manifest = self.data
+        if manifest.digest not in self._configs:
+            config = self.config.replace(data={"uri": manifest.uri})
+            config, manifest = labelled.prepare(config)
+            work.stage("Starting Ray")
+            connect(progress=False)
+            work.stage("Choosing how photos are framed")
+            self._configs[manifest.digest] = labelled.resolve(config, manifest)
+        return self._configs[manifest.digest]
+
+    def describe(self) -> dict[str, Any]:
+        """What the pages show of the workspace, as plain JSON values."""
+        with self._lock:
+            session, data, pool = self._session, self._data, self._pool
+        return {
+            "storage": self.root,
+            "session": session and session.to_dict(),
+            "data": data and summary(data),
+            "pool": pool and summary(pool),
+        }
+
+    def publish(self) -> None:
+        """Tells all pages that the workspace changed."""
+        self.events.publish("workspace", self.describe())
+
+    def close(self) -> None:
+        """Ends all tasks and streams."""
+        self.events.close()
+        self.tasks.close()
+
+    def _publish_task(self, task: Task) -> None:
+        self.events.publish("task", asdict(task))
+
+
+def short(manifest: Manifest) -> str:
+    """First 16 characters of a digest, by which pages name a data set."""
+    return manifest.digest[:16]
+
+
+def summary(manifest: Manifest) -> dict[str, Any]:
+    """What the pages show of a data set, as plain JSON values."""
+    return {
+        "uri": manifest.uri,
+        "digest": short(manifest),
+        "classes": list(manifest.classes),
+        "counts": {split: list(manifest.counts[split]) for split in SPLITS},
+        "rows": sum(manifest.rows(split) for split in SPLITS),
+        "quarantined": len(manifest.quarantine),
+        "history": manifest.packing.get("history", []),
+    }
