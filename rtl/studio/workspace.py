@@ -18,6 +18,7 @@ from rtl.labels import rows as labelled
 from rtl.labels.rows import LabelledRows
 from rtl.studio import session as sessions
 from rtl.studio.events import Events
+from rtl.studio.labelling.state import Labelling
 from rtl.studio.session import Session
 from rtl.studio.tasks import Task, Tasks, Work
 
@@ -32,6 +33,7 @@ class Workspace:
         self.config = config.replace(storage=storage.normalize(config.storage))
         self.events = Events()
         self.tasks = Tasks(self._publish_task)
+        self.labelling = Labelling(self)
         self._lock = threading.RLock()
         self._loading = threading.Lock()
         self._session: Session | None = None
@@ -79,6 +81,20 @@ class Workspace:
             return self._manifests[digest]
         except KeyError:
             raise NotFoundError(f"No data set with the digest {digest} is open.") from None
+
+    def source(self, uri: str) -> Manifest:
+        """The packed data set at an absolute URI, such as the pool's; the open one for no text.
+
+        Raises NotFoundError and DataError.
+        """
+        if not uri:
+            return self.data
+        with self._lock:
+            known = next((one for one in self._manifests.values() if one.uri == uri), None)
+            if known is None:
+                known = shards.load_manifest(uri)
+                self._manifests[short(known)] = known
+            return known
 
     def place(self, *parts: str) -> str:
         """URI below the open session's folder."""
