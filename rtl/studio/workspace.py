@@ -10,7 +10,7 @@ from typing import Any
 from rtl import storage
 from rtl.api.ray_session import connect
 from rtl.config.tree import Config
-from rtl.data import shards
+from rtl.data import elpv, shards
 from rtl.data.shards import SPLITS, Manifest
 from rtl.errors import ConfigError, NotFoundError
 from rtl.labels import pool as pools
@@ -170,7 +170,7 @@ class Workspace:
         return self._configs[manifest.digest]
 
     def describe(self) -> dict[str, Any]:
-        """What the pages show of the workspace, as plain JSON values."""
+        """Returns the workspace for the pages, as plain JSON values."""
         with self._lock:
             session, data, pool = self._session, self._data, self._pool
         return {
@@ -178,6 +178,7 @@ class Workspace:
             "session": session and session.to_dict(),
             "data": data and summary(data),
             "pool": pool and summary(pool),
+            "demo": elpv.installed(),
         }
 
     def publish(self) -> None:
@@ -199,7 +200,7 @@ def short(manifest: Manifest) -> str:
 
 
 def summary(manifest: Manifest) -> dict[str, Any]:
-    """What the pages show of a data set, as plain JSON values."""
+    """Returns a data set for the pages, as plain JSON values."""
     return {
         "uri": manifest.uri,
         "digest": short(manifest),
