@@ -94,7 +94,12 @@ def test_a_waiting_task_that_is_cancelled_never_begins(
         return {}
 
     tasks.start("a", "A", work=first)
-    second = tasks.start("b", "B", work=lambda _: {"ran": ran.set()})
+
+    def never(_: Work) -> Mapping[str, Any]:
+        ran.set()
+        return {}
+
+    second = tasks.start("b", "B", work=never)
     tasks.cancel(second.number)
     go_on.set()
     assert end_of(changes, second.number).state == "cancelled"
