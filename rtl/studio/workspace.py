@@ -18,6 +18,7 @@ from rtl.labels import rows as labelled
 from rtl.labels.rows import LabelledRows
 from rtl.studio import session as sessions
 from rtl.studio.events import Events
+from rtl.studio.photos.photos import Photos
 from rtl.studio.session import Session
 from rtl.studio.tasks import Task, Tasks, Work
 
@@ -32,6 +33,7 @@ class Workspace:
         self.config = config.replace(storage=storage.normalize(config.storage))
         self.events = Events()
         self.tasks = Tasks(self._publish_task)
+        self.photos = Photos(self)
         self._lock = threading.RLock()
         self._loading = threading.Lock()
         self._session: Session | None = None
@@ -189,6 +191,7 @@ class Workspace:
         """Ends all tasks and streams."""
         self.events.close()
         self.tasks.close()
+        self.photos.close()
 
     def _publish_task(self, task: Task) -> None:
         self.events.publish("task", asdict(task))
