@@ -10,7 +10,7 @@ from typing import Any
 from rtl import storage
 from rtl.api.ray_session import connect
 from rtl.config.tree import Config
-from rtl.data import shards
+from rtl.data import elpv, shards
 from rtl.data.shards import SPLITS, Manifest
 from rtl.errors import ConfigError, NotFoundError
 from rtl.labels import pool as pools
@@ -19,6 +19,7 @@ from rtl.labels.rows import LabelledRows
 from rtl.studio import session as sessions
 from rtl.studio.events import Events
 from rtl.studio.labelling.state import Labelling
+from rtl.studio.photos.photos import Photos
 from rtl.studio.session import Session
 from rtl.studio.tasks import Task, Tasks, Work
 
@@ -33,6 +34,7 @@ class Workspace:
         self.config = config.replace(storage=storage.normalize(config.storage))
         self.events = Events()
         self.tasks = Tasks(self._publish_task)
+        self.photos = Photos(self)
         self.labelling = Labelling(self)
         self._lock = threading.RLock()
         self._loading = threading.Lock()
@@ -186,7 +188,7 @@ class Workspace:
         return self._configs[manifest.digest]
 
     def describe(self) -> dict[str, Any]:
-        """What the pages show of the workspace, as plain JSON values."""
+        """Returns the workspace for the pages, as plain JSON values."""
         with self._lock:
             session, data, pool = self._session, self._data, self._pool
         return {
@@ -194,6 +196,7 @@ class Workspace:
             "session": session and session.to_dict(),
             "data": data and summary(data),
             "pool": pool and summary(pool),
+            "demo": elpv.installed(),
         }
 
     def publish(self) -> None:
@@ -204,6 +207,7 @@ class Workspace:
         """Ends all tasks and streams."""
         self.events.close()
         self.tasks.close()
+        self.photos.close()
 
     def _publish_task(self, task: Task) -> None:
         self.events.publish("task", asdict(task))
@@ -215,7 +219,7 @@ def short(manifest: Manifest) -> str:
 
 
 def summary(manifest: Manifest) -> dict[str, Any]:
-    """What the pages show of a data set, as plain JSON values."""
+    """Returns a data set for the pages, as plain JSON values."""
     return {
         "uri": manifest.uri,
         "digest": short(manifest),
