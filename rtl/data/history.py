@@ -80,3 +80,8 @@ def lineage(manifest: Manifest) -> Lineage:
             for row, (shard, place) in rows.items():
                 origins[row] = Origin(number + 1, digest, shard, place)
     return Lineage(dict(reversed(digests.items())), origins)
+
+
+def prefix(digest: str) -> str:
+    """Begin of the id of a row that is added from a pool where its own id is taken."""
+    return f"{digest[:8]}/"

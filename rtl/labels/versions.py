@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from rtl import storage
-from rtl.data import shards
+from rtl.data import history, shards
 from rtl.data.history import HISTORY, Step
 from rtl.data.shards import MANIFEST, SPLITS, Manifest, Shard
 from rtl.errors import DataError
@@ -115,10 +115,10 @@ def apply(manifest: Manifest, changes: Changes, dest: str, *, what: str, who: st
         who, len(changes.labels), len(changes.removed), sum(map(len, changes.added.values())),
         len(changes.moved), sources,
     )  # fmt: skip
-    history = [*manifest.packing.get(HISTORY, []), vars(step)]
+    steps = [*manifest.packing.get(HISTORY, []), vars(step)]
     made = Manifest(
         classes=manifest.classes, counts=counts, shards=tuple(written),
-        quarantine=manifest.quarantine, packing={**manifest.packing, HISTORY: history},
+        quarantine=manifest.quarantine, packing={**manifest.packing, HISTORY: steps},
         left_out=manifest.left_out, uri=target,
     )  # fmt: skip
     made.save(target)
@@ -174,7 +174,8 @@ def _parts(manifest: Manifest, changes: Changes) -> Iterator[_Part]:
                 )
             contents[content] = row
         names = [  # another photo may have the same name
-            f"{pool.digest[:8]}/{row}" if row in known else row for row in part["id"].to_pylist()
+            history.prefix(pool.digest) + row if row in known else row
+            for row in part["id"].to_pylist()
         ]
         known.update(names)
         named = part.set_column(0, "id", pa.array(names, pa.string()))
