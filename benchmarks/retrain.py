@@ -30,7 +30,7 @@ from rtl import storage
 from rtl.api.labels import label_apply
 from rtl.cli import demo
 from rtl.config.tree import Config
-from rtl.data import pack, shards
+from rtl.data import elpv, pack, shards
 from rtl.data.shards import MANIFEST, Manifest
 from rtl.labels import pool as pools
 from rtl.runtime import session
@@ -56,15 +56,15 @@ class Stages:
 
 def prepare(root: str) -> tuple[Config, Manifest, Manifest]:
     """Packs the photos and the pool, once for a folder; returns the config and both data sets."""
-    photos = demo.load_photos()
+    photos = elpv.load_photos()
     kept, left = photos[:-POOL], photos[-POOL:]
     settings = demo.make_config(f"{root}/rtl", quick=False).replace(
         data={"uri": f"{root}/data"}, train={"cpus_per_worker": None},
         search={"budget_minutes": 1.0}, register_as="cells",
     )  # fmt: skip
     if not storage.exists(f"{root}/data/{MANIFEST}"):
-        splits = demo.split(kept, 0.25, seed=0)
-        demo.upload(kept, splits, f"{root}/photos", progress=lambda *_: None)
+        splits = elpv.split(kept, 0.25, seed=0)
+        elpv.upload(kept, splits, f"{root}/photos", progress=lambda *_: None)
         pack.pack(f"{root}/photos/labels.csv", f"{root}/data", settings.pack)
     for photo in left:
         storage.write_bytes(f"{root}/unlabelled/{photo.path.name}", photo.path.read_bytes())
