@@ -12,6 +12,7 @@ export function Photo({ data, id, place, total, onMove, onOpen, onClose }) {
   const { content: row, problem } = useGet(`api/row?data=${data}&id=${encodeURIComponent(id)}`);
   useEffect(() => {
     dialog.current.showModal();
+    dialog.current.focus(); // not its first button
     const shown = dialog.current;
     return () => shown.close();
   }, []);
@@ -22,7 +23,7 @@ export function Photo({ data, id, place, total, onMove, onOpen, onClose }) {
     if (step) { event.preventDefault(); move(step); }
   };
   const move = (step) => { if (place != null && place + step >= 0 && place + step < total) onMove(place + step); };
-  return html`<dialog class="photo" ref=${dialog} aria-label=${`Photo ${nameOf(id)}`} onKeyDown=${keys}
+  return html`<dialog class="photo" tabindex="-1" ref=${dialog} aria-label=${`Photo ${nameOf(id)}`} onKeyDown=${keys}
       onCancel=${(event) => { event.preventDefault(); onClose(); }} onClick=${(event) => event.target === dialog.current && onClose()}>
     <div class="photo-all">
       <div class="photo-stage"><img key=${id} src=${photoUrl(data, id, "full")} alt=${current ? `Photo labelled ${current.label}` : "Photo"} /></div>

@@ -1,0 +1,72 @@
+"""The audit as the studio keeps it, and the version without near-duplicates."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from rtl import storage
+from rtl.data.shards import Manifest, Shard
+from rtl.errors import DataError, NotFoundError
+from rtl.labels import versions
+from rtl.studio.photos import faults, index
+from rtl.studio.photos.faults import Fault, Faults
+from tests.conftest import make_dataset
+
+FOUND = Faults(
+    "2026-01-01T00:00:00+00:00",
+    (
+        Fault("copies across splits", "serious", 1, "one photo", "remove it", (25, 1),
+              {1: "as 00025", 25: "as 00001"}),
+        Fault("imbalance", "none", 1.5, "even", "", ()),
+    ),
+    ((1, 25), (2, 5), (3, 7, 10)),
+)  # fmt: skip
+
+
+def test_an_audit_is_kept(place: str) -> None:
+    uri = f"{place}/audit.json"
+    assert faults.read(uri) is None
+    faults.write(uri, FOUND)
+    assert faults.read(uri) == FOUND
+    assert FOUND.fault("imbalance").summary == "even"
+    with pytest.raises(NotFoundError, match="it has copies across splits, imbalance"):
+        FOUND.fault("dust")
+
+
+def test_groups_are_those_of_the_finding(tmp_path: Path) -> None:
+    manifest = make_dataset(str(tmp_path / "data"), train=24, val=3, test=3)
+    rows = index.load(manifest, str(tmp_path / "index.parquet"))  # classes in turn: 0, 1, 2
+    assert FOUND.groups("copies across splits", rows) == [(1, 25)]
+    assert FOUND.groups("copies within a split", rows) == [(2, 5), (3, 7, 10)]
+    assert FOUND.groups("copies with different labels", rows) == [(3, 7, 10)]
+
+
+def test_a_version_without_copies_is_that_of_the_audit(tmp_path: Path) -> None:
+    manifest = make_dataset(str(tmp_path / "data"), train=24, val=3, test=3)
+    rows = index.load(manifest, str(tmp_path / "index.parquet"))
+    made = faults.fix(
+        manifest, rows, copies=FOUND.copies, remedy="remove", dest=str(tmp_path / "without")
+    )
+    kept = index.read(made)["id"].to_pylist()
+    # the train row of a photo in val, and one of two with one label; labels that disagree stay
+    assert sorted(set(rows.ids) - set(kept)) == ["00001", "00005"]
+    assert versions.history(made)[-1].what == "audit --fix, copies remove"
+    grouped = faults.fix(
+        manifest, rows, copies=FOUND.copies[:1], remedy="group", dest=str(tmp_path / "grouped")
+    )
+    assert (grouped.rows("train"), grouped.rows("val")) == (25, 2)
+    with pytest.raises(DataError, match="no near-duplicates to remove"):
+        faults.fix(manifest, rows, copies=(), remedy="remove", dest=str(tmp_path / "none"))
+    assert not storage.exists(str(tmp_path / "none"))
+
+
+def test_a_large_data_set_is_told_why_not() -> None:
+    small = Manifest(("a",), {}, ())
+    assert faults.limit(small) == ""
+    shard = Shard("train/00000.parquet", "train", 200_000, 1, "")
+    words = faults.limit(dataclasses.replace(small, shards=(shard,)))
+    assert "200,000 photos" in words
+    assert "100,000" in words
