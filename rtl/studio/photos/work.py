@@ -75,7 +75,7 @@ def _small_enough(workspace: Workspace) -> Manifest:
 def _free(workspace: Workspace) -> str:
     """A folder of the session for its next version."""
     places = (
-        workspace.place("versions", f"{number:04}")
+        workspace.place("data", f"v{number}")
         for number in itertools.count(workspace.session.versions + 2)
     )
     return next(one for one in places if not storage.exists(storage.join(one, MANIFEST)))
