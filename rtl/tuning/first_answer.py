@@ -82,7 +82,7 @@ def register(setup: TrialSetup) -> int | None:
     record = storage.join(folder(setup.uri), "registered.json")
     if storage.exists(record):
         return None
-    root, name, uri = setup.config.storage, str(setup.config.name), bundle_uri(setup.uri)
+    root, name, uri = setup.config.storage, setup.config.registered_name, bundle_uri(setup.uri)
     version = registry.find_copy(root, name, uri) or registry.register(root, name, uri)
     storage.write_json(record, {"version": version})
     return version
@@ -96,7 +96,7 @@ def describe(setup: TrialSetup, version: int, *, seconds: float) -> str:
     return (
         f"First answer after {seconds:.0f} s, a probe: {config.train.metric} {score.value:.3f} "
         f"({score.low:.3f} to {score.high:.3f}) on val. Serve it meanwhile: rtl serve "
-        f"{config.name}@{version} --storage {config.storage}"
+        f"{config.registered_name}@{version} --storage {config.storage}"
     )
 
 

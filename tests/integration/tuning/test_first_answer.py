@@ -28,6 +28,7 @@ def test_a_minute_is_the_probe_alone_which_is_solved_and_registered_once(
     make_dataset(f"{tmp_path}/data")
     settings = loading.load().replace(
         name="quick",
+        register_as="cells",
         storage=f"{tmp_path}/root",
         data={"uri": f"{tmp_path}/data", "image_size": 80, "framing": "crop"},
         search={"unfrozen_layers": [1], "budget_minutes": 1.0},
@@ -45,9 +46,9 @@ def test_a_minute_is_the_probe_alone_which_is_solved_and_registered_once(
     assert stages == ["Solving the probe", "Scoring the winner on val and test"]
     assert len(said) == 1
     assert said[0].startswith("First answer after ")
-    assert said[0].endswith(f"Serve it meanwhile: rtl serve quick@1 --storage {settings.storage}")
+    assert said[0].endswith(f"Serve it meanwhile: rtl serve cells@1 --storage {settings.storage}")
     uri = run.locate(settings)
-    first = bundle.verify(registry.resolve(settings.storage, "quick@1"))
+    first = bundle.verify(registry.resolve(settings.storage, "cells@1"))
     assert (first.unfrozen_layers, first.metrics["test"]) == (0, None)
     assert first.metrics["val"] is not None
     (known,) = trials.recorded(uri)
@@ -59,19 +60,20 @@ def test_a_minute_is_the_probe_alone_which_is_solved_and_registered_once(
         settings, print_line=said.append, on_stage=stages.append, measure_rates=never, resume=True
     )
     assert (stages, said) == (["Scoring the winner on val and test"], [])
-    assert (result.version, result.unfrozen_layers, result.lr) == (2, 0, 0.0)
+    assert (result.name, result.model) == ("quick", "cells@2")
+    assert (result.unfrozen_layers, result.lr) == (0, 0.0)
     assert result.val.accuracy.value == known.score
-    last = bundle.verify(registry.resolve(settings.storage, "quick@2"))
+    last = bundle.verify(registry.resolve(settings.storage, "cells@2"))
     assert result.test is not None
     assert last.metrics["test"] == result.test.to_dict()
     assert last.metrics["val"] == first.metrics["val"]
     assert trials.recorded(uri) == [known]
     assert storage.read_json(storage.join(uri, "search.json"))["winner"] == 0
-    assert registry.versions(settings.storage, "quick") == [1, 2]
+    assert registry.versions(settings.storage, "cells") == [1, 2]
     # An attempt that died after it registered, before it wrote that down, is recognised.
     setup = TrialSetup(settings, uri, FeaturePlan())
     assert first_answer.register(setup) is None
     storage.delete(storage.join(first_answer.folder(uri), "registered.json"))
     assert first_answer.register(setup) == 1
     assert first_answer.register(setup) is None
-    assert registry.versions(settings.storage, "quick") == [1, 2]
+    assert registry.versions(settings.storage, "cells") == [1, 2]

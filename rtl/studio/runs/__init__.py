@@ -1,0 +1,1 @@
+"""Runs: `overview` reads them, `form` has the keys of a search, `start` begins and resumes one."""
