@@ -30,7 +30,16 @@ PLANE = FeatureMap(
 
 
 def chosen(**how: Any) -> list[int]:
-    return list(filters.choose(Filter(**how), MANIFEST, rows=ROWS, found=FAULTS, plane=PLANE))
+    return list(
+        filters.choose(
+            Filter(**how),
+            MANIFEST,
+            rows=ROWS,
+            found=FAULTS,
+            plane=PLANE,
+            waiting=[IDS[5], IDS[2], "gone"],
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,6 +57,8 @@ def chosen(**how: Any) -> list[int]:
         ({"finding": "outliers", "split": "train"}, [0, 1]),
         ({"finding": "outliers", "sort": "confidence"}, [1, 4, 0]),
         ({"box": (0.1, 0, 0.9, 1)}, [2, 4]),
+        ({"decided": "yes"}, [2, 5]),
+        ({"decided": "no", "label": "cat"}, [0, 4]),
         ({"sort": "name"}, [3, 1, 0, 4, 5, 2]),
         ({"sort": "name", "label": "cat"}, [0, 4, 2]),
         ({"sort": "class"}, [0, 2, 4, 1, 3, 5]),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from rtl.studio.photos.memory import Memory
 from rtl.studio.photos.thumbnails import LARGE, SIDE
 from rtl.studio.workspace import Workspace
 from tests.conftest import make_dataset, make_image
+from tests.support.waiting import until
 
 
 def open_workspace(root: str, manifest: Manifest) -> Workspace:
@@ -39,15 +38,6 @@ def one_shard(uri: str, images: list[bytes]) -> Manifest:
     counts = {"train": (len(images),), "val": (0,), "test": (0,)}
     Manifest(("all",), counts, (shard,)).save(uri)
     return shards.load_manifest(uri)
-
-
-def until(holds: Callable[[], object]) -> None:
-    """Waits for work in the background."""
-    for _ in range(600):
-        if holds():
-            return
-        time.sleep(0.05)
-    pytest.fail("it did not happen within 30 s")
 
 
 def size(image: bytes) -> tuple[int, int]:

@@ -72,12 +72,12 @@ function Browse({ workspace, query, go, data, view, map, findings }) {
   };
   const decisions = useDecisions();
   const finding = findings.find((one) => one.kind === query.get("finding"));
-  const filtered = ["class", "split", "finding", "query", "box"].some((key) => query.get(key));
-  const clear = () => go({ class: "", split: "", finding: "", query: "", box: "", sort: "" });
-  const copies = isCopies(query.get("finding")) && !["class", "split", "query", "box", "sort"].some((key) => query.get(key));
+  const filtered = ["class", "split", "finding", "query", "decided", "box"].some((key) => query.get(key));
+  const clear = () => go({ class: "", split: "", finding: "", query: "", decided: "", box: "", sort: "" });
+  const copies = isCopies(query.get("finding")) && !["class", "split", "query", "decided", "box", "sort"].some((key) => query.get(key));
   const colours = view === "map" ? coloursOf(workspace.data.classes.length) : null;
   return html`
-    <${Toolbar} ...${{ workspace, query, go, findings }} mapped=${Boolean(map.points)}>
+    <${Toolbar} ...${{ workspace, query, go, findings, decisions }} mapped=${Boolean(map.points)}>
       <p class="total" role="status">${rows.total != null && (copies ? "" : plural(rows.total, "photo", "photos"))}
         ${filtered && html` <button type="button" class="slim" onClick=${clear}>Clear filters</button>`}</p>
     <//>
