@@ -55,6 +55,7 @@ def retrain(labelling: Labelling, work: Work, *, who: str) -> dict[str, Any]:
     of a search.
     """
     check(labelling)
+    opened = labelling.workspace.data
     with labelling.journal.held() as through:
         decisions = labelling.journal.pending(through)
         before = labelling.score()
@@ -65,6 +66,8 @@ def retrain(labelling: Labelling, work: Work, *, who: str) -> dict[str, Any]:
                 made = _apply(labelling, name, decisions, who=who)
             manifest = made or labelling.workspace.data
             result = _fit(labelling, work, manifest)
+            if labelling.workspace.data.digest != opened.digest:
+                raise DataError("Another data set or version was opened meanwhile; retrain again.")
             found = _keep(labelling, manifest, result, who=who)
         except BaseException:
             if made is not None:
