@@ -226,7 +226,7 @@ def test_120_odd_classes_are_found_by_typing(context: BrowserContext, tmp_path: 
     queue(workspace)
     with server.running(workspace) as link:
         page = label(context, link)
-        expect(page.locator(".classes button")).to_have_count(10)
+        expect(page.locator(".class-keys button")).to_have_count(10)
         expect(page.get_by_role("button", name="/ All 120 classes")).to_be_visible()
         at(page, 0)
         page.keyboard.press("/")
@@ -251,7 +251,7 @@ def test_a_phone_has_room_for_all(browser: Browser, link: str) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
     page = label(context, link)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    for button in page.locator(".main-actions button, .classes button").all():
+    for button in page.locator(".main-actions button, .class-keys button").all():
         box = button.bounding_box()
         assert box is not None
         assert box["height"] >= 44

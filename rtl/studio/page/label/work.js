@@ -130,6 +130,8 @@ export function Work({ queue, workspace, children }) {
   return html`<div class="work">
     <div class="work-line">
       <span class="counted"><b>${answered}</b> of ${items.length}</span>
+      <span class="way"><button type="button" disabled=${at === 0} aria-label="Photo before" title="Arrow left" onClick=${() => move(at - 1)}>←</button>
+        <button type="button" disabled=${!item} aria-label="Next photo" title="Arrow right" onClick=${() => move(at + 1)}>→</button></span>
       <progress max=${items.length} value=${answered} aria-label="Photos answered"></progress>
       <${Saved} saving=${saving} answered=${answered} />
     </div>
@@ -142,7 +144,7 @@ export function Work({ queue, workspace, children }) {
             <figcaption class="small soft" title=${item.id}>${item.id}</figcaption>
           </figure>
           <${Answers} item=${item} shown=${shown} classes=${classes} chosen=${answers.get(nameOf(item))} opinion=${opinion}
-            answer=${answer} back=${() => move(at - 1)} forth=${() => move(at + 1)} first=${at === 0} takeBack=${takeBack}
+            answer=${answer} takeBack=${takeBack}
             search=${() => setFilter("")} showOpinion=${showOpinion} undoable=${canUndo() || answered > 0} />
         </div>`
       : html`<div class="label-start" ref=${stage} tabindex="-1"><section class="panel done"><h2>All ${items.length} are done</h2>
