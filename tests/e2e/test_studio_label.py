@@ -48,7 +48,7 @@ def queue(workspace: Workspace, rows: int = ROWS) -> None:
         }
         for number in range(rows)
     ]  # fmt: skip
-    expected = [{"noise": 0.05, "count": rows, "precision": 0.5}]
+    expected = [{"kind": "random", "noise": 0.05, "count": rows, "precision": 0.5}]
     storage.write_json(
         workspace.place("queues", "suspects.json"),
         {"kind": "suspects", "digest": manifest.digest, "made": "2026-01-01", "items": items,

@@ -77,10 +77,10 @@ function About({ queue }) {
   return html`<p class="soft small about">${words}${queue.fresh ? "" : " The data set has changed since; make the queue again for its present state."}</p>`;
 }
 
+const MISTAKES = { random: "slips to any class", confused: "look-alikes confused" };
+
 function expectation(expected) {
   const [first] = expected;
-  const precisions = expected.map((one) => one.precision);
-  const [low, high] = [Math.min(...precisions), Math.max(...precisions)];
-  const share = low === high ? percent(low) : `${percent(low)} to ${percent(high)}`;
-  return `Were ${percent(first.noise)} of all labels wrong, about ${share} of these ${first.count} would be among them.`;
+  const parts = [...expected].sort((a, b) => a.precision - b.precision).map((one) => `${percent(one.precision)} (${MISTAKES[one.kind] ?? one.kind})`);
+  return `Were ${percent(first.noise)} of all labels wrong, ${parts.join(" to ")} of these ${first.count} would be wrong ones.`;
 }
