@@ -78,7 +78,7 @@ def configure(base: Config, values: Mapping[str, str]) -> Config:
 
 
 def errors(base: Config, values: Mapping[str, str]) -> dict[str, str]:
-    """What is wrong with a form, by key; what concerns several keys has the key ``."""
+    """Finds the faults of a form, by key; one of several keys stands under an empty one."""
     try:
         configure(base, values)
     except ConfigError as error:
