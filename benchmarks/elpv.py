@@ -34,15 +34,15 @@ SPLITS = record.HERE / "measuring" / "elpv_splits.json"
 
 def one(seed: int, recipe: dict[str, Any]) -> dict[str, Any]:
     """A search on one split; its figures on `test`."""
-    from rtl.cli import demo
+    from rtl.data import elpv
     from rtl.tuning import search
 
     with packed(None, seed, recipe) as (_, settings, _manifest):
         result = search.search(settings)
     assert result.test is not None
     assert result.test.auc is not None
-    photos = demo.load_photos()
-    names = demo.split(photos, 0.25, seed)
+    photos = elpv.load_photos()
+    names = elpv.split(photos, 0.25, seed)
     held_out = [p.path.name for p, name in zip(photos, names, strict=True) if name == "test"]
     splits = json.loads(SPLITS.read_text()) if SPLITS.exists() else {}
     SPLITS.write_text(json.dumps({**splits, str(seed): held_out}) + "\n")

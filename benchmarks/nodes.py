@@ -74,19 +74,19 @@ def search(folder: Path, nodes: int, cpus: int) -> dict[str, Any]:
 def main() -> None:
     """Packs, searches twice, compares."""
     from rtl.cli import demo
-    from rtl.data import pack
+    from rtl.data import elpv, pack
     from rtl.runtime import session
     from rtl.storage import local_s3
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=int, default=300)
     options = parser.parse_args()
-    photos = demo.sample(demo.load_photos(), options.photos)
+    photos = elpv.sample(elpv.load_photos(), options.photos)
     with tempfile.TemporaryDirectory(prefix="rtl-nodes-") as name:
         folder = Path(name)
         with local_s3.serve(folder / "s3") as s3:
-            demo.upload(
-                photos, demo.split(photos, 0.25, 0), f"{s3}/photos", progress=lambda *_: None
+            elpv.upload(
+                photos, elpv.split(photos, 0.25, 0), f"{s3}/photos", progress=lambda *_: None
             )
             import ray
 

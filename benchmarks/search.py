@@ -43,13 +43,13 @@ def plain(unfrozen_layers: int, tuned: bool, steps: int) -> dict[str, float]:
     from torchvision.models import inception_v3
     from torchvision.transforms import v2
 
-    from rtl.cli import demo
+    from rtl.data import elpv
     from rtl.model import inception
 
     class Photos(Dataset[Any]):
         def __init__(self, train: bool) -> None:
             flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()] if train else []
-            self.photos = demo.load_photos()
+            self.photos = elpv.load_photos()
             self.transform = v2.Compose(
                 [v2.Resize((299, 299), antialias=True), *flips,
                  v2.ToDtype(torch.float32, scale=True)]
@@ -137,7 +137,7 @@ def bare_tail(rows: int, val_rows: int, own: bool) -> float:
     """Seconds of an epoch of the k = 3 tail on tensors in memory, one thread: steps, then val.
 
     `own`: of rtl's arrangement of the blocks and with its optimizer, else torchvision's and AdamW
-    as it is by default.
+    as it is by default. Both have rtl's head, which takes the taps too.
     """
     import torch
     from measuring import reference
@@ -155,18 +155,19 @@ def bare_tail(rows: int, val_rows: int, own: bool) -> float:
     optimizer = torch.optim.AdamW(tail.parameters(), lr=1e-3, fused=own or None)
     features = torch.rand(256, 768, 17, 17).to(torch.bfloat16)
     features = (features * (features > 0.85)).contiguous(memory_format=torch.channels_last)
+    taps = torch.rand(256, inception.taps_width(len(inception.BLOCKS) - 3))
     labels = torch.randint(0, 2, (256,))
 
-    def logits(part: Any) -> Any:
+    def logits(part: slice) -> Any:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
-            return tail(part.float()).float()
+            return tail(features[part].float(), taps[part]).float()
 
     seconds = 0.0
     for timed in (False, True):
         started = time.monotonic()
         for start in range(0, rows if timed else 2 * BATCH, BATCH):
             part = slice(start % 256, start % 256 + min(BATCH, rows - start))
-            loss = functional.cross_entropy(logits(features[part]), labels[part])
+            loss = functional.cross_entropy(logits(part), labels[part])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(tail.parameters(), 5.0)
@@ -174,7 +175,7 @@ def bare_tail(rows: int, val_rows: int, own: bool) -> float:
         tail.eval()
         with torch.inference_mode():
             for start in range(0, val_rows if timed else BATCH, BATCH):
-                logits(features[start % 256 : start % 256 + min(BATCH, val_rows - start)])
+                logits(slice(start % 256, start % 256 + min(BATCH, val_rows - start)))
         inception.set_train_mode(tail, "train")
         seconds = time.monotonic() - started
     return seconds
@@ -196,7 +197,7 @@ def spawned(processes: int) -> ProcessPoolExecutor:
 
 def main() -> None:
     """Measures all and prints the ratios."""
-    from rtl.cli import demo
+    from rtl.data import elpv
     from rtl.runs import run, trials
     from rtl.tuning import search
 
@@ -210,7 +211,7 @@ def main() -> None:
         for line in ("plain", "tuned")
     }
     print("images a second of the plain scripts:", rates)
-    half = (options.photos or len(demo.load_photos())) // 2
+    half = (options.photos or len(elpv.load_photos())) // 2
     with packed(half) as (root, settings, manifest):
         half_rows = sum(manifest.rows(split) for split in ("train", "val", "test"))
         half_seconds = k0_fit(settings, root)

@@ -248,7 +248,7 @@ def main() -> None:
     from rtl.runtime import session
 
     session.silence()  # before Ray is imported, as by the next line
-    from rtl.cli import demo
+    from rtl.data import elpv
     from rtl.model import registry
 
     parser = argparse.ArgumentParser()
@@ -258,7 +258,7 @@ def main() -> None:
     options = parser.parse_args()
     seconds = options.seconds
     os.environ.update(session.env_vars(CORES))  # the same for all three
-    photos = [str(photo.path) for photo in demo.sample(demo.load_photos(), PHOTOS)]
+    photos = [str(photo.path) for photo in elpv.sample(elpv.load_photos(), PHOTOS)]
     with tempfile.TemporaryDirectory() as folder:
         servers.make_registry(folder, photos)
         uri = registry.resolve(folder, f"{NAME}@{FIRST}")

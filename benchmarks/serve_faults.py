@@ -174,8 +174,8 @@ def main() -> None:
     """Attacks one endpoint, then kills a replica of another."""
     import ray
 
-    from rtl.cli import demo
     from rtl.config.schema import ServeConfig
+    from rtl.data import elpv
     from rtl.model import registry
     from rtl.runtime import session
     from rtl.serving import deployment
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     options = parser.parse_args()
     os.environ.update(session.env_vars(CORES))
-    photos = [str(photo.path) for photo in demo.sample(demo.load_photos(), 128)]
+    photos = [str(photo.path) for photo in elpv.sample(elpv.load_photos(), 128)]
     with tempfile.TemporaryDirectory() as folder:
         make_registry(folder, photos)
         uri = registry.resolve(folder, f"{NAME}@1")

@@ -33,8 +33,7 @@ from measuring.record import write
 from PIL import Image, ImageDraw
 
 from rtl import storage
-from rtl.cli import demo
-from rtl.data import shards
+from rtl.data import elpv, shards
 from rtl.runs import run
 from rtl.runs.records import SEARCH_FILE
 from rtl.storage import local_s3
@@ -95,7 +94,7 @@ def draw(number: int, background: Image.Image) -> tuple[str, bytes]:
 
 def make(root: str, numbers: Sequence[int]) -> int:
     """Uploads these images, a folder a class; gives their bytes."""
-    photos = [Image.open(photo.path).convert("L") for photo in demo.load_photos()[:500]]
+    photos = [Image.open(photo.path).convert("L") for photo in elpv.load_photos()[:500]]
     total = 0
     for number in numbers:
         label, data = draw(number, photos[number // 7 % len(photos)])

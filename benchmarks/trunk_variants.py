@@ -60,13 +60,13 @@ def measure(variant: str, count: int | None) -> dict[str, Any]:
     """One process's rate, the time to make it ready, and its features of all photos."""
     import torch
 
-    from rtl.cli import demo
+    from rtl.data import elpv
     from rtl.data.images import decoding
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    found = demo.load_photos()
-    found = demo.sample(found, count) if count else found
+    found = elpv.load_photos()
+    found = elpv.sample(found, count) if count else found
     photos = torch.stack(
         [decoding.resize(decoding.decode(p.path.read_bytes()), 299) for p in found]
     )

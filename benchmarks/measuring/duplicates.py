@@ -42,10 +42,10 @@ def _fashion_photos(taps: Path) -> tuple[list[bytes], torch.Tensor]:
 
 
 def _elpv_photos(taps: Path) -> tuple[list[bytes], torch.Tensor]:
-    from measuring.taps import elpv
-    from rtl.cli import demo
+    from measuring import taps as measured
+    from rtl.data import elpv
 
-    return [photo.path.read_bytes() for photo in demo.load_photos()], elpv(taps).features
+    return [photo.path.read_bytes() for photo in elpv.load_photos()], measured.elpv(taps).features
 
 
 def _plant(photos: Sequence[bytes], features: torch.Tensor, seed: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import ray
 
 from rtl.cli import demo
 from rtl.config.tree import Config
-from rtl.data import pack
+from rtl.data import elpv, pack
 from rtl.data.shards import Manifest
 from rtl.runtime import session
 from rtl.storage import local_s3
@@ -27,15 +27,15 @@ def packed(
     `seed` decides which photos are held out; the config is the demo's with `recipe`'s changes, but
     how many CPUs a fit has is left open.
     """
-    photos = demo.load_photos()
-    photos = demo.sample(photos, count) if count else photos
+    photos = elpv.load_photos()
+    photos = elpv.sample(photos, count) if count else photos
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         root = stack.enter_context(local_s3.serve(Path(folder)))
         session.connect()
         stack.callback(ray.shutdown)  # its workers know this server's keys
-        demo.upload(
-            photos, demo.split(photos, 0.25, seed), f"{root}/photos", progress=lambda *_: None
+        elpv.upload(
+            photos, elpv.split(photos, 0.25, seed), f"{root}/photos", progress=lambda *_: None
         )
         settings = demo.make_config(f"{root}/rtl", quick=False)
         settings = settings.replace(

@@ -37,15 +37,15 @@ class Taps:
 
 def elpv(folder: Path) -> Taps:
     """All 2,624 solar cells; the test rows are those of the paper's protocol, split 0."""
-    from rtl.cli import demo
+    from rtl.data import elpv
     from rtl.data.images import decoding
 
-    photos = demo.load_photos()
+    photos = elpv.load_photos()
     images = (decoding.resize(decoding.decode(photo.path.read_bytes()), 299) for photo in photos)
     features = _kept(folder / "elpv.pt", images, len(photos))
     labels = np.array([photo.label == "defective" for photo in photos]).astype(np.int64)
     certain = np.array([photo.confidence == 1 for photo in photos])
-    return Taps(features, labels, certain, np.array(demo.split(photos, 0.25, seed=0)) == "test")
+    return Taps(features, labels, certain, np.array(elpv.split(photos, 0.25, seed=0)) == "test")
 
 
 def fashion(folder: Path) -> Taps:
@@ -58,11 +58,11 @@ def fashion(folder: Path) -> Taps:
 
 def planted(folder: Path, name: str, *, kind: Drift, rows: np.ndarray) -> torch.Tensor:
     """Features of some rows of a set, `elpv` or `fashion`, under a planted drift; bf16 (N, D)."""
-    from rtl.cli import demo
+    from rtl.data import elpv
     from rtl.data.images import decoding
 
     if name == "elpv":
-        photos = demo.load_photos()
+        photos = elpv.load_photos()
         images = (
             decoding.resize(decoding.decode(photos[row].path.read_bytes()), 299) for row in rows
         )

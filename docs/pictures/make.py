@@ -28,7 +28,7 @@ from rich.style import Style
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-from rtl.cli.demo import Photo, load_photos, sample, split
+from rtl.data.elpv import Photo, load_photos, sample, split
 from tests.support.terminal import CTRL_C, Terminal, environment
 
 HERE = Path(__file__).parent

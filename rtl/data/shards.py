@@ -8,6 +8,7 @@ is no data set.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -85,7 +86,7 @@ class Manifest:
     uri: str = ""
     """URI that it was read from; not part of the digest."""
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Hash (sha256) of all but `uri` and `left_out`: equal digests mean equal data."""
         return _digest(self._content())

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 
 from rtl import storage
 from rtl.errors import DataError
@@ -18,6 +19,9 @@ from rtl.labels.versions import SOURCE
 MOST_ROWS = 8000
 """Rows of data set and pool together; of a larger pool that many are drawn at random."""
 
+MOST_LIKELY = 9
+"""Classes that are named for a photo: as many as a keyboard has digits."""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -28,6 +32,8 @@ class Item:
     """URI of the packed pool."""
     guess: str
     """Class that it seems to be of."""
+    likely: tuple[str, ...]
+    """Classes that it may be of, `MOST_LIKELY` at most, the most probable first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +84,18 @@ def build(
     found = selection.select(
         kernel, labelled, labels, pool=others, count=count, classes=classes, balance=balance
     )
-    guessed = kernel.outputs(labelled, labels, classes=classes).argmax(1).numpy()
+    outputs = kernel.outputs(labelled, labels, classes=classes)[torch.from_numpy(found.rows)]
+    ranked = [[rows.classes[place] for place in each] for each in rank(outputs).tolist()]
     items = tuple(
-        Item(pool.ids[fresh[row - len(kept)]], source, rows.classes[guessed[row]])
-        for row in found.rows
+        Item(pool.ids[fresh[row - len(kept)]], source, likely[0], tuple(likely))
+        for row, likely in zip(found.rows, ranked, strict=True)
     )
     return Queue(items, found, rows.classes)
+
+
+def rank(outputs: torch.Tensor) -> torch.Tensor:
+    """Places of the `MOST_LIKELY` largest class scores, int64 (N, M), of scores (N, C)."""
+    return outputs.topk(min(MOST_LIKELY, outputs.shape[1]), dim=1).indices
 
 
 def write(uri: str, queue: Queue) -> QueueFiles:
@@ -97,6 +109,10 @@ def write(uri: str, queue: Queue) -> QueueFiles:
         "items": [asdict(item) for item in queue.items],
     }  # fmt: skip
     storage.write_json(uri, content)
-    lines = [{**asdict(item), tables.CORRECTED: ""} for item in queue.items]
-    tables.write(files.table, lines, columns=["id", SOURCE, "guess", tables.CORRECTED])
+    columns = ["id", SOURCE, "guess", tables.CORRECTED]
+    lines = [
+        dict(zip(columns, [item.id, item.source, item.guess, ""], strict=True))
+        for item in queue.items
+    ]
+    tables.write(files.table, lines, columns=columns)
     return files

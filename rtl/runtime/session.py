@@ -141,6 +141,13 @@ def _start_here(num_cpus: int | None) -> None:
             f"Ray cannot start in {folder} ({reason(error)}). Free space there, or "
             f"set RAY_TMPDIR to another folder, {ray_folder.LONGEST} bytes long at most."
         ) from None
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        raise ResourceError(  # Ray has no type for it, and waits no longer than this
+            "Ray did not start on this machine within 30 s: other work keeps its processors busy. "
+            "Give the same command again once that has ended."
+        ) from None
 
 
 def _init(**options: Any) -> None:

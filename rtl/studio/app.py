@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from rtl.errors import DataError, NotFoundError, RtlError, StorageError
 from rtl.studio.guard import Guard
-from rtl.studio.routes import models, pages, runs, tasks
+from rtl.studio.routes import curve, data, labels, models, pages, runs, tasks
 from rtl.studio.routes import workspace as workspaces
 from rtl.studio.workspace import Workspace
 
@@ -28,7 +28,7 @@ def create(workspace: Workspace, *, host: str, token: str) -> ASGIApp:
 
     app = FastAPI(title="rtl studio", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_exception_handler(RtlError, _refuse)
-    for routes in (workspaces, tasks, runs, models):
+    for routes in (workspaces, tasks, data, labels, curve, runs, models):
         app.include_router(routes.router(workspace), prefix="/api")
     app.router.routes.extend(pages.routes())
     return Guard(app, host=host, token=token)

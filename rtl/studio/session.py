@@ -41,6 +41,8 @@ class Session:
     """Labels that may be made in all."""
     labelled: int = 0
     """Labels of the budget that are part of the newest version."""
+    through: int = 0
+    """Number of the last decision that the newest version holds."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

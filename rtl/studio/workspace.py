@@ -10,7 +10,7 @@ from typing import Any
 from rtl import storage
 from rtl.api.ray_session import connect
 from rtl.config.tree import Config
-from rtl.data import shards
+from rtl.data import elpv, shards
 from rtl.data.shards import SPLITS, Manifest
 from rtl.errors import ConfigError, NotFoundError
 from rtl.labels import pool as pools
@@ -18,6 +18,8 @@ from rtl.labels import rows as labelled
 from rtl.labels.rows import LabelledRows
 from rtl.studio import session as sessions
 from rtl.studio.events import Events
+from rtl.studio.labelling.state import Labelling
+from rtl.studio.photos.photos import Photos
 from rtl.studio.session import Session
 from rtl.studio.tasks import Task, Tasks, Work
 
@@ -32,6 +34,8 @@ class Workspace:
         self.config = config.replace(storage=storage.normalize(config.storage))
         self.events = Events()
         self.tasks = Tasks(self._publish_task)
+        self.photos = Photos(self)
+        self.labelling = Labelling(self)
         self._lock = threading.RLock()
         self._loading = threading.Lock()
         self._session: Session | None = None
@@ -79,6 +83,20 @@ class Workspace:
             return self._manifests[digest]
         except KeyError:
             raise NotFoundError(f"No data set with the digest {digest} is open.") from None
+
+    def source(self, uri: str) -> Manifest:
+        """The packed data set at an absolute URI, such as the pool's; the open one for no text.
+
+        Raises NotFoundError and DataError.
+        """
+        if not uri:
+            return self.data
+        with self._lock:
+            known = next((one for one in self._manifests.values() if one.uri == uri), None)
+            if known is None:
+                known = shards.load_manifest(uri)
+                self._manifests[short(known)] = known
+            return known
 
     def place(self, *parts: str) -> str:
         """URI below the open session's folder."""
@@ -170,7 +188,7 @@ class Workspace:
         return self._configs[manifest.digest]
 
     def describe(self) -> dict[str, Any]:
-        """What the pages show of the workspace, as plain JSON values."""
+        """Returns the workspace for the pages, as plain JSON values."""
         with self._lock:
             session, data, pool = self._session, self._data, self._pool
         return {
@@ -178,6 +196,7 @@ class Workspace:
             "session": session and session.to_dict(),
             "data": data and summary(data),
             "pool": pool and summary(pool),
+            "demo": elpv.installed(),
         }
 
     def publish(self) -> None:
@@ -188,6 +207,7 @@ class Workspace:
         """Ends all tasks and streams."""
         self.events.close()
         self.tasks.close()
+        self.photos.close()
 
     def _publish_task(self, task: Task) -> None:
         self.events.publish("task", asdict(task))
@@ -199,7 +219,7 @@ def short(manifest: Manifest) -> str:
 
 
 def summary(manifest: Manifest) -> dict[str, Any]:
-    """What the pages show of a data set, as plain JSON values."""
+    """Returns a data set for the pages, as plain JSON values."""
     return {
         "uri": manifest.uri,
         "digest": short(manifest),

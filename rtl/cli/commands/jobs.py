@@ -13,8 +13,14 @@ from rtl.cli.commands.base import Command, Configured
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-VERBS = ("pack", "features", "search", "train", "lr-find", "evaluate", "predict", "deploy")
+VERBS = (
+    "pack", "features", "audit", "search", "train", "lr-find", "evaluate", "compare", "predict",
+    "deploy",
+)  # fmt: skip
 """The commands that can be submitted."""
+
+_PLACES = ("source", "dest", "out", "html", "fix", "data")
+"""Arguments of these commands that name a file or folder."""
 
 _RESERVED_HELP = "reserved for the job's own process"
 
@@ -84,7 +90,7 @@ class Submit(_Remote):
         from rtl.runtime import ray_jobs
 
         settings = self.asked.settings()
-        places = {name: getattr(self.asked, name, None) for name in ("source", "dest")}
+        places = {name: getattr(self.asked, name, None) for name in _PLACES}
         if self.asked.verb != "pack":
             places |= {"storage": settings.storage, "data.uri": settings.data.uri}
         ray_jobs.check_places(places)

@@ -39,8 +39,9 @@ function stage(task) {
   return `${task.stage}${counted}`;
 }
 
-// A button that runs an async action, is disabled meanwhile, and shows what went wrong.
-export function ActionButton({ action, children, strong, slim, disabled, ...rest }) {
+// A button that runs an async action, is disabled meanwhile, and shows what went wrong. With `submit`
+// Enter in a field of its form does the same.
+export function ActionButton({ action, children, strong, slim, submit, disabled, ...rest }) {
   const [busy, setBusy] = useState(false);
   const [problem, setProblem] = useState(null);
   const run = async () => {
@@ -53,7 +54,7 @@ export function ActionButton({ action, children, strong, slim, disabled, ...rest
     }
     setBusy(false);
   };
-  return html`<button type="button" class=${[strong && "strong", slim && "slim"].filter(Boolean).join(" ")} disabled=${busy || disabled} onClick=${run} ...${rest}>${children}</button>
+  return html`<button type=${submit ? "submit" : "button"} class=${[strong && "strong", slim && "slim"].filter(Boolean).join(" ")} disabled=${busy || disabled} onClick=${run} ...${rest}>${children}</button>
     <${Notice} problem=${problem} />`;
 }
 

@@ -16,7 +16,7 @@ export function Start({ workspace }) {
         <p class="soft">Its folder or <code>s3://</code> prefix, with a <code>manifest.json</code>.</p>
         <label for="uri">Data set</label>
         <input id="uri" value=${uri} spellcheck="false" autocomplete="off" placeholder="data/ or s3://bucket/data" onInput=${(event) => setUri(event.target.value)} />
-        <${ActionButton} strong=${true} disabled=${!uri.trim()} action=${() => ask("api/workspace/open", { body: { uri: uri.trim() } })}>Open<//>
+        <${ActionButton} strong=${true} submit=${true} disabled=${!uri.trim()} action=${() => ask("api/workspace/open", { body: { uri: uri.trim() } })}>Open<//>
       </form>
       <div class="card">
         <h2>Pack your own</h2>

@@ -1,12 +1,14 @@
-"""What is open: the data set, its pool, the price of a label."""
+"""The open data set, its pool, the price of a label."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from rtl.studio import demo
 from rtl.studio.workspace import Workspace
 
 
@@ -42,5 +44,12 @@ def router(workspace: Workspace) -> APIRouter:
     def change(asked: Settings) -> dict[str, Any]:
         workspace.update(**asked.model_dump(exclude_unset=True))
         return workspace.describe()
+
+    @found.post("/demo")
+    def take_demo() -> dict[str, Any]:
+        task = workspace.tasks.start(
+            "demo", "Taking the demo's photos", work=lambda work: demo.take(workspace, work)
+        )
+        return asdict(task)
 
     return found

@@ -53,6 +53,22 @@ def test_submit_holds_the_command_that_it_submits() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (["audit", "s3://b/d", "--out", "rows.csv"], "out is 'rows.csv'"),
+        (["audit", "data"], "data is 'data'"),
+        (["compare", "a@1", "a@2", "--data", "s3://b/d", "--html", "page.html"], "html is 'page.h"),
+    ],
+)
+def test_a_job_is_not_given_a_folder_of_this_machine(
+    words: list[str], place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submitted = ["submit", *words, "--storage", "s3://b/r", "--address", "http://h"]
+    assert main.main(submitted) == 1
+    assert place in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["jobs", "--stop", "a", "--follow", "b"], "not allowed with argument --stop"),

@@ -13,6 +13,7 @@ from rtl.cli.commands.base import Command
 from rtl.cli.commands.data import Pack
 from rtl.config import loading
 from rtl.config.tree import Config, from_dict
+from rtl.data import elpv
 from rtl.display import console
 from rtl.runs import trials
 
@@ -89,17 +90,17 @@ def test_the_demo_runs_its_recipe() -> None:
 
 
 def test_the_demo_splits_by_the_papers_protocol() -> None:
-    photos = demo.load_photos()
-    splits = demo.split(photos, 0.25, seed=0)
+    photos = elpv.load_photos()
+    splits = elpv.split(photos, 0.25, seed=0)
     assert len(photos) == 2624
     assert sum(photo.label == "defective" for photo in photos) == 821
     assert 650 <= splits.count("test") <= 662
     for kind in ("mono", "poly"):
         share = [s for p, s in zip(photos, splits, strict=True) if p.cell_type == kind]
         assert share.count("test") / len(share) == pytest.approx(0.25, abs=0.01)
-    assert demo.split(photos, 0.25, seed=0) == splits
-    assert demo.split(photos, 0.25, seed=1) != splits
-    quick = demo.sample(photos, 300)
+    assert elpv.split(photos, 0.25, seed=0) == splits
+    assert elpv.split(photos, 0.25, seed=1) != splits
+    quick = elpv.sample(photos, 300)
     assert len({photo.path for photo in quick}) == 300
 
 

@@ -111,16 +111,29 @@ def test_without_a_folder_for_ray_the_arithmetic_is_told(
     assert said.endswith(f"{len(long) - 1} bytes long at most.")
 
 
-def test_a_disk_that_ray_cannot_write_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(**_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            r"cannot start in .*/ray \(No space left on device\)\. ",
+        ),
+        (
+            Exception("The current node timed out during startup. This could happen because"),
+            r"did not start on this machine within 30 s: .* Give the same command again",
+        ),
+    ],
+)
+def test_why_ray_cannot_start_is_told(
+    fault: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: object) -> None:
+        raise fault
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", full)
+    monkeypatch.setattr(ray, "init", fail)
     monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")
-    with pytest.raises(
-        ResourceError, match=r"cannot start in .*/ray \(No space left on device\)\. "
-    ):
+    with pytest.raises(ResourceError, match=said):
         session.connect()
 
 

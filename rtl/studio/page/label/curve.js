@@ -1,5 +1,100 @@
-import { html } from "../vendor/htm-preact.js";
+// Curve: the score against labels, where you are, what the next ones bring.
 
-export function CurvePage() {
-  return html`<h1>Curve</h1>`;
+import { ask, ended, on, useGet, useTask } from "../api.js";
+import { Chart } from "../chart.js";
+import { ActionButton, Notice, count, percent, plural } from "../parts.js";
+import { html, useEffect, useState } from "../vendor/htm-preact.js";
+import { ScorePanel, interval, useScores } from "./after.js";
+import { Settings } from "./settings.js";
+
+const POINT = (value) => percent(value, 1);
+
+export function CurvePage({ workspace }) {
+  const [target, setTarget] = useState(localStorage.getItem("rtl-target") ?? "");
+  const share = Number(target) / 100;
+  const wanted = share > 0 && share < 1 ? share : null;
+  const { price, budget, name } = workspace.session;
+  const curve = useGet(`api/curve${wanted ? `?target=${wanted}` : ""}`);
+  const task = useTask("curve");
+  const scores = useScores();
+  useEffect(() => on("curve", curve.reload), []);
+  useEffect(() => curve.reload(), [price]);
+  useEffect(() => localStorage.setItem("rtl-target", target), [target]);
+  const found = curve.content?.points ? curve.content : null;
+  const measure = () => ask("api/curve", { body: {} });
+  return html`<div class="curve-page">
+    <div class="curve-top"><h1>Curve</h1>
+      ${found && html`<${ActionButton} slim=${true} disabled=${task && !ended(task)} action=${measure}>Measure again<//>`}</div>
+    <${Notice} problem=${curve.problem} />
+    ${task?.state === "failed" && html`<${Notice}>${task.error}<//>`}
+    <div class="curve-grid">
+      <section class="panel" aria-label="Learning curve">
+        ${found ? html`<${Drawn} curve=${found} scores=${scores ?? []} />` : html`<${Unmeasured} task=${task} measure=${measure} ready=${curve.content !== null} />`}
+      </section>
+      <div class="beside">
+        ${found && html`<${Offers} curve=${found} price=${price} target=${target} setTarget=${setTarget} budget=${budget} />`}
+        <${ScorePanel} scores=${scores} name=${name} />
+        <${Versions} scores=${scores} />
+      </div>
+    </div>
+    <${Settings} key=${JSON.stringify(workspace.session)} workspace=${workspace} />
+  </div>`;
+}
+
+function Unmeasured({ task, measure, ready }) {
+  if (!ready) return null;
+  return html`<div class="empty"><h2>What would more labels bring?</h2>
+    <p class="soft">A model is fitted on ever more of the labels that are there; its scores, continued, tell what further ones would bring.</p>
+    <${ActionButton} strong=${true} disabled=${task && !ended(task)} action=${measure}>Measure the curve<//></div>`;
+}
+
+function Drawn({ curve, scores }) {
+  const points = curve.points;
+  const here = [curve.labels, curve.score];
+  const ahead = curve.ahead.map(([labels, value]) => [labels, value]);
+  const versions = scores.map((one) => ({ x: one.labels, y: one.score, low: one.low, high: one.high, name: `Version ${one.version}, ${one.model}`, kind: "version" }));
+  const last = ahead.at(-1);
+  const summary = `Accuracy against labels: ${POINT(points[0][1])} with ${count(points[0][0])} labels, ${POINT(curve.score)} with the ${count(curve.labels)} that are there${last ? `, about ${POINT(last[1])} forecast with ${count(last[0])}` : ""}.`;
+  return html`
+    <h2>Accuracy against labels</h2>
+    <${Chart} height=${360} summary=${summary} x=${{ name: "Labels for training", format: count, low: 0 }} y=${{ format: (value) => percent(value), most: 1, least: 0 }}
+      bands=${curve.ahead.length ? [{ points: curve.ahead.map(([labels, , low, high]) => [labels, low, high]), kind: "ahead" }] : []}
+      lines=${[{ name: "Measured", points, kind: "measured" }, ...(ahead.length ? [{ name: "Forecast", points: ahead, kind: "ahead" }] : [])]}
+      levels=${[{ y: curve.ceiling, name: `ceiling on these features, ${percent(curve.ceiling)}` }, ...(curve.target ? [{ y: curve.target, name: `target ${percent(curve.target)}` }] : [])]}
+      marks=${[{ x: curve.labels, name: "you are here" }]}
+      dots=${[...versions, { x: here[0], y: here[1], name: "All labels", kind: "here" }]} />
+    <ul class="legend small"><li class="measured">measured on ${count(curve.test_rows)} ${curve.split} photos</li>
+      ${ahead.length > 0 && html`<li class="ahead">forecast, 90 % interval</li>`}
+      ${versions.length > 0 && html`<li class="version">retrained models, on val, 95 % interval</li>`}</ul>
+    ${curve.no_forecast && html`<p class="badge plain">No forecast. ${curve.no_forecast}</p>`}`;
+}
+
+function Offers({ curve, price, target, setTarget, budget }) {
+  const gain = (one) => 100 * (one.score.value - curve.score);
+  const first = curve.offers[0];
+  return html`<section class="panel offers" aria-label="The next labels">
+    <h2>${first ? html`The next ${first.more}: ${gain(first) >= 0 ? "+" : "−"}${Math.abs(gain(first)).toFixed(1)} points` : "No forecast"}</h2>
+    ${curve.offers.length > 0 && html`<table><thead><tr><th scope="col">More labels</th><th scope="col">Accuracy</th>${price !== null && html`<th scope="col">Price</th>`}</tr></thead>
+      <tbody>${curve.offers.map((one) => html`<tr key=${one.more}><td>${count(one.more)}</td>
+        <td>${POINT(one.score.value)} <span class="soft">${interval(one.score)}</span></td>
+        ${price !== null && html`<td>${count(Math.round(100 * one.price) / 100)}</td>`}</tr>`)}</tbody></table>`}
+    <label class="inline">Target accuracy in % <input type="number" min="1" max="99.9" step="0.5" inputmode="decimal" value=${target} onInput=${(event) => setTarget(event.target.value)} placeholder="such as 95" /></label>
+    ${curve.target && html`<p role="status">${reach(curve, price, budget)}</p>`}
+  </section>`;
+}
+
+function reach(curve, price, budget) {
+  if (curve.reached) return `${percent(curve.target, 1)} is reached already.`;
+  if (curve.no_forecast) return "Without a forecast there is no telling how many labels that takes.";
+  if (curve.needed === null) return `${percent(curve.target, 1)} is out of reach: 50 times the labels would not do. Better photos or fewer classes may.`;
+  const cost = price !== null ? `, ${count(Math.round(curve.needed * price))} in money` : "";
+  return `${percent(curve.target, 1)} takes about ${plural(curve.needed, "more label", "more labels")}${cost}${budget !== null && curve.needed > budget ? `; the budget is ${count(budget)}` : ""}.`;
+}
+
+function Versions({ scores }) {
+  if (!scores?.length) return null;
+  return html`<section class="panel" aria-label="Versions"><h2>Versions</h2>
+    <table><thead><tr><th scope="col">Version</th><th scope="col">Labels</th><th scope="col">Accuracy on val</th><th scope="col">Model</th></tr></thead>
+    <tbody>${scores.map((one) => html`<tr key=${one.version}><td>${one.version}</td><td>${count(one.labels)}</td>
+      <td>${POINT(one.score)} <span class="soft">${interval(one)}</span></td><td>${one.model}</td></tr>`)}</tbody></table></section>`;
 }

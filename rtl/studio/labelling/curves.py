@@ -1,0 +1,107 @@
+"""The learning curve of the open data set, measured once for each version."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from rtl import storage
+from rtl.data.shards import Manifest
+from rtl.errors import NotFoundError
+from rtl.labels.curve.forecast import Forecast, NoForecast
+from rtl.labels.curve.measure import Curve, Offer, measure
+from rtl.studio.tasks import Work
+from rtl.studio.workspace import Workspace
+
+CURVE_FILE = "curve.json"
+
+AHEAD = 4.0
+"""Labels up to which the forecast is drawn, as a multiple of those that are there."""
+
+MORE = (100, 250, 500, 1000)
+"""Further labels that are offered."""
+
+_POINTS = 40
+
+
+def compute(workspace: Workspace, work: Work) -> dict[str, Any]:
+    """Measures the curve and keeps it. Raises DataError for too few rows to measure on."""
+    manifest = workspace.data
+    rows = workspace.features(manifest, work)
+    work.stage("Fitting on ever more labels")
+    found = measure(rows)
+    storage.write_json(_place(workspace, manifest), to_dict(found))
+    workspace.events.publish("curve", {"digest": manifest.digest[:16]})
+    return {"labels": found.labels, "score": found.scores[-1]}
+
+
+def read(workspace: Workspace) -> Curve | None:
+    """The kept curve of the open version; None before it was measured. Raises StorageError."""
+    try:
+        return from_dict(storage.read_json(_place(workspace, workspace.data)))
+    except NotFoundError:
+        return None
+
+
+def describe(curve: Curve, *, price: float | None, target: float | None) -> dict[str, Any]:
+    """All that the page shows of a curve, as plain JSON values."""
+    told = isinstance(curve.forecast, NoForecast)
+    content: dict[str, Any] = {
+        "points": [[n, score] for n, score in zip(curve.sizes, curve.scores, strict=True)],
+        "labels": curve.labels, "score": curve.scores[-1], "test_rows": curve.test_rows,
+        "split": curve.split, "ceiling": curve.ceiling,
+        "no_forecast": curve.forecast.reason if isinstance(curve.forecast, NoForecast) else "",
+        "ahead": [], "offers": [_offer(one) for one in curve.offers(MORE, price)],
+        "target": target, "needed": None if target is None else curve.needed(target),
+        "reached": target is not None and curve.scores[-1] >= target,
+    }  # fmt: skip
+    if not told:
+        counts = np.geomspace(1, AHEAD, _POINTS) * curve.labels - curve.labels
+        content["ahead"] = [
+            [curve.labels + one.more, one.score.value, one.score.low, one.score.high]
+            for one in curve.offers([round(n) for n in counts], None)
+        ]
+    return content
+
+
+def to_dict(curve: Curve) -> dict[str, Any]:
+    """Plain JSON values; `from_dict` is the inverse."""
+    found = curve.forecast
+    content = {name: getattr(curve, name) for name in _PLAIN}
+    if isinstance(found, NoForecast):
+        return {**content, "forecast": {"reason": found.reason}}
+    return {**content, "forecast": {
+        "sizes": found.sizes.tolist(), "scores": found.scores.tolist(),
+        "parameters": [[each.tolist() for each in one] for one in found.parameters],
+        "weights": found.weights.tolist(), "backtest": found.backtest,
+    }}  # fmt: skip
+
+
+def from_dict(content: dict[str, Any]) -> Curve:
+    """Reverses `to_dict`."""
+    kept, plain = content["forecast"], {name: content[name] for name in _PLAIN}
+    found: Forecast | NoForecast
+    if "reason" in kept:
+        found = NoForecast(kept["reason"])
+    else:
+        found = Forecast(
+            np.array(kept["sizes"]), np.array(kept["scores"]),
+            tuple(tuple(np.array(each) for each in one) for one in kept["parameters"]),
+            np.array(kept["weights"]), kept["backtest"],
+        )  # fmt: skip
+    return replace(
+        Curve(**plain, forecast=found), sizes=tuple(plain["sizes"]), scores=tuple(plain["scores"])
+    )
+
+
+_PLAIN = ("sizes", "scores", "labels", "test_rows", "split", "ceiling")
+
+
+def _offer(offer: Offer) -> dict[str, Any]:
+    return asdict(offer)
+
+
+def _place(workspace: Workspace, manifest: Manifest) -> str:
+    return workspace.cache(manifest, CURVE_FILE)

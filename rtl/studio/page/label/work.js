@@ -1,0 +1,158 @@
+// One photo large, its classes on the keys, and the way through a queue.
+
+import { ask, on, onLink, photoUrl } from "../api.js";
+import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
+import { Answers } from "./answers.js";
+import { ClassFilter } from "./filter.js";
+import { heatmapUrl } from "./opinion.js";
+import { canUndo, decide, retry, undo, useSaving, waitsFor } from "./saving.js";
+
+const AHEAD = 3; // photos that are fetched and decoded before they are shown
+const nameOf = (item) => `${item.source}|${item.id}`;
+const photo = (item) => photoUrl(item.data, item.id, "full");
+
+export function Work({ queue, workspace, children }) {
+  const { items } = queue;
+  const classes = workspace.data.classes;
+  const [answers, setAnswers] = useState(() => new Map(items.filter((item) => item.answer !== null).map((item) => [nameOf(item), item.answer])));
+  const [at, setAt] = useState(() => { const open = items.findIndex((item) => item.answer === null); return open < 0 ? items.length : open; });
+  const [filter, setFilter] = useState(null);
+  const [opinion, setOpinion] = useState(localStorage.getItem("rtl-opinion") === "shown");
+  const [told, setTold] = useState("");
+  const stage = useRef(null);
+  const saving = useSaving();
+  const item = items[at];
+
+  const put = (row, answer) => setAnswers((now) => { const next = new Map(now); if (answer === null) next.delete(row); else next.set(row, answer); return next; });
+  const late = useRef(new Map()); // newest event of each row, which may come before the answer to this tab's own request
+  const settle = (row, number) => { const seen = late.current.get(row); if (seen?.number > number) put(row, seen.answer); };
+  useEffect(() => { // what other tabs decide, and what was decided while the link was broken
+    const here = (row) => items.find((one) => nameOf(one) === row);
+    const load = () => ask("api/decisions").then(({ decided }) => {
+      for (const one of items) if (!waitsFor(one)) put(nameOf(one), decided[nameOf(one)] ?? null);
+    }, () => {});
+    const ends = [
+      on("decisions", (seen) => { late.current.set(seen.row, seen); const one = here(seen.row); if (one && !waitsFor(one)) put(seen.row, seen.answer); }),
+      onLink((up) => { if (up) { retry(); load(); } }),
+    ];
+    return () => ends.forEach((end) => end());
+  }, [items]);
+
+  const kept = useRef([]);
+  useEffect(() => {
+    const ahead = [];
+    for (let i = at + 1; i < items.length && ahead.length < AHEAD; i++) if (!answers.has(nameOf(items[i]))) ahead.push(items[i]);
+    kept.current = [item, items[at - 1], ...ahead].filter(Boolean).map((one) => {
+      const found = kept.current.find((image) => image.name === photo(one));
+      if (found) return found;
+      const image = new Image();
+      image.name = photo(one);
+      image.src = photo(one);
+      image.decode().catch(() => {});
+      return image;
+    });
+  }, [at, answers.size]);
+
+  const move = (to) => {
+    setAt(Math.max(0, Math.min(items.length, to)));
+    stage.current?.focus({ preventScroll: true });
+  };
+  const onward = (now) => { // the next one without an answer, else an earlier one, else the end
+    const open = (i) => !now.has(nameOf(items[i]));
+    for (let i = at + 1; i < items.length; i++) if (open(i)) return i;
+    for (let i = 0; i < at; i++) if (open(i)) return i;
+    return items.length;
+  };
+  const answer = (value) => {
+    if (!item) return;
+    const row = { source: item.source, id: item.id };
+    const before = answers;
+    const next = new Map(answers).set(nameOf(item), value);
+    setAnswers(next);
+    setFilter(null);
+    setTold(`${value === "" ? "Skipped" : value === "-" ? "Removed" : value}. `);
+    decide(row, value, {
+      done: (result) => settle(nameOf(row), result.number),
+      lost: () => put(nameOf(row), before.get(nameOf(row)) ?? null),
+    });
+    move(onward(next));
+  };
+  const takeBack = () => undo({
+    done: (row) => {
+      put(nameOf(row), row.answer);
+      setTold("Undone. ");
+      const place = items.findIndex((one) => nameOf(one) === nameOf(row));
+      if (place >= 0) move(place);
+    },
+  });
+  const accept = () => item && answer(item.label ?? item.suggested);
+  const showOpinion = () => setOpinion((now) => { localStorage.setItem("rtl-opinion", now ? "hidden" : "shown"); return !now; });
+
+  // Nine fixed classes keep their keys; of more, the most probable ones of each photo have them.
+  const shown = item && (classes.length <= 9 ? classes : item.likely);
+  useEffect(() => {
+    const keys = (event) => {
+      if (filter !== null || event.defaultPrevented || event.altKey) return;
+      const field = event.target.closest?.("input, select, textarea, dialog");
+      if (field) return;
+      if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z") { event.preventDefault(); takeBack(); return; }
+      if (event.ctrlKey || event.metaKey) return;
+      const press = event.target.closest?.("button, a, summary") && ["Enter", " "].includes(event.key);
+      if (press || event.repeat) return;
+      const act = action(event);
+      if (act) { event.preventDefault(); act(); }
+    };
+    const action = ({ key, shiftKey }) => {
+      if (/^[uU]$/.test(key)) return takeBack;
+      if (key === "ArrowLeft") return () => move(at - 1);
+      if (key === "ArrowRight") return () => move(at + 1);
+      if (!item) return null;
+      if (/^[1-9]$/.test(key) && shown[key - 1]) return () => answer(shown[key - 1]);
+      if (key === "Enter") return shiftKey ? () => answer(item.suggested) : accept;
+      if (/^[sS]$/.test(key)) return () => answer("");
+      if (/^[xX]$/.test(key)) return () => answer("-");
+      if (/^[hH]$/.test(key)) return showOpinion;
+      if (key === "/") return () => setFilter("");
+      if (/^\p{L}$/u.test(key)) return () => setFilter(key);
+      return null;
+    };
+    addEventListener("keydown", keys);
+    return () => removeEventListener("keydown", keys);
+  });
+  useEffect(() => stage.current?.focus({ preventScroll: true }), []);
+
+  const answered = items.filter((one) => answers.has(nameOf(one))).length;
+  const status = item
+    ? `${told}Photo ${at + 1} of ${items.length}. ${item.label === null ? `Perhaps ${item.suggested}` : `Labelled ${item.label}, perhaps ${item.suggested}`}.`
+    : `${told}All ${items.length} photos are done.`;
+  return html`<div class="work">
+    <div class="work-line">
+      <span class="counted"><b>${answered}</b> of ${items.length}</span>
+      <progress max=${items.length} value=${answered} aria-label="Photos answered"></progress>
+      <${Saved} saving=${saving} answered=${answered} />
+    </div>
+    <p class="unseen" role="status">${status}</p>
+    ${item
+      ? html`<div class="bench">
+          <figure class=${`stage ${opinion ? "two" : ""}`} ref=${stage} tabindex="-1" aria-label=${`Photo ${at + 1} of ${items.length}`}>
+            <img key=${photo(item)} src=${photo(item)} alt=${`Photo ${item.id}`} decoding="sync" />
+            ${opinion && html`<img class="heat" key=${heatmapUrl(item)} src=${heatmapUrl(item)} alt="The photo as the model sees it, with its heatmap" />`}
+            <figcaption class="small soft" title=${item.id}>${item.id}</figcaption>
+          </figure>
+          <${Answers} item=${item} shown=${shown} classes=${classes} chosen=${answers.get(nameOf(item))} opinion=${opinion}
+            answer=${answer} back=${() => move(at - 1)} forth=${() => move(at + 1)} first=${at === 0} takeBack=${takeBack}
+            search=${() => setFilter("")} showOpinion=${showOpinion} undoable=${canUndo() || answered > 0} />
+        </div>`
+      : html`<div class="label-start" ref=${stage} tabindex="-1"><section class="panel done"><h2>All ${items.length} are done</h2>
+          <button type="button" onClick=${() => move(items.length - 1)}>Look through them again</button></section>${children}</div>`}
+    ${filter !== null && html`<${ClassFilter} classes=${classes} begin=${filter} choose=${answer} close=${() => { setFilter(null); stage.current?.focus({ preventScroll: true }); }} />`}
+    ${item && html`<details class="panel finish"><summary>Retrain now, or make the queue again</summary>${children}</details>`}
+  </div>`;
+}
+
+function Saved({ saving, answered }) {
+  if (saving.problem) return html`<span class="saved wrong" role="alert">${saving.waiting} not saved: ${saving.problem.message} <button class="slim" type="button" onClick=${retry}>Try again</button></span>`;
+  if (saving.refused) return html`<span class="saved wrong" role="alert">Not taken: ${saving.refused.message}</span>`;
+  if (saving.waiting) return html`<span class="saved soft">Saving …</span>`;
+  return html`<span class="saved soft">${answered ? "Saved" : ""}</span>`;
+}

@@ -1,0 +1,81 @@
+"""Long work on the photos: the audit, the map, a version without near-duplicates."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from rtl import storage
+from rtl.data.shards import MANIFEST, Manifest
+from rtl.errors import DataError, NotFoundError
+from rtl.labels.audit.fix import Remedy
+from rtl.studio.photos import faults, feature_map
+from rtl.studio.tasks import Task, Work
+
+if TYPE_CHECKING:
+    from rtl.studio.workspace import Workspace
+
+
+def start_audit(workspace: Workspace) -> Task:
+    """Audits the open data set in the background. Raises DataError where it is too large."""
+    manifest = _small_enough(workspace)
+
+    def run(work: Work) -> dict[str, Any]:
+        rows = workspace.features(manifest, work)
+        found = faults.check(manifest, rows, work)
+        workspace.photos.keep_faults(manifest, found)
+        return {"serious": sum(one.weight == "serious" for one in found.faults)}
+
+    return workspace.tasks.start("audit", "Looking for faults", work=run)
+
+
+def start_map(workspace: Workspace) -> Task:
+    """Draws the map of the open data set in the background. Raises as `start_audit` does."""
+    manifest = _small_enough(workspace)
+
+    def run(work: Work) -> dict[str, Any]:
+        rows = workspace.features(manifest, work)
+        found = feature_map.build(rows, work)
+        workspace.photos.keep_map(manifest, found)
+        return {"rows": len(found.rows)}
+
+    return workspace.tasks.start("map", "Drawing the map", work=run)
+
+
+def start_fix(workspace: Workspace, remedy: Remedy) -> Task:
+    """Writes a version of the open data set without near-duplicates, and opens it.
+
+    Raises NotFoundError before the audit.
+    """
+    manifest = workspace.data
+    found = workspace.photos.faults(manifest)
+    if found is None:
+        raise NotFoundError("The data set has not been audited yet; start the audit first.")
+
+    def run(work: Work) -> dict[str, Any]:
+        work.stage("Writing the new version")
+        made = faults.fix(
+            manifest, workspace.photos.index(manifest), copies=found.copies, remedy=remedy,
+            dest=_free(workspace),
+        )  # fmt: skip
+        if workspace.data.digest != manifest.digest:
+            raise DataError(f"Another version was opened meanwhile; {made.uri} holds this one.")
+        workspace.update(data=made.uri, versions=workspace.session.versions + 1)
+        return {"uri": made.uri}
+
+    return workspace.tasks.start("fix", "Writing a new version", work=run)
+
+
+def _small_enough(workspace: Workspace) -> Manifest:
+    if words := faults.limit(workspace.data):
+        raise DataError(words)
+    return workspace.data
+
+
+def _free(workspace: Workspace) -> str:
+    """A folder of the session for its next version."""
+    places = (
+        workspace.place("versions", f"{number:04}")
+        for number in itertools.count(workspace.session.versions + 2)
+    )
+    return next(one for one in places if not storage.exists(storage.join(one, MANIFEST)))
