@@ -16,7 +16,7 @@ from rtl.studio import server
 from rtl.studio.workspace import Workspace
 from tests.conftest import chromium, make_dataset, make_image
 from tests.support import page_server
-from tests.support.made_runs import made_version
+from tests.support.made_runs import made_versions
 from tests.support.page_server import Canned
 from tests.support.studio import axe_findings, opened
 
@@ -34,11 +34,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 def root(tmp_path_factory: pytest.TempPathFactory, data: Manifest) -> str:
     """A registry of three versions."""
     place = tmp_path_factory.mktemp("models")
-    for right in (40, 48, 54):
-        made_version(
-            f"{place}/root", f"{place}/bundles", right=right, manifest_digest=data.digest,
-            config={"data": {"uri": data.uri}},
-        )  # fmt: skip
+    made_versions(
+        f"{place}/root", f"{place}/bundles", rights=(40, 48, 54), manifest_digest=data.digest,
+        config={"data": {"uri": data.uri}},
+    )  # fmt: skip
     return f"{place}/root"
 
 
@@ -154,6 +153,20 @@ def test_an_endpoint_tells_what_it_sees(page: Page) -> None:
     part.get_by_role("button", name="Look").click()
     expect(part.get_by_text("No endpoint answers at")).to_be_visible()
     expect(part.get_by_text("rtl serve colours --storage")).to_be_visible()
+
+
+def test_two_versions_are_compared(page: Page, ray_cluster: None) -> None:
+    part = page.get_by_role("region", name="Compare two")
+    part.get_by_label("A", exact=True).select_option("colours@1")
+    part.get_by_label("B", exact=True).select_option("colours@3")
+    part.get_by_role("button", name="Compare").click()
+    expect(part.locator(".verdict")).to_contain_text("24 rows", timeout=180_000)
+    expect(part.get_by_role("region", name="Scores")).to_contain_text("Accuracy")
+    expect(part.get_by_role("region", name="Classes").get_by_role("row")).to_have_count(4)
+    part.get_by_label("A", exact=True).select_option("colours@2")  # has the weights of version 1
+    part.get_by_label("B", exact=True).select_option("colours@1")
+    part.get_by_role("button", name="Compare").click()
+    expect(part.get_by_role("alert")).to_contain_text("are one model")
 
 
 def test_a_root_without_models_says_where_they_come_from(browser: Browser, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ export function SearchForm() {
         ${errors[""] && html`<p class="wrong" role="alert">${errors[""]}</p>`}
         <${Notice} problem=${problem} />
         <button class="strong" disabled=${busy}>${busy ? "Starting …" : "Start the search"}</button>
-        <details class="small"><summary>The same in a terminal</summary><pre>${commandLine(form, values)}</pre></details>
+        <details class="small"><summary>The same in a terminal</summary><pre tabindex="0">${commandLine(form, values)}</pre></details>
       </div>
     </form>`;
 }
