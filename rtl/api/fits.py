@@ -26,7 +26,9 @@ class Fit:
     uri: str
     """The run's folder."""
     name: str
-    """Name of the run and of the model."""
+    """Name of the run."""
+    registered_as: str
+    """Name of the model in the registry."""
     version: int
     """The model's number in the registry."""
     bundle: str
@@ -51,7 +53,7 @@ class Fit:
     @property
     def model(self) -> str:
         """The registered model, `NAME@VERSION`."""
-        return f"{self.name}@{self.version}"
+        return f"{self.registered_as}@{self.version}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def plan(
 
     if price_per_hour is not None and not price_per_hour >= 0:
         raise ConfigError(f"price_per_hour is {price_per_hour:g}; give 0 or more, or leave it out.")
-    config = _configure(recipe, overrides, data=data, name=None, storage=storage)
+    config = _configure(recipe, overrides, data=data, storage=storage)
     if budget is not None:
         config = config.replace(search={"budget_minutes": loading.minutes(budget)})
     subject = planning.look(config)  # errors of the config and the data come before Ray starts
@@ -103,14 +105,16 @@ def train(
     data: Location | None = None,
     *,
     name: str | None = None,
+    register_as: str | None = None,
     storage: Location | None = None,
     resume: bool = False,
     recipe: Recipe | None = None,
     overrides: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> Fit:
-    """Fits one model on a packed data set and registers it as the next version of `name`.
+    """Fits one model on a packed data set and registers it.
 
+    The model is the next version of `register_as`, by default of `name`, which is the run's own.
     `resume` goes on with a run of that name after its last committed epoch. Raises ConfigError,
     DataError, RunExistsError, ResourceError, WeightsError, TrainingError and StorageError, each
     before anything starts where that is possible.
@@ -121,7 +125,9 @@ def train(
     from rtl.runs.progress import RunCallbacks
     from rtl.training import train as training
 
-    config = _configure(recipe, overrides, data=data, name=name, storage=storage)
+    config = _configure(
+        recipe, overrides, data=data, storage=storage, name=name, register_as=register_as
+    )
     # Errors of the config and the data come before Ray starts.
     _, manifest = training.prepare(config)
     connect(progress=progress)
@@ -140,6 +146,7 @@ def search(
     data: Location | None = None,
     *,
     name: str | None = None,
+    register_as: str | None = None,
     storage: Location | None = None,
     budget: str | None = None,
     resume: bool = False,
@@ -150,6 +157,7 @@ def search(
 ) -> Fit:
     """Searches the depth and the learning rate, and registers the winner.
 
+    The models are the next versions of `register_as`, by default of `name`, which is the run's own.
     A probe comes first: a linear classifier on the pretrained network's outputs, registered within
     a minute or so. `on_first_answer` takes its `NAME@VERSION` then, and may serve it; the search
     goes on once it returns.
@@ -164,7 +172,9 @@ def search(
     from rtl.display import console, progress_views
     from rtl.tuning import search as tuning
 
-    config = _configure(recipe, overrides, data=data, name=name, storage=storage)
+    config = _configure(
+        recipe, overrides, data=data, storage=storage, name=name, register_as=register_as
+    )
     if budget is not None:
         config = config.replace(search={"budget_minutes": loading.minutes(budget)})
     _, manifest = tuning.check(config)  # errors of the config and the data come before Ray starts
@@ -172,7 +182,7 @@ def search(
     on_first = on_first_answer or (lambda _: None)
 
     def answered(version: int) -> None:
-        on_first(f"{config.name}@{version}")
+        on_first(f"{config.registered_name}@{version}")
 
     if not progress:
         result = tuning.search(config, resume=resume, on_first_answer=answered)
@@ -214,11 +224,13 @@ def _configure(
     overrides: Mapping[str, Any] | None,
     *,
     data: Location | None,
-    name: str | None,
     storage: Location | None,
+    name: str | None = None,
+    register_as: str | None = None,
 ) -> Config:
     given = {
-        "data.uri": data and text_of(data), "name": name, "storage": storage and text_of(storage),
+        "data.uri": data and text_of(data), "name": name, "register_as": register_as,
+        "storage": storage and text_of(storage),
     }  # fmt: skip
     return configure(recipe, overrides=overrides, given=given)
 
@@ -234,7 +246,8 @@ def _finish(result: Result, config: Config, manifest: Manifest) -> Fit:
 
     uri = run.locate(config)
     return Fit(
-        uri=uri, name=result.name, version=result.version, bundle=result.bundle,
+        uri=uri, name=result.name, registered_as=result.registered_as, version=result.version,
+        bundle=result.bundle,
         unfrozen_layers=result.unfrozen_layers, lr=result.lr, best_epoch=result.best_epoch,
         epochs=result.epochs, val=result.val, test=result.test, seconds=result.seconds,
         trials=tuple(trials.recorded(uri)) if result.kind == "search" else (),

@@ -109,9 +109,9 @@ def run(
         if fit.test is None:
             raise DataError("The demo's data set has no test rows; this is a defect of the demo.")
         with _timed(stages, "evaluate"):
-            first = evaluate(f"{fit.name}@1", f"{root}/data", storage=root).scores
+            first = evaluate(f"{fit.registered_as}@1", f"{root}/data", storage=root).scores
         with _timed(stages, "serve"):
-            Registry(root).promote(fit.name, fit.version)
+            Registry(root).promote(fit.registered_as, fit.version)
             endpoint = _serve(fit.bundle, root, serve_config)
         try:
             with _timed(stages, "predict"):

@@ -45,11 +45,17 @@ _OF_A_BUDGET = ("train.epochs", "train.rows", "train.minutes", "train.flip_featu
 """Keys of a fit that a time budget sets."""
 
 
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+
 class Config(Section):
     """Everything that decides a result."""
 
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-    """Name of the run and of the model in the registry."""
+    name: str | None = Field(default=None, pattern=_NAME)
+    """Name of the run, and of its models in the registry where `register_as` is null."""
+    register_as: str | None = Field(default=None, pattern=_NAME)
+    """Name in the registry under which a run registers its models as the next versions; null takes
+    the run's name."""
     storage: str = "rtl-data"
     """Folder or `s3://` prefix under which runs, features and the registry live."""
     pack: PackConfig = PackConfig()
@@ -70,6 +76,11 @@ class Config(Section):
     """The HTTP endpoint (`rtl serve`)."""
     track: TrackConfig = TrackConfig()
     """MLflow, where finished runs are logged too."""
+
+    @property
+    def registered_name(self) -> str:
+        """Name of the run's models in the registry."""
+        return str(self.register_as or self.name)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Config:
@@ -95,7 +106,7 @@ class Config(Section):
                 raise ValueError(
                     f"search.space holds {key}; set search.{key.split('.')[1]} instead"
                 )
-            if key not in _keys(Config) or key.startswith(fixed):
+            if key not in _keys(Config) or "." not in key or key.startswith(fixed):
                 raise ValueError(f"search.space holds {key}, which is no key of a fit")
             if key in _NOT_SEARCHED:
                 raise ValueError(

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from rtl import storage
 from rtl.config.tree import Config
 from rtl.data import shards
 from rtl.data.batches import Batch, Reader, targets_of
-from rtl.data.shards import Manifest, Shard
+from rtl.data.shards import Shard
 from rtl.errors import DataError, NotFoundError
 from rtl.model import device
 
@@ -35,6 +36,8 @@ SCHEMA = pa.schema(
         ("feature", pa.large_binary()),
     ]
 )
+FOLDER = "features"
+"""Folder under the storage root with the features of all data sets."""
 RECORD = "features.json"
 """File that records what the key of a folder of features is made of."""
 BUILDER = "BUILDER"
@@ -90,12 +93,15 @@ class FeaturePlan:
 
 
 def describe(
-    config: Config, manifest: Manifest, *, weights_sha256: str, unfrozen_layers: int
+    config: Config, digest: str, *, weights_sha256: str, unfrozen_layers: int
 ) -> dict[str, Any]:
-    """Returns everything that decides the values of a cut's features, as plain JSON values."""
+    """Returns everything that decides the values of a cut's features, as plain JSON values.
+
+    `digest` is the data set's.
+    """
     return {
         "version": VERSION,
-        "manifest": manifest.digest,
+        "manifest": digest,
         "weights": weights_sha256,
         "data": config.data.model_dump(mode="json", exclude={"uri"}),
         "views": config.features.views,
@@ -104,13 +110,16 @@ def describe(
     }
 
 
-def locate(config: Config, manifest: Manifest, *, weights_sha256: str, unfrozen_layers: int) -> str:
-    """Returns the URI of a cut's features, named by a hash of everything that decides them."""
+def locate(config: Config, digest: str, *, weights_sha256: str, unfrozen_layers: int) -> str:
+    """Returns the URI of a cut's features, named by a hash of everything that decides them.
+
+    `digest` is the data set's.
+    """
     content = describe(
-        config, manifest, weights_sha256=weights_sha256, unfrozen_layers=unfrozen_layers
+        config, digest, weights_sha256=weights_sha256, unfrozen_layers=unfrozen_layers
     )
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return storage.join(config.storage, "features", digest[:32])
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return storage.join(config.storage, FOLDER, key[:32])
 
 
 def load(uri: str) -> Features | None:
@@ -172,7 +181,7 @@ class FeatureReader(Reader):
     def _read(self, shard: Shard, view: int) -> pa.Table:
         parts = []
         for start in range(0, shard.rows, ROWS_PER_FILE):
-            path = path_of(shard, view, start)
+            path = path_of(shard.path, view, start)
             uri = storage.join(self.features.uri, path)
             try:
                 data = storage.read_verified(uri, self.features.files[path])
@@ -182,9 +191,30 @@ class FeatureReader(Reader):
         return pa.concat_tables(parts).combine_chunks()
 
 
-def path_of(shard: Shard, view: int, start: int) -> str:
-    """Path of one file of features, relative to its folder."""
-    return f"{shard.path.removesuffix('.parquet')}-{start:06}.v{view}.parquet"
+def path_of(shard: str, view: int, start: int) -> str:
+    """Path of one file of features, relative to its folder, by the path of its shard."""
+    return f"{shard.removesuffix('.parquet')}-{start:06}.v{view}.parquet"
+
+
+def start_of(row: int) -> int:
+    """Number of the first row of the file that holds a shard's row."""
+    return row // ROWS_PER_FILE * ROWS_PER_FILE
+
+
+def encode_file(table: pa.Table) -> bytes:
+    """Encodes rows with `SCHEMA` as the bytes of one file; equal rows give equal bytes."""
+    sink = pa.BufferOutputStream()
+    # The checksums let a later pass tell whole files from damaged ones.
+    pq.write_table(table, sink, compression="none", use_dictionary=False, write_page_checksum=True)
+    return bytes(sink.getvalue())
+
+
+def decode_file(data: bytes) -> pa.Table | None:
+    """Reverses `encode_file` by the file's own checksums; None for a damaged file."""
+    try:
+        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    except (pa.ArrowInvalid, OSError):
+        return None
 
 
 def compress(features: torch.Tensor) -> list[bytes]:

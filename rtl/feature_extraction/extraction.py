@@ -14,14 +14,12 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
 
 from rtl import storage
@@ -30,7 +28,7 @@ from rtl.data import shards
 from rtl.data.batches import ShardRead
 from rtl.data.shards import Manifest
 from rtl.errors import ResourceError
-from rtl.feature_extraction import cache, cost
+from rtl.feature_extraction import cache, cost, reuse
 from rtl.feature_extraction.cache import (
     BUILDER,
     RECORD,
@@ -39,6 +37,7 @@ from rtl.feature_extraction.cache import (
     Features,
     path_of,
 )
+from rtl.feature_extraction.reuse import Source
 from rtl.feature_extraction.trunk import Trunk, run_task
 from rtl.model import inception, pretrained
 from rtl.runtime import capacity, session, task_errors
@@ -80,7 +79,7 @@ def build_plan(
 def _locate(config: Config, manifest: Manifest, depths: Sequence[int]) -> dict[int, str]:
     weights = pretrained.load(config.model.weights, config.storage).sha256
     return {
-        k: cache.locate(config, manifest, weights_sha256=weights, unfrozen_layers=k)
+        k: cache.locate(config, manifest.digest, weights_sha256=weights, unfrozen_layers=k)
         for k in sorted(set(depths))
     }
 
@@ -132,7 +131,7 @@ def _build(config: Config, manifest: Manifest, uris: dict[int, str], *, progress
     records: dict[int, bytes] = {}
     for k, uri in uris.items():
         storage.delete(storage.join(uri, storage.COMMIT))  # one that exists is damaged
-        key = cache.describe(config, manifest, weights_sha256=weights, unfrozen_layers=k)
+        key = cache.describe(config, manifest.digest, weights_sha256=weights, unfrozen_layers=k)
         content = {
             **key,
             "data_uri": manifest.uri,
@@ -140,7 +139,12 @@ def _build(config: Config, manifest: Manifest, uris: dict[int, str], *, progress
         }
         records[k] = json.dumps(content, indent=1, sort_keys=True).encode()
         storage.write_bytes(storage.join(uri, RECORD), records[k])
-    files = _run_pass(config, manifest, uris, progress=progress)
+    sources = reuse.find_sources(config, manifest, weights_sha256=weights, depths=list(uris))
+    files: dict[int, _Files] = {}
+    for has_sources in (False, True):  # a cut whose rows are there waits for no other's pass
+        part = {k: uri for k, uri in uris.items() if bool(sources[k]) == has_sources}
+        if part:
+            files |= _run_pass(config, manifest, part, sources=sources, progress=progress)
     for k, uri in uris.items():
         storage.seal(uri, {**files[k], RECORD: storage.describe(records[k])})
 
@@ -183,12 +187,22 @@ def _predict_bytes(config: Config, manifest: Manifest, k: int) -> int:
 
 
 def _run_pass(
-    config: Config, manifest: Manifest, uris: dict[int, str], *, progress: Progress
+    config: Config,
+    manifest: Manifest,
+    uris: dict[int, str],
+    *,
+    sources: Mapping[int, Sequence[Source]],
+    progress: Progress,
 ) -> dict[int, _Files]:
-    """Computes the files that no earlier pass left; returns all files of each cut."""
+    """Copies or computes the files that no earlier pass left; returns all files of each cut.
+
+    The first call of `progress` counts the images whose features were there.
+    """
     session.quiet()
     reads = split_reads(manifest, config.features.views)
     files, missing = _find_complete_files(uris, reads)
+    copied, missing = reuse.copy_rows(manifest, uris, missing, sources=sources)
+    files = {k: {**files[k], **copied[k]} for k in uris}
     total = sum(len(read.rows) for read in reads)
     done = total - sum(len(read.rows) for read in missing)
     progress(done, total)
@@ -236,7 +250,7 @@ def group_reads(reads: Sequence[ShardRead]) -> list[list[ShardRead]]:
 
     Small items at the end keep the processes from waiting for one that has a large one.
     """
-    together = itertools.groupby(reads, lambda r: (r.shard.path, int(r.rows[0])))
+    together = itertools.groupby(reads, lambda r: (r.shard.path, r.rows.tobytes()))
     items = [list(views) for _, views in together]
     return sorted(items, key=lambda item: -sum(len(read.rows) for read in item))
 
@@ -249,18 +263,14 @@ def _find_complete_files(
     files: dict[int, _Files] = {k: {} for k in uris}
 
     def verify(read: ShardRead) -> dict[int, tuple[str, dict[str, Any]]] | None:
-        path = path_of(read.shard, read.view, int(read.rows[0]))
+        path = path_of(read.shard.path, read.view, int(read.rows[0]))
         found = {}
         for k, uri in uris.items():
             if path not in names[k]:
                 return None
             data = storage.read_bytes(storage.join(uri, path))
-            try:
-                reader = pa.BufferReader(data)
-                table = pq.read_table(reader, page_checksum_verification=True)
-            except (pa.ArrowInvalid, OSError):
-                return None
-            if len(table) != len(read.rows):
+            table = cache.decode_file(data)
+            if table is None or len(table) != len(read.rows):
                 return None
             found[k] = (path, storage.describe(data))
         return found

@@ -8,7 +8,8 @@ small to tell take `pad` unmeasured.
 
 The answer is a function of the data set, the weights and the size. It is kept in storage under a
 hash of these: a resumed run, another run on the same data and `rtl lr-find` read it and agree, and
-with it the key of the features.
+with it the key of the features. The next version of a data set has the answer of the newest version
+before it that has one: nearly all images are the same, and their features are taken over.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -29,7 +30,7 @@ import torch
 from rtl import storage
 from rtl.config.schema import Framing
 from rtl.config.tree import Config
-from rtl.data import shards
+from rtl.data import history, shards
 from rtl.data.images import decoding
 from rtl.data.shards import Manifest
 from rtl.errors import DataError, NotFoundError
@@ -60,6 +61,10 @@ ROWS_A_CLASS = 8
 FOLDS = 8
 """Parts of the probe's rows, each of which is predicted by a fit on the others."""
 
+INHERITED = ", as for an earlier version"
+"""End of the reason of a version whose answer is that of a version before it."""
+
+_FOLDER = "framing"
 _CUT = 5
 """k of the cut whose pooled output the probe sees: that of Mixed_6c, two thirds of the work."""
 _SIDE = 224
@@ -98,10 +103,11 @@ def resolve(
     if config.data.framing != "auto":
         return config
     weights = pretrained.load(config.model.weights, config.storage)
-    uri = _locate(config, manifest, weights.sha256)
+    uri = _locate(config, manifest.digest, weights.sha256)
     decision = _read(uri)
     if decision is None:
-        content = json.dumps(asdict(decide(config, manifest, weights)), indent=1).encode()
+        made = _inherit(config, manifest, weights.sha256) or decide(config, manifest, weights)
+        content = json.dumps(asdict(made), indent=1).encode()
         storage.create(uri, content)  # another process may have been first: its answer counts
         decision = _read(uri)
         if decision is None:
@@ -254,10 +260,21 @@ def _parts(rows: list[_Row]) -> Iterator[list[_Row]]:
     return (rows[start : start + _PER_TASK] for start in range(0, len(rows), _PER_TASK))
 
 
-def _locate(config: Config, manifest: Manifest, weights_sha256: str) -> str:
-    key = [VERSION, cache.VERSION, manifest.digest, weights_sha256, config.data.image_size]
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-    return storage.join(config.storage, "framing", f"{digest[:32]}.json")
+def _inherit(config: Config, manifest: Manifest, weights_sha256: str) -> Decision | None:
+    """Returns the answer of the newest version before a data set; None where none has one."""
+    there = set(storage.list_names(storage.join(config.storage, _FOLDER)))
+    for digest in history.lineage(manifest).digests.values():
+        uri = _locate(config, digest, weights_sha256)
+        found = _read(uri) if uri.rsplit("/", 1)[-1] in there else None
+        if found is not None:
+            return replace(found, reason=found.reason.removesuffix(INHERITED) + INHERITED)
+    return None
+
+
+def _locate(config: Config, digest: str, weights_sha256: str) -> str:
+    key = [VERSION, cache.VERSION, digest, weights_sha256, config.data.image_size]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    return storage.join(config.storage, _FOLDER, f"{name[:32]}.json")
 
 
 def _read(uri: str) -> Decision | None:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from rtl import storage
 from rtl.data.shards import load_manifest
 from rtl.errors import DataError, NotFoundError, RtlError
-from rtl.feature_extraction.cache import BUILDER, RECORD, load
+from rtl.feature_extraction.cache import BUILDER, FOLDER, RECORD, load
 from rtl.storage import lease
 from rtl.storage.lease import Lease
 
@@ -59,7 +59,7 @@ def prune(
 
 def scan(root: str, *, stale_s: float = lease.STALE_SECONDS) -> list[Scanned]:
     """Reads the state of each cache, watching the leases of builders that may be dead."""
-    base = storage.join(root, "features")
+    base = storage.join(root, FOLDER)
     uris = [storage.join(base, name) for name in storage.list_names(base)]
     leases = {uri: Lease(storage.join(uri, BUILDER), stale_s=stale_s) for uri in uris}
     watched = {

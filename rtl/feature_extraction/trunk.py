@@ -8,15 +8,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from rtl import storage
 from rtl.config.tree import Config
 from rtl.data.batches import Batch, ImageReader, ShardRead
 from rtl.data.shards import Manifest, Shard
-from rtl.feature_extraction import cache
-from rtl.feature_extraction.cache import ROWS_PER_FILE, SCHEMA, FeatureReader, Features, path_of
+from rtl.errors import DataError
+from rtl.feature_extraction import cache, reuse
+from rtl.feature_extraction.cache import (
+    ROWS_PER_FILE,
+    SCHEMA,
+    FeatureReader,
+    Features,
+    path_of,
+    start_of,
+)
 from rtl.model import device, inception, kernels, pretrained
 from rtl.model.inception import Activation
 
@@ -66,7 +73,7 @@ class Trunk:
         return [
             {
                 "depth": k,
-                "path": path_of(read.shard, read.view, int(read.rows[0])),
+                "path": _path_of(read),
                 "rows": len(read.rows),
                 **self._write(read, k, columns),
             }
@@ -85,21 +92,28 @@ class Trunk:
             yield k, inception.pack_features(Activation(maps, torch.cat(taps, 1))).cpu()
 
     def _write(self, read: ShardRead, k: int, columns: _Columns) -> dict[str, Any]:
-        """Writes one file; returns its sha256 and size in bytes."""
+        """Writes one file; returns its sha256 and size in bytes.
+
+        A read of some rows of a file completes the one that is there.
+        """
         views = [read.view] * len(columns.ids)
         table = pa.table(
             [columns.ids, columns.labels, columns.confidence, views, columns.features],
             schema=SCHEMA,
         )
-        sink = pa.BufferOutputStream()
-        # The checksums let a later pass tell whole files from damaged ones.
-        pq.write_table(
-            table, sink, compression="none", use_dictionary=False, write_page_checksum=True
-        )
-        data = bytes(sink.getvalue())
-        path = path_of(read.shard, read.view, int(read.rows[0]))
-        storage.write_bytes(storage.join(self._uris[k], path), data)
+        uri = storage.join(self._uris[k], _path_of(read))
+        if len(read.rows) < min(ROWS_PER_FILE, read.shard.rows - start_of(int(read.rows[0]))):
+            found = cache.decode_file(storage.read_bytes(uri))
+            if found is None:
+                raise DataError(f"{uri} was damaged meanwhile; run the same command again.")
+            table = reuse.merge(found, table, read)
+        data = cache.encode_file(table)
+        storage.write_bytes(uri, data)
         return storage.describe(data)
+
+
+def _path_of(read: ShardRead) -> str:
+    return path_of(read.shard.path, read.view, start_of(int(read.rows[0])))
 
 
 _KEPT: dict[str, Any] = {}
@@ -156,7 +170,7 @@ class Repair:
         """
         uri, k = self._found.uri, self._config.model.unfrozen_layers
         rows = np.arange(start, min(start + ROWS_PER_FILE, shard.rows))
-        path = path_of(shard, view, start)
+        path = path_of(shard.path, view, start)
         Trunk(self._config, self._manifest, {k: uri})(
             {"item": [[ShardRead(0, shard.split, shard, rows, view)]]}
         )

@@ -90,9 +90,11 @@ def resolve(
 ) -> Config:
     """Returns the config with the framing and the precision of the features, as a search has them.
 
-    Ray is connected already. A pool's features are computed with the config of the data set.
+    Ray is connected already. A pool's features are computed with the config of the data set. One
+    view of each image is enough here; a search that wants more copies it.
     """
-    config = train.resolve_precision(config).replace(model={"unfrozen_layers": 0})
+    config = train.resolve_precision(config)
+    config = config.replace(model={"unfrozen_layers": 0}, features={"views": 1})
     return framing.resolve(config, manifest, print_line)
 
 

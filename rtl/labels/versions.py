@@ -16,15 +16,13 @@ from typing import Any
 import pyarrow as pa
 
 from rtl import storage
-from rtl.data import shards
+from rtl.data import history, shards
+from rtl.data.history import HISTORY, Step
 from rtl.data.shards import MANIFEST, SPLITS, Manifest, Shard
 from rtl.errors import DataError
 from rtl.labels import tables
 from rtl.labels.tables import CORRECTED, REMOVE
 from rtl.storage import destinations
-
-HISTORY = "history"
-"""Key of `Manifest.packing` with the steps that led to a version."""
 
 SOURCE = "source"
 """Column of a table with the packed data set that a row comes from; without it, the data set's."""
@@ -45,21 +43,15 @@ class Changes:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of a data set's history."""
+class _Part:
+    """Rows of one shard of the next version."""
 
-    what: str
-    """Command that made the version."""
-    parent: str
-    """Digest of the data set before it."""
-    when: str
-    """UTC, ISO 8601."""
-    who: str
-    """Name that the caller gave; empty where none was."""
-    corrected: int
-    removed: int
-    added: int
-    moved: int = 0
+    path: str
+    rows: pa.Table
+    digest: str = ""
+    """Digest of the packed data set that they are added from; empty of rows that were there."""
+    places: tuple[tuple[str, int], ...] = ()
+    """Path of the shard there and number in it of each row that is added."""
 
 
 def read_changes(uri: str, manifest: Manifest) -> Changes:
@@ -110,31 +102,31 @@ def apply(manifest: Manifest, changes: Changes, dest: str, *, what: str, who: st
         raise DataError(f"{target} holds a data set, which stays as it is; name another DEST.")
     destinations.check_writable(dest, "DEST")
     counts = _count(manifest, changes)  # reads every shard, and finds all that is wrong
-    written = [
-        _write(part, path, dest=target) for path, part in _parts(manifest, changes) if len(part)
-    ]
+    written: list[Shard] = []
+    sources: dict[str, dict[str, tuple[str, int]]] = {}
+    for part in _parts(manifest, changes):
+        if len(part.rows):
+            written.append(_write(part, dest=target))
+        if part.places:
+            ids = part.rows["id"].to_pylist()
+            sources.setdefault(part.digest, {}).update(zip(ids, part.places, strict=True))
     step = Step(
         what, manifest.digest, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         who, len(changes.labels), len(changes.removed), sum(map(len, changes.added.values())),
-        len(changes.moved),
+        len(changes.moved), sources,
     )  # fmt: skip
-    history = [*manifest.packing.get(HISTORY, []), vars(step)]
+    steps = [*manifest.packing.get(HISTORY, []), vars(step)]
     made = Manifest(
         classes=manifest.classes, counts=counts, shards=tuple(written),
-        quarantine=manifest.quarantine, packing={**manifest.packing, HISTORY: history},
+        quarantine=manifest.quarantine, packing={**manifest.packing, HISTORY: steps},
         left_out=manifest.left_out, uri=target,
     )  # fmt: skip
     made.save(target)
     return made
 
 
-def history(manifest: Manifest) -> list[Step]:
-    """Steps that led to a version, the first one first."""
-    return [Step(**step) for step in manifest.packing.get(HISTORY, [])]
-
-
-def _parts(manifest: Manifest, changes: Changes) -> Iterator[tuple[str, pa.Table]]:
-    """Yields the path and the rows of each shard of the next version, one at a time."""
+def _parts(manifest: Manifest, changes: Changes) -> Iterator[_Part]:
+    """Yields the rows of each shard of the next version, one at a time."""
     known: set[str] = set()
     contents: dict[bytes, str] = {}
     """Id of each image that the next version holds, by its sha256."""
@@ -162,17 +154,17 @@ def _parts(manifest: Manifest, changes: Changes) -> Iterator[tuple[str, pa.Table
         homes = [changes.moved.get(row, shard.split) for row in part["id"].to_pylist()]
         for split in sorted(set(homes) - {shard.split}):
             arriving.setdefault(split, []).append(_only(part, homes, split))
-        yield shard.path, _only(part, homes, shard.split)
+        yield _Part(shard.path, _only(part, homes, shard.split))
     _check_known([*changes.labels, *changes.removed, *changes.moved], known, manifest.uri)
     taken = {shard.path for shard in manifest.shards}
     for split, parts in arriving.items():
         path = next(_free_paths(split, taken))
         taken.add(path)
-        yield path, pa.concat_tables(parts)
+        yield _Part(path, pa.concat_tables(parts))
     free = _free_paths("train", taken)
     for source, rows in changes.added.items():
         pool = shards.load_manifest(source)
-        part = _added(pool, rows, manifest.classes)
+        part, places = _added(pool, rows, manifest.classes)
         for row, image in zip(part["id"].to_pylist(), part["image"].to_pylist(), strict=True):
             content = hashlib.sha256(image).digest()
             if content in contents:
@@ -182,10 +174,12 @@ def _parts(manifest: Manifest, changes: Changes) -> Iterator[tuple[str, pa.Table
                 )
             contents[content] = row
         names = [  # another photo may have the same name
-            f"{pool.digest[:8]}/{row}" if row in known else row for row in part["id"].to_pylist()
+            history.prefix(pool.digest) + row if row in known else row
+            for row in part["id"].to_pylist()
         ]
         known.update(names)
-        yield next(free), part.set_column(0, "id", pa.array(names, pa.string()))
+        named = part.set_column(0, "id", pa.array(names, pa.string()))
+        yield _Part(next(free), named, pool.digest, tuple(places))
 
 
 def _only(part: pa.Table, homes: Sequence[str], split: str) -> pa.Table:
@@ -197,8 +191,12 @@ def _free_paths(split: str, taken: Collection[str]) -> Iterator[str]:
     return (path for path in paths if path not in taken)
 
 
-def _added(pool: Manifest, rows: Mapping[str, str], classes: Sequence[str]) -> pa.Table:
+def _added(
+    pool: Manifest, rows: Mapping[str, str], classes: Sequence[str]
+) -> tuple[pa.Table, list[tuple[str, int]]]:
+    """Returns the rows of a pool that are added, and each one's shard and number in it."""
     found: list[pa.Table] = []
+    places: list[tuple[str, int]] = []
     for shard in pool.shards:
         table = shards.read_shard(pool, shard)
         ids = table["id"].to_pylist()
@@ -206,9 +204,10 @@ def _added(pool: Manifest, rows: Mapping[str, str], classes: Sequence[str]) -> p
         kept = [row in rows for row in ids]
         images = table["image"].to_pylist()
         found.append(_table(kept, ids, images, labels=labels, sure=[1.0] * len(ids)))
+        places += [(shard.path, number) for number, added in enumerate(kept) if added]
     table = pa.concat_tables(found)
     _check_known(rows, set(table["id"].to_pylist()), pool.uri)
-    return table
+    return table, places
 
 
 def _table(
@@ -236,9 +235,9 @@ def _check_known(rows: Sequence[str] | Mapping[str, str], known: set[str], uri: 
 def _count(manifest: Manifest, changes: Changes) -> dict[str, tuple[int, ...]]:
     """Rows of each class by split. Raises DataError for a class without a train row."""
     counts = {split: [0] * len(manifest.classes) for split in SPLITS}
-    for path, part in _parts(manifest, changes):
-        for label in part["label"].to_pylist():
-            counts[path.split("/")[0]][label] += 1
+    for part in _parts(manifest, changes):
+        for label in part.rows["label"].to_pylist():
+            counts[part.path.split("/")[0]][label] += 1
     for name, rows in zip(manifest.classes, counts["train"], strict=True):
         if not rows:
             raise DataError(
@@ -248,10 +247,8 @@ def _count(manifest: Manifest, changes: Changes) -> dict[str, tuple[int, ...]]:
     return {split: tuple(rows) for split, rows in counts.items()}
 
 
-def _write(part: pa.Table, path: str, *, dest: str) -> Shard:
-    data = shards.encode_shard(
-        part["id"].to_pylist(), part["image"].to_pylist(), part["label"].to_pylist(),
-        confidences=part["confidence"].to_pylist(),
-    )  # fmt: skip
-    storage.write_bytes(storage.join(dest, path), data)
-    return Shard(path, path.split("/")[0], len(part), **storage.describe(data))
+def _write(part: _Part, *, dest: str) -> Shard:
+    columns = (part.rows[name].to_pylist() for name in ("id", "image", "label"))
+    data = shards.encode_shard(*columns, confidences=part.rows["confidence"].to_pylist())
+    storage.write_bytes(storage.join(dest, part.path), data)
+    return Shard(part.path, part.path.split("/")[0], len(part.rows), **storage.describe(data))

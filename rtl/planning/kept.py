@@ -15,7 +15,7 @@ from rtl.runs.records import Kind
 FOLDER = "forecasts"
 """Folder of the planned forecasts, below the storage root."""
 
-_UNRELATED = ("name", "storage", "pack", "serve", "track")
+_UNRELATED = ("name", "register_as", "storage", "pack", "serve", "track")
 """Parts of a config on which no duration depends."""
 
 

@@ -127,7 +127,7 @@ def _built(config: Config, subject: Subject, cached: Sequence[int]) -> tuple[int
         k
         for k in cached
         if cache.load(
-            cache.locate(config, subject.manifest, weights_sha256=weights, unfrozen_layers=k)
+            cache.locate(config, subject.manifest.digest, weights_sha256=weights, unfrozen_layers=k)
         )
     )
 

@@ -156,7 +156,7 @@ def _read_result(row: Row, config: Mapping[str, Any]) -> None:
         if result.test:
             test = result.test.accuracy
             row.test = Estimate(float(test.value), float(test.low), float(test.high))
-        row.bundle = f"{result.name}@{result.version}"
+        row.bundle = result.model
         row.seconds, row.epochs = float(result.seconds), int(result.epochs)
     row.state, row.reason = "finished", ""
     row.trials_planned = row.trials_done

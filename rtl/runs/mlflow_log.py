@@ -123,7 +123,7 @@ def _log(config: Config, uri: str, result: Result) -> None:
             "rtl.kind": result.kind,
             "rtl.version": bundle.software_versions()["rtl"],
             "rtl.data_digest": record.manifest_digest,
-            "rtl.bundle": f"{result.name}@{result.version}",
+            "rtl.bundle": result.model,
             "rtl.bundle_digest": storage.describe(
                 storage.read_bytes(storage.join(result.bundle, storage.COMMIT))
             )["sha256"],

@@ -68,11 +68,14 @@ class Result:
     """The result of a run that has ended."""
 
     name: str
+    """Name of the run."""
+    registered_as: str
+    """Name of the model in the registry."""
     kind: Kind
     bundle: str
     """URI of the finished model."""
     version: int
-    """Its number in the registry."""
+    """The model's number in the registry."""
     unfrozen_layers: int
     lr: float
     best_epoch: int
@@ -84,6 +87,11 @@ class Result:
     seconds: float
     """From the start of the command to the bundle."""
 
+    @property
+    def model(self) -> str:
+        """The registered model, `NAME@VERSION`."""
+        return f"{self.registered_as}@{self.version}"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` is the inverse."""
         test = self.test.to_dict() if self.test else None
@@ -93,7 +101,8 @@ class Result:
     def from_dict(cls, content: dict[str, Any]) -> Result:
         """The inverse of `to_dict`."""
         test = Scores.from_dict(content["test"]) if content["test"] else None
-        return cls(**{**content, "val": Scores.from_dict(content["val"]), "test": test})
+        scores = {"val": Scores.from_dict(content["val"]), "test": test}
+        return cls(**{"registered_as": content["name"], **content, **scores})  # in older ones none
 
 
 def locate(config: Config) -> str:

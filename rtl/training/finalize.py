@@ -136,7 +136,7 @@ def _describe_bundle(
         confidence=config.train.set_confidence,
     )
     return bundle.BundleInfo(
-        name=str(config.name),
+        name=config.registered_name,
         classes=manifest.classes,
         unfrozen_layers=config.model.unfrozen_layers,
         image_size=config.data.image_size,
@@ -177,9 +177,10 @@ def register_result(
 ) -> run.Result:
     """Registers the bundle below a run's `uri` and writes the result of the run and its seconds."""
     bundle_uri = storage.join(uri, "bundle")
-    version = registry.register(config.storage, str(config.name), bundle_uri)
+    version = registry.register(config.storage, config.registered_name, bundle_uri)
     result = run.Result(
         name=str(config.name),
+        registered_as=config.registered_name,
         kind=kind,
         bundle=bundle_uri,
         version=version,

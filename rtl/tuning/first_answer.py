@@ -1,7 +1,8 @@
 """The first answer of a search: the probe, as trial 0, registered before anything is fine-tuned.
 
 It is a fit at k = 0 that was solved in one go, so that all that follows a fit serves it too: its
-checkpoint, its predictions, its bundle. The trials' heads start from it.
+checkpoint, its predictions, its bundle. The trials' heads start from it. Where no trial follows, it
+is the search's result: it is scored on `test` too, and registered once.
 """
 
 from __future__ import annotations
@@ -15,16 +16,15 @@ import torch
 
 from rtl import storage
 from rtl.evaluation import metrics
-from rtl.evaluation.metrics import Scores
 from rtl.evaluation.predictions import Predictions, decode, encode, gather
-from rtl.model import bundle, device, registry
+from rtl.model import device, registry
 from rtl.runs import trials
 from rtl.runs.records import Epoch, TrialEpoch
 from rtl.runs.trials import Choice, Trial
 from rtl.runtime import capacity
 from rtl.runtime.capacity import ResourceRequest
 from rtl.training.checkpoint import Checkpoint, Checkpoints
-from rtl.training.finalize import finalize
+from rtl.training.finalize import finalize, read_outcome
 from rtl.training.loop import FitCallbacks
 from rtl.training.probe import rows, solver, start
 from rtl.tuning.trial.process import TrialSetup, trial_config
@@ -48,6 +48,7 @@ class _Task:
 
     setup: TrialSetup
     threads: int
+    alone: bool
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ def bundle_uri(run_uri: str) -> str:
     return storage.join(folder(run_uri), "bundle")
 
 
+def _place(setup: TrialSetup, alone: bool) -> str:
+    """URI of the folder that the probe's outcome is written to."""
+    return setup.uri if alone else folder(setup.uri)
+
+
 def find(known: Sequence[Trial]) -> Trial | None:
     """The probe among the trials of a search; None before it is solved."""
     return next((trial for trial in known if trial.strength is not None), None)
@@ -82,21 +88,20 @@ def register(setup: TrialSetup) -> int | None:
     record = storage.join(folder(setup.uri), "registered.json")
     if storage.exists(record):
         return None
-    root, name, uri = setup.config.storage, str(setup.config.name), bundle_uri(setup.uri)
+    root, name, uri = setup.config.storage, setup.config.registered_name, bundle_uri(setup.uri)
     version = registry.find_copy(root, name, uri) or registry.register(root, name, uri)
     storage.write_json(record, {"version": version})
     return version
 
 
-def describe(setup: TrialSetup, version: int, *, seconds: float) -> str:
+def describe(setup: TrialSetup, version: int, *, seconds: float, alone: bool) -> str:
     """One line for the console: the score, and the command that serves the model."""
     config = setup.config
-    val = bundle.verify(bundle_uri(setup.uri)).metrics["val"]
-    score = Scores.from_dict(val or {}).estimate(config.train.metric)
+    score = read_outcome(_place(setup, alone)).val.estimate(config.train.metric)
     return (
         f"First answer after {seconds:.0f} s, a probe: {config.train.metric} {score.value:.3f} "
         f"({score.low:.3f} to {score.high:.3f}) on val. Serve it meanwhile: rtl serve "
-        f"{config.name}@{version} --storage {config.storage}"
+        f"{config.registered_name}@{version} --storage {config.storage}"
     )
 
 
@@ -142,13 +147,16 @@ def standard_errors(mine: Predictions, others: Predictions, metric: str) -> floa
     return float(np.nanmean(differences) / max(float(np.nanstd(differences)), 1e-9))
 
 
-def solve_first_answer(setup: TrialSetup) -> Trial:
-    """Solves the probe on the largest node and writes its bundle; returns it as a trial."""
+def solve_first_answer(setup: TrialSetup, *, alone: bool = False) -> Trial:
+    """Solves the probe on the largest node and writes its bundle; returns it as a trial.
+
+    `alone` is whether it is the search's result, which is scored on `test`.
+    """
     gpus = setup.config.train.gpus_per_worker
     cpus = capacity.most_cpus(gpus)
     started = time.monotonic()
     (solved,) = capacity.run(
-        ResourceRequest("The probe", 1, cpus, gpus), _solve, _Task(setup, cpus)
+        ResourceRequest("The probe", 1, cpus, gpus), _solve, _Task(setup, cpus, alone)
     )
     wall = time.monotonic() - started
     score = solved.epoch.val.score(setup.config.train.metric)
@@ -196,7 +204,8 @@ def _solve(task: _Task) -> _Solved:
     checkpoints.save(state)
     storage.write_bytes(trials.val_predictions(uri, NUMBER), encode(predictions))
     finalize(
-        folder(uri), setup, checkpoints=checkpoints, state=state, callbacks=FitCallbacks(),
-        found=task.setup.features.load(0), held_out=predictions, splits=("val",),
+        _place(task.setup, task.alone), setup, checkpoints=checkpoints, state=state,
+        callbacks=FitCallbacks(), found=task.setup.features.load(0), held_out=predictions,
+        splits=("val", "test") if task.alone else ("val",),
     )  # fmt: skip
     return _Solved(epoch, found.strength, time.monotonic() - started)

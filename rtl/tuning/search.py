@@ -15,33 +15,35 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from rtl import storage
 from rtl.config.tree import Config
 from rtl.data.shards import Manifest
-from rtl.errors import NotFoundError, TrainingError
-from rtl.evaluation.predictions import decode
+from rtl.errors import NotFoundError
 from rtl.feature_extraction import cost, extraction, framing
 from rtl.feature_extraction.cache import FeaturePlan
-from rtl.model import device
 from rtl.runs import mlflow_log, ray_metrics, run, tensorboard, trials
 from rtl.runs.ray_metrics import Meter
-from rtl.runs.records import PLAN_FILE, SEARCH_FILE, TRIALS_FILE, Outcome, SearchPlan, SearchSummary
+from rtl.runs.records import (
+    OUTCOME_FILE,
+    PLAN_FILE,
+    SEARCH_FILE,
+    TRIALS_FILE,
+    Outcome,
+    SearchPlan,
+    SearchSummary,
+)
 from rtl.runs.trials import Choice, Trial
 from rtl.runtime import capacity, session
 from rtl.runtime.capacity import ResourceRequest
 from rtl.training import checks
-from rtl.training.checkpoint import Checkpoints
-from rtl.training.finalize import finalize, read_outcome, register_result
-from rtl.training.loop import FitCallbacks
-from rtl.training.setup import build_fit
+from rtl.training.finalize import read_outcome, register_result
 from rtl.training.train import prepare, resolve_precision
 from rtl.tuning import budget, first_answer, sweep
 from rtl.tuning.rounds import Rounds
 from rtl.tuning.throughput import Rates, measure
 from rtl.tuning.tracker import Round, TrialTracker, Watch
-from rtl.tuning.trial.process import TrialSetup, trial_config
+from rtl.tuning.trial.process import TrialSetup
+from rtl.tuning.trial.winner import finalize_trial
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ def search(
             done = register_result(
                 config, outcome, kind="search", uri=uri, seconds=running.worked_seconds()
             )
+            if running.probe_alone:
+                running.announce(done.version)
     mlflow_log.log(config, uri, done)
     return done
 
@@ -198,6 +202,11 @@ class _Search:
             self._worked = run.worked_seconds(begun.uri)  # all attempts share the budget's time
             self._earlier = [trial for trial in begun.earlier if trial.state != "running"]
 
+    @property
+    def probe_alone(self) -> bool:
+        """Whether nothing is fine-tuned, so that the first answer is the result."""
+        return self._plan is not None and not self._plan.depths
+
     def worked_seconds(self) -> float:
         """Seconds spent on the search: by all attempts where it has a budget, else by this one."""
         return self._worked + time.monotonic() - self._begun.started
@@ -250,7 +259,10 @@ class _Search:
         return features
 
     def answer_first(self, features: FeaturePlan) -> None:
-        """Solves the probe, registers its model and says how to serve it."""
+        """Solves the probe; registers its model where the search goes on, and says how to serve it.
+
+        Where the probe is the result, it is scored on `test` in one go and registered as such.
+        """
         config, uri = self._config, self._begun.uri
         self._setup = TrialSetup(config, uri, features)
         self._tracker = TrialTracker(
@@ -259,12 +271,20 @@ class _Search:
         )  # fmt: skip
         if first_answer.find(self._tracker.trials) is None:
             self._callbacks.on_stage("Solving the probe")
-            self._tracker.add(first_answer.solve_first_answer(self._setup))
+            self._tracker.add(first_answer.solve_first_answer(self._setup, alone=self.probe_alone))
+        if self.probe_alone:
+            return
         version = first_answer.register(self._setup)
         if version is not None:
-            line = first_answer.describe(self._setup, version, seconds=self.worked_seconds())
-            self._callbacks.print_line(line)
-            self._callbacks.on_first_answer(version)
+            self.announce(version)
+
+    def announce(self, version: int) -> None:
+        """Says how good the first answer is and how to serve it."""
+        line = first_answer.describe(
+            self._setup, version, seconds=self.worked_seconds(), alone=self.probe_alone
+        )
+        self._callbacks.print_line(line)
+        self._callbacks.on_first_answer(version)
 
     def run_rounds(self) -> Choice:
         """Runs all rounds of trials, chooses the winner and writes the search's records."""
@@ -316,6 +336,8 @@ class _Search:
 
     def finalize_winner(self, choice: Choice) -> Outcome:
         """Has the winner predict `val` and `test` and writes its bundle; returns its outcome."""
+        if self.probe_alone and storage.exists(storage.join(self._begun.uri, OUTCOME_FILE)):
+            return read_outcome(self._begun.uri)  # scored as it was solved
         self._callbacks.on_stage("Scoring the winner on val and test")
         return finalize_trial(self._setup, choice.winner)
 
@@ -331,57 +353,3 @@ def _read_plan(uri: str) -> SearchPlan | None:
 def _ended_last_round(trial: Trial) -> bool:
     """Tells whether a trial is of a budget's last round and came to its end."""
     return "train.minutes" in trial.point and trial.state in ("finished", "stopped")
-
-
-@dataclass(frozen=True)
-class WinnerTask:
-    """The driver's instructions for the process that finalizes the winner."""
-
-    config: Config
-    uri: str
-    features: FeaturePlan
-    checkpoints: str
-    """URI of the winner's checkpoints."""
-    held_out: str | None
-    """URI of predictions for `val` by weights that did not see it; None where the winner's did not.
-    """
-    threads: int
-
-
-def finalize_trial(
-    setup: TrialSetup,
-    winner: Trial,
-    *,
-    finalize_task: Callable[[WinnerTask], None] | None = None,
-) -> Outcome:
-    """Finalizes a trial on the largest node: writes its predictions, its bundle and its outcome."""
-    gpus = setup.config.train.gpus_per_worker
-    cpus = capacity.most_cpus(gpus)  # the whole network is run: on all cores of a node
-    held_out = trials.val_predictions(setup.uri, winner.number)
-    task = WinnerTask(
-        trial_config(setup.config, winner.point, winner.seed), setup.uri, setup.features,
-        trials.checkpoints(setup.uri, winner.number),
-        None if winner.strength is None else held_out, cpus,
-    )  # fmt: skip
-    capacity.run(
-        ResourceRequest("The winner's evaluation", 1, cpus, gpus), finalize_task or _finalize, task
-    )
-    outcome = read_outcome(setup.uri)
-    # The last checkpoint is that of the best epoch, perhaps one that the driver was not told of.
-    return dataclasses.replace(outcome, epochs=max(winner.epochs, outcome.best + 1))
-
-
-def _finalize(task: WinnerTask) -> None:
-    """Evaluates the winner's weights and writes its bundle, in a process of its own."""
-    torch.set_num_threads(task.threads)
-    where = device.pick(bool(task.config.train.gpus_per_worker))
-    checkpoints = Checkpoints(task.checkpoints)
-    state = checkpoints.last()
-    if state is None:
-        raise TrainingError(f"The winner's checkpoint at {task.checkpoints} is gone; search again.")
-    finalize(
-        task.uri, build_fit(task.config, task.features, where=where), checkpoints=checkpoints,
-        state=state, callbacks=FitCallbacks(),
-        found=task.features.load(task.config.model.unfrozen_layers),
-        held_out=None if task.held_out is None else decode(storage.read_bytes(task.held_out)),
-    )  # fmt: skip

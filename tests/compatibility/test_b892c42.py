@@ -68,7 +68,7 @@ def features(config: Config, manifest: shards.Manifest) -> Reader:
     """A reader of cached features; each file is computed and written when it is first read."""
     k = config.model.unfrozen_layers
     weights = pretrained.load(config.model.weights, config.storage).sha256
-    uri = cache.locate(config, manifest, weights_sha256=weights, unfrozen_layers=k)
+    uri = cache.locate(config, manifest.digest, weights_sha256=weights, unfrozen_layers=k)
     storage.seal(uri, {})
     width = inception.feature_width(k, config.data.image_size)
     return trunk.open_reader(config, manifest, Features(uri, width, {}), keep=True)
@@ -180,7 +180,7 @@ def test_features_have_another_version_and_are_computed_again(root: str, config:
     assert record["manifest"] == manifest.digest
     assert record["weights"] == weights
     key = cache.locate(
-        config.replace(storage=root), manifest, weights_sha256=weights, unfrozen_layers=0
+        config.replace(storage=root), manifest.digest, weights_sha256=weights, unfrozen_layers=0
     )
     assert key != old
     assert prune.prune(root) == [found]

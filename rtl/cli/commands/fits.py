@@ -63,12 +63,16 @@ class _Run(Configured):
 
     resumes = True
 
-    name: str | None = option("--name", help="name of the run and of the model")
+    name: str | None = option("--name", help="name of the run, and of the model")
+    register_as: str | None = option(
+        "--register-as", metavar="NAME", help="another name for the model: its next version"
+    )
     data: str | None = option("--data", metavar="URI", help=DATA_HELP)
 
     def given(self) -> Mapping[str, Any]:
         """See `Configured`."""
-        return {**super().given(), "data.uri": self.data, "name": self.name}
+        own = {"data.uri": self.data, "name": self.name, "register_as": self.register_as}
+        return {**super().given(), **own}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,8 +237,8 @@ def print_fit(fit: Fit, settings: Config) -> None:
         print_line(line)
     print_line(f"Bundle {fit.bundle}, registered as {fit.model}")
     print_line(
-        f"Next: rtl promote {fit.name} {fit.version} --storage {settings.storage}; "
-        f"rtl serve {fit.name} --storage {settings.storage}"
+        f"Next: rtl promote {fit.registered_as} {fit.version} --storage {settings.storage}; "
+        f"rtl serve {fit.registered_as} --storage {settings.storage}"
     )
 
 

@@ -37,8 +37,8 @@ class Audit(Configured):
         """See `Command`."""
         from rtl.api.audits import audit
         from rtl.cli import audit_lines
+        from rtl.data import history
         from rtl.display.console import print_line, print_table, write
-        from rtl.labels import versions
 
         found = audit(
             self.data, out=self.out, html=self.html, fix=self.fix,
@@ -58,7 +58,7 @@ class Audit(Configured):
             if target:
                 print_line(f"{name}: {target}")
         if found.fixed is not None:
-            step = versions.history(found.fixed)[-1]
+            step = history.steps(found.fixed)[-1]
             print_line(
                 f"{step.removed} rows removed, {step.moved} moved; data set at {found.fixed.uri}"
             )
@@ -190,11 +190,11 @@ class Apply(Command):
     def execute(self) -> None:
         """See `Command`."""
         from rtl.api.labels import label_apply
+        from rtl.data import history
         from rtl.display.console import print_line
-        from rtl.labels import versions
 
         made = label_apply(self.data, self.corrected, dest=self.dest, who=self.who)
-        step = versions.history(made)[-1]
+        step = history.steps(made)[-1]
         print_line(
             f"{step.corrected} labels corrected, {step.removed} rows removed, {step.added} added; "
             f"digest {made.digest[:12]}, made from {step.parent[:12]}"

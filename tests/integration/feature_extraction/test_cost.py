@@ -25,7 +25,7 @@ def test_what_decides_the_numbers_decides_the_place(built: Built, sections: dict
     settings, manifest, _ = built
 
     def place(config: Config, data: Manifest, weights: str = "w", k: int = 1) -> str:
-        return cache.locate(config, data, weights_sha256=weights, unfrozen_layers=k)
+        return cache.locate(config, data.digest, weights_sha256=weights, unfrozen_layers=k)
 
     here = place(settings, manifest)
     assert place(settings.replace(**sections), manifest) != here

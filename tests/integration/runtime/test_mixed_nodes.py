@@ -40,7 +40,7 @@ class StopError(Exception):
 
 def stop(config, manifest, depths, **_):
     for k in depths:
-        cache.locate(config, manifest, weights_sha256="weights", unfrozen_layers=k)
+        cache.locate(config, manifest.digest, weights_sha256="weights", unfrozen_layers=k)
     raise StopError(config.model.precision)
 
 

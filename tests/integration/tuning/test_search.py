@@ -22,6 +22,7 @@ from rtl.runs.records import Outcome
 from rtl.runs.trials import State, Trial, choose
 from rtl.tuning import budget, first_answer, search
 from rtl.tuning.throughput import Rates, measure
+from rtl.tuning.trial import winner
 from rtl.tuning.trial.process import TrialSetup
 from tests.conftest import Searched, make_dataset
 from tests.integration.runtime.test_capacity import a_cpu_held
@@ -138,7 +139,7 @@ def test_finalists_run_with_more_seeds_and_a_killed_search_goes_on(
 def test_a_winner_is_evaluated_with_the_cpus_that_an_endpoint_leaves(
     tmp_path: Path, ray_cluster: None
 ) -> None:
-    def evaluate(task: search.WinnerTask) -> None:
+    def evaluate(task: winner.WinnerTask) -> None:
         made = Outcome((), 0, unfrozen_layers=task.threads, lr=1e-2, test=None, epochs=5)
         storage.write_json(f"{task.uri}/outcome.json", made.to_dict())
 
@@ -149,7 +150,7 @@ def test_a_winner_is_evaluated_with_the_cpus_that_an_endpoint_leaves(
         with contextlib.ExitStack() as stack:
             if held:
                 stack.enter_context(a_cpu_held())
-            made = search.finalize_trial(setup, Trial(0, point), finalize_task=evaluate)
+            made = winner.finalize_trial(setup, Trial(0, point), finalize_task=evaluate)
             found[held] = (made.unfrozen_layers, made.epochs)
     assert found == {1: (3, 1), 0: (4, 1)}
 

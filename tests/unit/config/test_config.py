@@ -10,7 +10,8 @@ import pytest
 from rtl.config import loading, schema, search_space, tree
 from rtl.config.schema import DataConfig
 from rtl.config.tree import Config
-from rtl.errors import ConfigError
+from rtl.errors import BundleError, ConfigError
+from rtl.model import registry
 from tests.support.yaml_texts import ODD_TEXTS
 
 
@@ -97,6 +98,16 @@ def test_an_unknown_key_names_the_nearest_one(unknown: str, nearest: str) -> Non
     rule = f"{key} is not a key of the config; the nearest is {nearest}. `rtl config` lists them"
     with pytest.raises(ConfigError, match=f"^{re.escape(rule)}"):
         loading.load(overrides=[f"{unknown}=1"])
+
+
+def test_a_run_registers_under_its_name_or_another_that_a_registry_takes() -> None:
+    assert loading.load(overrides=["name=a"]).registered_name == "a"
+    assert loading.load(overrides=["name=a", "register_as=b"]).registered_name == "b"
+    for name in ("b c", "-b", "b/c", "b@2", "", "x" * 64):
+        with pytest.raises(ConfigError, match="register_as is"):
+            Config(name="a").at({"register_as": name})
+        with pytest.raises(BundleError, match="cannot be a model's name"):
+            registry.versions("nowhere", name)
 
 
 def test_an_unknown_key_with_nothing_near_names_no_other() -> None:

@@ -15,6 +15,7 @@ from rtl.config.tree import Config
 from rtl.data import shards
 from rtl.data.shards import Manifest, Shard
 from rtl.feature_extraction import cache, framing
+from rtl.labels import versions
 from rtl.model import pretrained
 
 Draw = Callable[[np.ndarray[Any, Any], int], None]
@@ -150,12 +151,28 @@ def test_the_decision_is_kept_and_the_features_key_has_it(tmp_path: Path) -> Non
     again = framing.resolve(config, manifest)
     assert (first.data.framing, again.data.framing) == ("pad", "stretch")
     keys = {
-        cache.locate(found, manifest, weights_sha256="w", unfrozen_layers=0)
+        cache.locate(found, manifest.digest, weights_sha256="w", unfrozen_layers=0)
         for found in (first, again)
     }
     assert len(keys) == 2
     other = framing.resolve(config.replace(data={"image_size": 80}), manifest)
     assert other.data.framing == "pad"
+
+
+def test_a_version_has_the_framing_of_the_newest_one_before_it(tmp_path: Path) -> None:
+    manifest = _pack(f"{tmp_path}/data", [_picture((90, 60), n) for n in range(20)])
+    config = _config(tmp_path)
+    framing.resolve(config, manifest)
+    (name,) = storage.list_names(f"{tmp_path}/root/framing")
+    uri = f"{tmp_path}/root/framing/{name}"
+    storage.write_json(uri, {**storage.read_json(uri), "framing": "stretch"})
+    said: list[str] = []
+    for number in range(2):
+        changes = versions.Changes(removed=frozenset({f"{number:05}"}))
+        manifest = versions.apply(manifest, changes, f"{tmp_path}/{number}", what="x")
+        assert framing.resolve(config, manifest, said.append).data.framing == "stretch"
+    assert said[0] == said[1]
+    assert said[0].count("as for an earlier version.") == 1
 
 
 # The rules, as tables

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rtl import storage
-from rtl.data import shards
+from rtl.data import history, shards
 from rtl.data.shards import Manifest
 from rtl.errors import DataError
 from rtl.labels import versions
@@ -46,11 +46,11 @@ def test_a_version_has_the_changes_and_nothing_else(data: Manifest, tmp_path: Pa
     untouched = set(old) - {"00000", "00001", "00005"}
     assert {row: new[row] for row in untouched} == {row: old[row] for row in untouched}
     assert sum(made.counts["train"]) == 23
-    (step,) = versions.history(made)
+    (step,) = history.steps(made)
     assert (step.parent, step.who, step.corrected, step.removed) == (data.digest, "Ada", 2, 1)
     assert shards.load_manifest(made.uri).digest == made.digest
     again = versions.apply(made, Changes({"00002": first}), str(tmp_path / "b"), what="x")
-    assert [s.parent for s in versions.history(again)] == [data.digest, made.digest]
+    assert [s.parent for s in history.steps(again)] == [data.digest, made.digest]
     assert rows(shards.load_manifest(data.uri)) == old
 
 
@@ -61,6 +61,8 @@ def test_rows_of_a_pool_come_to_train(data: Manifest, tmp_path: Path) -> None:
     changes = versions.read_changes(csv, data)
     made = versions.apply(data, changes, str(tmp_path / "next"), what="label apply")
     assert rows(made)["00055"] == ("train", name, rows(pool)["00055"][2])
+    (step,) = history.steps(shards.load_manifest(made.uri))
+    assert step.sources == {pool.digest: {"00055": ["train/00005.parquet", 5]}}
     assert len(rows(made)) == len(rows(data)) + 1
     with pytest.raises(DataError, match=r"'00055' of .* is in .* already"):
         versions.apply(made, changes, str(tmp_path / "twice"), what="label apply")
@@ -78,6 +80,7 @@ def test_another_photo_of_the_same_name_gets_another_id(data: Manifest, tmp_path
     made = versions.apply(data, changes, str(tmp_path / "next"), what="label apply")
     (added,) = set(rows(made)) - set(rows(data))
     assert added == f"{shards.load_manifest(renamed).digest[:8]}/00000"
+    assert history.lineage(made).origins[added].shard == "train/00000.parquet"
     assert rows(made)[added] == ("train", data.classes[1], images[0])
     assert rows(made)["00000"] == rows(data)["00000"]
 

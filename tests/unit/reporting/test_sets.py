@@ -38,8 +38,9 @@ FOUND = Predictions(
 def facts(sets: PredictionSets | None, split: str = "test") -> Facts:
     scores = evaluate(FOUND.probabilities, FOUND.labels, CLASSES)
     result = Result(
-        name="insects", kind="train", bundle="somewhere", version=1, unfrozen_layers=0, lr=0.1,
-        best_epoch=0, epochs=1, val=scores, test=scores if split == "test" else None, seconds=1.0,
+        name="insects", registered_as="insects", kind="train", bundle="somewhere", version=1,
+        unfrozen_layers=0, lr=0.1, best_epoch=0, epochs=1, val=scores,
+        test=scores if split == "test" else None, seconds=1.0,
     )  # fmt: skip
     return Facts(
         uri="somewhere", result=result, config=Config(), started="2026-11-29T00:00:00+00:00",

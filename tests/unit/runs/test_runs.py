@@ -67,8 +67,8 @@ def begin(root: str, name: str, kind: Kind, **sections: Any) -> str:
 def end(uri: str, kind: Kind, right: int, test: int | None = 8) -> None:
     name = uri.rsplit("/", 1)[-1]
     tested = None if test is None else scores(test)
-    run.finish(uri, run.Result(name, kind, f"{uri}/bundle", 4, 0, 1e-3, 0, 2, scores(right),
-                               tested, 77.0))  # fmt: skip
+    run.finish(uri, run.Result(name, "cells", kind, f"{uri}/bundle", 4, 0, 1e-3, 0, 2,
+                               scores(right), tested, 77.0))  # fmt: skip
 
 
 def rows_of(root: str) -> dict[str, Row]:
@@ -96,7 +96,7 @@ def test_every_run_is_listed_with_how_it_stands(place: str) -> None:
     assert (row.state, row.kind, row.bundle, row.seconds) == (
         "finished",
         "search",
-        "searched@4",
+        "cells@4",
         77,
     )
     assert (row.trials_done, row.trials_planned, row.metric, row.val) == (3, 3, "accuracy", 0.9)
@@ -297,7 +297,7 @@ def test_the_verb_prints_a_table_or_json(
     use_console(monkeypatch, width=250)
     assert main.main(["runs", "--storage", root]) == 0
     said = capsys.readouterr().out
-    for part in ("fitted@4", "accuracy 0.700", "0.800 (0.490 to 0.943)", "bad broken: "):
+    for part in ("cells@4", "accuracy 0.700", "0.800 (0.490 to 0.943)", "bad broken: "):
         assert part in said
     assert main.main(["runs", "--storage", root, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

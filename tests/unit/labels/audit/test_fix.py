@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rtl.data import shards
+from rtl.data import history, shards
 from rtl.labels import versions
 from rtl.labels.audit import fix
 from rtl.labels.audit.copies import CopyGroup
@@ -52,7 +52,7 @@ def test_the_new_version_has_a_photo_in_one_split(remedy: Remedy, tmp_path: Path
     }
     assert len({splits[row] for row in ("00000", "00024") if row in splits}) == 1
     assert len({splits[row] for row in ("00001", "00036") if row in splits}) == 1
-    (step,) = versions.history(made)
+    (step,) = history.steps(made)
     assert (step.removed, step.moved) == ((2, 0) if remedy == "remove" else (0, 2))
     assert {split: sum(counts) for split, counts in made.counts.items()} == {
         split: list(splits.values()).count(split) for split in ("train", "val", "test")
