@@ -179,7 +179,8 @@ class Workspace:
         """The config with the open data set's framing and precision; connects to Ray."""
         manifest = self.data
         if manifest.digest not in self._configs:
-            config = self.config.replace(data={"uri": manifest.uri})
+            # One view, as a search within a minute has them: pages look at nothing else.
+            config = self.config.replace(data={"uri": manifest.uri}, features={"views": 1})
             config, manifest = labelled.prepare(config)
             work.stage("Starting Ray")
             connect(progress=False)

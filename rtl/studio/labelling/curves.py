@@ -11,8 +11,8 @@ from rtl import storage
 from rtl.data.shards import Manifest
 from rtl.errors import NotFoundError
 from rtl.labels.curve.forecast import Forecast, NoForecast
-from rtl.labels.curve.measure import Curve, Offer, measure
-from rtl.studio.tasks import Work
+from rtl.labels.curve.measure import Curve, measure
+from rtl.studio.tasks import Task, Work
 from rtl.studio.workspace import Workspace
 
 CURVE_FILE = "curve.json"
@@ -24,6 +24,13 @@ MORE = (100, 250, 500, 1000)
 """Further labels that are offered."""
 
 _POINTS = 40
+
+
+def start(workspace: Workspace) -> Task:
+    """Measures the curve in the background. Raises ConfigError where that is under way."""
+    return workspace.tasks.start(
+        "curve", "Measuring the learning curve", work=lambda work: compute(workspace, work)
+    )
 
 
 def compute(workspace: Workspace, work: Work) -> dict[str, Any]:
@@ -47,17 +54,16 @@ def read(workspace: Workspace) -> Curve | None:
 
 def describe(curve: Curve, *, price: float | None, target: float | None) -> dict[str, Any]:
     """All that the page shows of a curve, as plain JSON values."""
-    told = isinstance(curve.forecast, NoForecast)
     content: dict[str, Any] = {
         "points": [[n, score] for n, score in zip(curve.sizes, curve.scores, strict=True)],
         "labels": curve.labels, "score": curve.scores[-1], "test_rows": curve.test_rows,
         "split": curve.split, "ceiling": curve.ceiling,
         "no_forecast": curve.forecast.reason if isinstance(curve.forecast, NoForecast) else "",
-        "ahead": [], "offers": [_offer(one) for one in curve.offers(MORE, price)],
+        "ahead": [], "offers": [asdict(one) for one in curve.offers(MORE, price)],
         "target": target, "needed": None if target is None else curve.needed(target),
         "reached": target is not None and curve.scores[-1] >= target,
     }  # fmt: skip
-    if not told:
+    if not isinstance(curve.forecast, NoForecast):
         counts = np.geomspace(1, AHEAD, _POINTS) * curve.labels - curve.labels
         content["ahead"] = [
             [curve.labels + one.more, one.score.value, one.score.low, one.score.high]
@@ -97,10 +103,6 @@ def from_dict(content: dict[str, Any]) -> Curve:
 
 
 _PLAIN = ("sizes", "scores", "labels", "test_rows", "split", "ceiling")
-
-
-def _offer(offer: Offer) -> dict[str, Any]:
-    return asdict(offer)
 
 
 def _place(workspace: Workspace, manifest: Manifest) -> str:

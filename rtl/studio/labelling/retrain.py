@@ -23,7 +23,6 @@ from rtl.errors import ConfigError, DataError, RtlError
 from rtl.labels import tables
 from rtl.labels.tables import CORRECTED
 from rtl.labels.versions import SOURCE
-from rtl.model import registry
 from rtl.runs import run as runs
 from rtl.studio import command
 from rtl.studio.labelling import scores
@@ -55,6 +54,7 @@ def retrain(labelling: Labelling, work: Work, *, who: str) -> dict[str, Any]:
     of a search.
     """
     check(labelling)
+    opened = labelling.workspace.data
     with labelling.journal.held() as through:
         decisions = labelling.journal.pending(through)
         before = labelling.score()
@@ -65,6 +65,8 @@ def retrain(labelling: Labelling, work: Work, *, who: str) -> dict[str, Any]:
                 made = _apply(labelling, name, decisions, who=who)
             manifest = made or labelling.workspace.data
             result = _fit(labelling, work, manifest)
+            if labelling.workspace.data.digest != opened.digest:
+                raise DataError("Another data set or version was opened meanwhile; retrain again.")
             found = _keep(labelling, manifest, result, who=who)
         except BaseException:
             if made is not None:
@@ -116,6 +118,7 @@ def _fit(labelling: Labelling, work: Work, manifest: Manifest) -> runs.Result:
     number = workspace.session.versions + (2 if manifest.uri != workspace.data.uri else 1)
     config: Config = workspace.config.replace(
         name=_free_run(workspace.root, f"{short}-studio-v{number}"),
+        register_as=workspace.session.name,
         data={"uri": manifest.uri, "framing": framing},
     )
     work.stage("Solving the probe")
@@ -141,15 +144,15 @@ def _free_run(root: str, name: str) -> str:
 def _keep(
     labelling: Labelling, manifest: Manifest, result: runs.Result, *, who: str
 ) -> VersionScore:
-    """Registers the model and keeps the score of the version."""
+    """Keeps the score of the version."""
     workspace = labelling.workspace
     session = workspace.session
-    number = registry.register(workspace.root, session.name, result.bundle)
     score = result.val.estimate(METRIC)
     found = VersionScore(
         version=session.versions + (2 if manifest.uri != workspace.data.uri else 1),
         data=manifest.uri, labels=manifest.rows("train"), score=score.value, low=score.low,
-        high=score.high, metric=METRIC, rows=result.val.rows, model=f"{session.name}@{number}",
+        high=score.high, metric=METRIC, rows=result.val.rows,
+        model=f"{session.name}@{result.version}",
         at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), who=who,
     )  # fmt: skip
     scores.write(labelling.folder, manifest.digest, found)

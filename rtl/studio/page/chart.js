@@ -55,21 +55,21 @@ export function Chart({ lines = [], bands = [], dots = [], levels = [], marks = 
   };
   const few = Math.max(2, Math.min(6, Math.floor(width / 110)));
   const words = near && `${near.name}: ${y.format(near.y)}${near.low != null ? ` (${y.format(near.low)} to ${y.format(near.high)})` : ""} with ${x.format(near.x)}`;
-  return html`<figure class="chart" ref=${box}>
+  return html`<figure class="plot" ref=${box}>
     <svg viewBox=${`0 0 ${width} ${height}`} width="100%" height=${height} role="img" aria-label=${summary} onPointerMove=${read} onPointerLeave=${() => setNear(null)}>
       ${ticks(bottom, top).map((value) => html`<g key=${`y${value}`}>
-        <line class="grid" x1=${PAD.left} x2=${width - PAD.right} y1=${up(value)} y2=${up(value)} />
+        <line class="rule" x1=${PAD.left} x2=${width - PAD.right} y1=${up(value)} y2=${up(value)} />
         <text x=${PAD.left - 8} y=${up(value) + 4} text-anchor="end">${y.format(value)}</text></g>`)}
       ${ticks(left, right, few).map((at) => html`<text key=${`x${at}`} x=${across(at)} y=${height - PAD.bottom + 18} text-anchor="middle">${x.format(at)}</text>`)}
       <line class="axis" x1=${PAD.left} x2=${width - PAD.right} y1=${height - PAD.bottom} y2=${height - PAD.bottom} />
-      <text class="name" x=${(PAD.left + width - PAD.right) / 2} y=${height - 4} text-anchor="middle">${x.name}</text>
+      <text class="title" x=${(PAD.left + width - PAD.right) / 2} y=${height - 4} text-anchor="middle">${x.name}</text>
       ${bands.map((band) => html`<path class=${`band ${band.kind ?? ""}`} d=${shown(band)} />`)}
       ${levels.map((level) => html`<g key=${level.name}><line class="level" x1=${PAD.left} x2=${width - PAD.right} y1=${up(level.y)} y2=${up(level.y)} />
         <text x=${width - PAD.right} y=${up(level.y) - 5} text-anchor="end">${level.name}</text></g>`)}
       ${marks.map((mark) => html`<g key=${mark.name}><line class="mark" x1=${across(mark.x)} x2=${across(mark.x)} y1=${PAD.top} y2=${height - PAD.bottom} />
         <text x=${across(mark.x) + 6} y=${height - PAD.bottom - 8}>${mark.name}</text></g>`)}
-      ${lines.map((line) => html`<path key=${line.name} class=${`line ${line.kind ?? ""}`} d=${path(line.points.map(place))} />`)}
-      ${dots.map((dot, i) => html`<g key=${`dot${i}`} class=${`dot ${dot.kind ?? ""}`}>
+      ${lines.map((line) => html`<path key=${line.name} class=${`course ${line.kind ?? ""}`} d=${path(line.points.map(place))} />`)}
+      ${dots.map((dot, i) => html`<g key=${`dot${i}`} class=${`spot ${dot.kind ?? ""}`}>
         ${dot.low != null && html`<line x1=${across(dot.x)} x2=${across(dot.x)} y1=${up(dot.low)} y2=${up(dot.high)} />`}
         <circle cx=${across(dot.x)} cy=${up(dot.y)} r="5" /></g>`)}
       ${near && html`<circle class="near" cx=${across(near.x)} cy=${up(near.y)} r="9" />`}

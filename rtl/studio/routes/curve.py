@@ -28,10 +28,6 @@ def router(workspace: Workspace) -> APIRouter:
 
     @found.post("/curve")
     def measure() -> dict[str, Any]:
-        task = workspace.tasks.start(
-            "curve", "Measuring the learning curve",
-            work=lambda work: curves.compute(workspace, work),
-        )  # fmt: skip
-        return asdict(task)
+        return asdict(curves.start(workspace))
 
     return found

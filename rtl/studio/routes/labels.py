@@ -8,9 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
-from rtl.studio.labelling import opinion, queues
+from rtl.studio.labelling import curves, opinion, queues
 from rtl.studio.labelling import retrain as training
 from rtl.studio.labelling.journal import rule
+from rtl.studio.tasks import Work
 from rtl.studio.workspace import Workspace
 
 Key = Annotated[str, Field(min_length=8, max_length=64)]
@@ -101,10 +102,14 @@ def router(workspace: Workspace) -> APIRouter:
     @found.post("/retrain")
     def retrain(asked: Retraining) -> dict[str, Any]:
         training.check(labelling)
-        task = workspace.tasks.start(
-            "retrain", "Retraining",
-            work=lambda work: training.retrain(labelling, work, who=asked.who.strip()),
-        )  # fmt: skip
-        return asdict(task)
+
+        def run(work: Work) -> dict[str, Any]:
+            measured = curves.read(workspace) is not None
+            result = training.retrain(labelling, work, who=asked.who.strip())
+            if measured and result["applied"]:
+                curves.start(workspace)  # of the new version, so that the curve moves too
+            return result
+
+        return asdict(workspace.tasks.start("retrain", "Retraining", work=run))
 
     return found

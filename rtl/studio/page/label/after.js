@@ -7,7 +7,13 @@ import { labeller } from "./settings.js";
 
 export const interval = (one) => `${percent(one.low, 1)} to ${percent(one.high, 1)}`;
 
-export const retrain = () => ask("api/retrain", { body: { who: labeller() } });
+const retrain = () => ask("api/retrain", { body: { who: labeller() } });
+
+export function RetrainButton({ pending, strong }) {
+  const task = useTask("retrain");
+  const busy = task && !ended(task);
+  return html`<${ActionButton} strong=${strong} disabled=${busy} action=${retrain}>${busy ? "Retraining …" : `Retrain with ${plural(pending, "label", "labels")}`}<//>`;
+}
 
 // A panel that offers the retraining where labels wait, or where this version has no model.
 export function RetrainPanel({ pending, scores, children }) {
@@ -23,7 +29,8 @@ export function RetrainPanel({ pending, scores, children }) {
         : first ? "A model of the data as it is gives the score that later ones are compared with." : "Label some more photos, then retrain."}</p>
     </div>
     <div class="actions">
-      ${(pending > 0 || first) && html`<${ActionButton} strong=${pending > 0} disabled=${busy} action=${retrain}>${busy ? "Retraining …" : pending ? "Retrain" : "Train a first model"}<//>`}
+      ${pending > 0 ? html`<${RetrainButton} pending=${pending} strong=${true} />`
+        : first && html`<${ActionButton} disabled=${busy} action=${retrain}>${busy ? "Training …" : "Train a first model"}<//>`}
       ${children}
     </div>
     ${task?.state === "failed" && html`<${Notice}>The retraining failed, and all labels still wait: ${task.error}<//>`}

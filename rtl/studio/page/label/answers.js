@@ -5,7 +5,7 @@ import { Opinion } from "./opinion.js";
 
 const said = (answer) => (answer === "" ? "Skipped" : answer === "-" ? "To be removed" : answer);
 
-export function Answers({ item, shown, classes, chosen, opinion, answer, back, forth, first, takeBack, search, showOpinion, undoable }) {
+export function Answers({ item, shown, classes, chosen, opinion, answer, takeBack, search, showOpinion, undoable }) {
   const differs = item.label !== null && item.suggested !== item.label;
   return html`<div class="answers">
     <p class="question">${item.label !== null
@@ -16,7 +16,7 @@ export function Answers({ item, shown, classes, chosen, opinion, answer, back, f
       <button type="button" class="strong" onClick=${() => answer(item.label ?? item.suggested)}>${item.label !== null ? `Keep ${item.label}` : `It is ${item.suggested}`} <kbd>Enter</kbd></button>
       ${differs && html`<button type="button" onClick=${() => answer(item.suggested)}>Change to ${item.suggested} <kbd>Shift Enter</kbd></button>`}
     </div>
-    <div class="classes" role="group" aria-label="Classes">${shown.map((name, i) => html`
+    <div class="class-keys" role="group" aria-label="Classes">${shown.map((name, i) => html`
       <button key=${name} type="button" class=${name === item.label ? "present" : ""} aria-pressed=${chosen === name} onClick=${() => answer(name)}>
         <kbd>${i + 1}</kbd><span>${name}</span>${name === item.label && html`<span class="soft small">now</span>`}</button>`)}
       ${classes.length > shown.length && html`<button type="button" class="all" onClick=${search}><kbd>/</kbd><span>All ${classes.length} classes</span></button>`}
@@ -25,8 +25,6 @@ export function Answers({ item, shown, classes, chosen, opinion, answer, back, f
       <button type="button" onClick=${() => answer("")}>Skip <kbd>S</kbd></button>
       <button type="button" onClick=${() => answer("-")}>Remove <kbd>X</kbd></button>
       <button type="button" disabled=${!undoable} onClick=${takeBack}>Undo <kbd>U</kbd></button>
-      <button type="button" disabled=${first} aria-label="Back" onClick=${back}><kbd>←</kbd></button>
-      <button type="button" aria-label="Forth" onClick=${forth}><kbd>→</kbd></button>
     </div>
     <button type="button" class="slim reveal" aria-pressed=${opinion} onClick=${showOpinion}>${opinion ? "Hide" : "Show"} the model's opinion <kbd>H</kbd></button>
     ${opinion && html`<${Opinion} key=${item.id} item=${item} />`}

@@ -63,7 +63,7 @@ function Drawn({ curve, scores }) {
       levels=${[{ y: curve.ceiling, name: `ceiling on these features, ${percent(curve.ceiling)}` }, ...(curve.target ? [{ y: curve.target, name: `target ${percent(curve.target)}` }] : [])]}
       marks=${[{ x: curve.labels, name: "you are here" }]}
       dots=${[...versions, { x: here[0], y: here[1], name: "All labels", kind: "here" }]} />
-    <ul class="legend small"><li class="measured">measured on ${count(curve.test_rows)} ${curve.split} photos</li>
+    <ul class="plot-key small"><li class="measured">measured on ${count(curve.test_rows)} ${curve.split} photos</li>
       ${ahead.length > 0 && html`<li class="ahead">forecast, 90 % interval</li>`}
       ${versions.length > 0 && html`<li class="version">retrained models, on val, 95 % interval</li>`}</ul>
     ${curve.no_forecast && html`<p class="badge plain">No forecast. ${curve.no_forecast}</p>`}`;

@@ -29,7 +29,7 @@ export function ClassFilter({ classes, begin, choose, close }) {
     if (step) { event.preventDefault(); setAt((now) => Math.max(0, Math.min(found.length - 1, now + step))); }
     if (event.key === "Enter") { event.preventDefault(); if (found[at]) choose(found[at]); }
   };
-  return html`<dialog class="filter" ref=${dialog} aria-label="All classes" onClose=${close} onClick=${(event) => event.target === dialog.current && dialog.current.close()}>
+  return html`<dialog class="class-filter" ref=${dialog} aria-label="All classes" onClose=${close} onClick=${(event) => event.target === dialog.current && dialog.current.close()}>
     <label for="class-filter">${classes.length} classes</label>
     <input id="class-filter" role="combobox" aria-expanded="true" aria-controls="class-options" aria-activedescendant=${found[at] ? `class-option-${at}` : null}
       value=${text} autocomplete="off" spellcheck="false" placeholder="Type a part of the name"

@@ -3,7 +3,7 @@
 import { ask, ended, on, useGet, useTask } from "../api.js";
 import { ActionButton, Notice, percent, plural } from "../parts.js";
 import { html, useEffect, useState } from "../vendor/htm-preact.js";
-import { RetrainPanel, ScorePanel, useJustRetrained, useScores } from "./after.js";
+import { RetrainButton, RetrainPanel, ScorePanel, useJustRetrained, useScores } from "./after.js";
 import { Settings } from "./settings.js";
 import { Work } from "./work.js";
 
@@ -39,7 +39,10 @@ export function LabelPage({ workspace, query }) {
       <h1 class="unseen">Label</h1>
       <nav class="queues" aria-label="Queues">${Object.entries(QUEUES).map(([key, { title }]) => html`
         <a key=${key} href=${`#/label?kind=${key}`} aria-current=${key === kind ? "page" : null}>${title}</a>`)}</nav>
-      <p class="soft small budget">${left !== null ? plural(left, "label left in the budget", "labels left in the budget") : ""}</p>
+      <div class="waiting">
+        ${left !== null && html`<span class="soft small">${left < 0 ? `${-left} over the budget` : plural(left, "label left in the budget", "labels left in the budget")}</span>`}
+        ${pending > 0 && found?.items?.length > 0 && html`<${RetrainButton} pending=${pending} />`}
+      </div>
     </div>
     <${Notice} problem=${queue.problem ?? decisions.problem} />
     ${found?.items?.length
@@ -74,10 +77,10 @@ function About({ queue }) {
   return html`<p class="soft small about">${words}${queue.fresh ? "" : " The data set has changed since; make the queue again for its present state."}</p>`;
 }
 
+const MISTAKES = { random: "slips to any class", confused: "look-alikes confused" };
+
 function expectation(expected) {
   const [first] = expected;
-  const precisions = expected.map((one) => one.precision);
-  const [low, high] = [Math.min(...precisions), Math.max(...precisions)];
-  const share = low === high ? percent(low) : `${percent(low)} to ${percent(high)}`;
-  return `Were ${percent(first.noise)} of all labels wrong, about ${share} of these ${first.count} would be among them.`;
+  const parts = [...expected].sort((a, b) => a.precision - b.precision).map((one) => `${percent(one.precision)} (${MISTAKES[one.kind] ?? one.kind})`);
+  return `Were ${percent(first.noise)} of all labels wrong, ${parts.join(" to ")} of these ${first.count} would be wrong ones.`;
 }

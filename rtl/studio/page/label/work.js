@@ -20,6 +20,7 @@ export function Work({ queue, workspace, children }) {
   const [opinion, setOpinion] = useState(localStorage.getItem("rtl-opinion") === "shown");
   const [told, setTold] = useState("");
   const stage = useRef(null);
+  const seen = useRef(null); // the photo that is painted: no key answers for another one
   const saving = useSaving();
   const item = items[at];
 
@@ -53,8 +54,11 @@ export function Work({ queue, workspace, children }) {
     });
   }, [at, answers.size]);
 
+  const painted = (name) => { seen.current = name; if (stage.current) stage.current.dataset.ready = name; };
   const move = (to) => {
-    setAt(Math.max(0, Math.min(items.length, to)));
+    const place = Math.max(0, Math.min(items.length, to));
+    if (place !== at) seen.current = null;
+    setAt(place);
     stage.current?.focus({ preventScroll: true });
   };
   const onward = (now) => { // the next one without an answer, else an earlier one, else the end
@@ -64,7 +68,7 @@ export function Work({ queue, workspace, children }) {
     return items.length;
   };
   const answer = (value) => {
-    if (!item) return;
+    if (!item || seen.current !== nameOf(item)) return; // pressed before it was there to be seen
     const row = { source: item.source, id: item.id };
     const before = answers;
     const next = new Map(answers).set(nameOf(item), value);
@@ -90,36 +94,34 @@ export function Work({ queue, workspace, children }) {
 
   // Nine fixed classes keep their keys; of more, the most probable ones of each photo have them.
   const shown = item && (classes.length <= 9 ? classes : item.likely);
+  const press = useRef(null);
   useEffect(() => {
-    const keys = (event) => {
-      if (filter !== null || event.defaultPrevented || event.altKey) return;
-      const field = event.target.closest?.("input, select, textarea, dialog");
-      if (field) return;
-      if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z") { event.preventDefault(); takeBack(); return; }
-      if (event.ctrlKey || event.metaKey) return;
-      const press = event.target.closest?.("button, a, summary") && ["Enter", " "].includes(event.key);
-      if (press || event.repeat) return;
-      const act = action(event);
-      if (act) { event.preventDefault(); act(); }
-    };
-    const action = ({ key, shiftKey }) => {
-      if (/^[uU]$/.test(key)) return takeBack;
-      if (key === "ArrowLeft") return () => move(at - 1);
-      if (key === "ArrowRight") return () => move(at + 1);
-      if (!item) return null;
-      if (/^[1-9]$/.test(key) && shown[key - 1]) return () => answer(shown[key - 1]);
-      if (key === "Enter") return shiftKey ? () => answer(item.suggested) : accept;
-      if (/^[sS]$/.test(key)) return () => answer("");
-      if (/^[xX]$/.test(key)) return () => answer("-");
-      if (/^[hH]$/.test(key)) return showOpinion;
-      if (key === "/") return () => setFilter("");
-      if (/^\p{L}$/u.test(key)) return () => setFilter(key);
-      return null;
-    };
-    addEventListener("keydown", keys);
-    return () => removeEventListener("keydown", keys);
-  });
-  useEffect(() => stage.current?.focus({ preventScroll: true }), []);
+    const listen = (event) => press.current(event);
+    addEventListener("keydown", listen);
+    stage.current?.focus({ preventScroll: true });
+    return () => removeEventListener("keydown", listen);
+  }, []);
+  press.current = (event) => {
+    if (filter !== null || event.defaultPrevented || event.altKey || event.target.closest?.("input, select, textarea, dialog")) return;
+    const command = event.ctrlKey || event.metaKey;
+    if (command && !event.shiftKey && event.key.toLowerCase() === "z") { event.preventDefault(); takeBack(); return; }
+    const pressed = event.target.closest?.("button, a, summary") && ["Enter", " "].includes(event.key);
+    const act = !command && !pressed && !event.repeat && action(event);
+    if (act) { event.preventDefault(); act(); }
+  };
+  const action = ({ key, shiftKey }) => {
+    if (/^[uU]$/.test(key)) return takeBack;
+    if (key === "ArrowLeft") return () => move(at - 1);
+    if (key === "ArrowRight") return () => move(at + 1);
+    if (!item) return null;
+    if (/^[1-9]$/.test(key) && shown[key - 1]) return () => answer(shown[key - 1]);
+    if (key === "Enter") return shiftKey ? () => answer(item.suggested) : accept;
+    if (/^[sS]$/.test(key)) return () => answer("");
+    if (/^[xX]$/.test(key)) return () => answer("-");
+    if (/^[hH]$/.test(key)) return showOpinion;
+    if (key === "/") return () => setFilter("");
+    return /^\p{L}$/u.test(key) ? () => setFilter(key) : null;
+  };
 
   const answered = items.filter((one) => answers.has(nameOf(one))).length;
   const status = item
@@ -128,6 +130,8 @@ export function Work({ queue, workspace, children }) {
   return html`<div class="work">
     <div class="work-line">
       <span class="counted"><b>${answered}</b> of ${items.length}</span>
+      <span class="way"><button type="button" disabled=${at === 0} aria-label="Photo before" title="Arrow left" onClick=${() => move(at - 1)}>←</button>
+        <button type="button" disabled=${!item} aria-label="Next photo" title="Arrow right" onClick=${() => move(at + 1)}>→</button></span>
       <progress max=${items.length} value=${answered} aria-label="Photos answered"></progress>
       <${Saved} saving=${saving} answered=${answered} />
     </div>
@@ -135,18 +139,18 @@ export function Work({ queue, workspace, children }) {
     ${item
       ? html`<div class="bench">
           <figure class=${`stage ${opinion ? "two" : ""}`} ref=${stage} tabindex="-1" aria-label=${`Photo ${at + 1} of ${items.length}`}>
-            <img key=${photo(item)} src=${photo(item)} alt=${`Photo ${item.id}`} decoding="sync" />
+            <img key=${photo(item)} src=${photo(item)} onLoad=${() => painted(nameOf(item))} onError=${() => painted(nameOf(item))} alt=${`Photo ${item.id}`} decoding="sync" />
             ${opinion && html`<img class="heat" key=${heatmapUrl(item)} src=${heatmapUrl(item)} alt="The photo as the model sees it, with its heatmap" />`}
             <figcaption class="small soft" title=${item.id}>${item.id}</figcaption>
           </figure>
           <${Answers} item=${item} shown=${shown} classes=${classes} chosen=${answers.get(nameOf(item))} opinion=${opinion}
-            answer=${answer} back=${() => move(at - 1)} forth=${() => move(at + 1)} first=${at === 0} takeBack=${takeBack}
+            answer=${answer} takeBack=${takeBack}
             search=${() => setFilter("")} showOpinion=${showOpinion} undoable=${canUndo() || answered > 0} />
         </div>`
       : html`<div class="label-start" ref=${stage} tabindex="-1"><section class="panel done"><h2>All ${items.length} are done</h2>
           <button type="button" onClick=${() => move(items.length - 1)}>Look through them again</button></section>${children}</div>`}
     ${filter !== null && html`<${ClassFilter} classes=${classes} begin=${filter} choose=${answer} close=${() => { setFilter(null); stage.current?.focus({ preventScroll: true }); }} />`}
-    ${item && html`<details class="panel finish"><summary>Retrain now, or make the queue again</summary>${children}</details>`}
+    ${item && html`<details class="panel finish"><summary>More: the model, another queue</summary>${children}</details>`}
   </div>`;
 }
 
