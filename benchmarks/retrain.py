@@ -6,8 +6,9 @@ ELPV is packed without its last photos, which are the pool, and searched once wi
 that the features of both are there. Then, in each turn: `rtl label apply` with so many labels
 corrected and so many photos added from the pool, and `rtl search --budget 1m` on the new version,
 registered as the next version of the model. Ray runs already. `retrain_s` is the median of the
-turns' totals, the label apply included; `stages` has the medians of their parts. `full_pass_s` is
-the time of the features where none are cached.
+turns' totals, the label apply included; `stages` has the medians of their parts, `core_seconds` the
+time that all processes computed in them, which tells more where others use the machine. `first` has
+the stages of the first search, whose features are computed where FOLDER has none.
 
 The last line is one JSON object.
 """
@@ -15,14 +16,15 @@ The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from measuring import record
 
@@ -45,13 +47,25 @@ class Stages:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._at = time.monotonic()
+        self.core_seconds: dict[str, float] = {}
+        self._at, self._computed = time.monotonic(), computed()
 
     def end(self, name: str) -> None:
         """Ends a stage; what was since the last one's end is its time."""
-        now = time.monotonic()
+        now, done = time.monotonic(), computed()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._at
-        self._at = now
+        self.core_seconds[name] = self.core_seconds.get(name, 0.0) + done - self._computed
+        self._at, self._computed = now, done
+
+
+def computed() -> float:
+    """Processor seconds of this process and those that it started, Ray's among them."""
+    total = 0.0
+    this = psutil.Process()
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:2])
+    return total
 
 
 def prepare(root: str) -> tuple[Config, Manifest, Manifest]:
@@ -74,24 +88,18 @@ def prepare(root: str) -> tuple[Config, Manifest, Manifest]:
 
 def fit(settings: Config, name: str, stages: Stages) -> float:
     """Searches with one minute; returns the accuracy on `test`."""
+    ends = {"Framing": "check, framing", "First": "register, record"}
 
-    def hear(end: str) -> Callable[..., None]:
-        return lambda *_: stages.end(end)
+    def hear_line(line: str) -> None:
+        stages.end(ends[line.split()[0].rstrip(":")])
 
-    heard = {"Solving the probe": "features", "Scoring the winner on val and test": "record"}
     result = search.search(
-        settings.replace(name=name), print_line=lambda line: told(line, stages),
-        on_stage=lambda stage: stages.end(heard[stage]), on_first_answer=hear("solve, register"),
+        settings.replace(name=name), print_line=hear_line,
+        on_stage=lambda _: stages.end("features"),
+        watch=lambda trials: stages.end("solve, score") if trials else None,
     )  # fmt: skip
-    stages.end("finalize, register")
     assert result.test is not None
     return result.test.accuracy.value
-
-
-def told(line: str, stages: Stages) -> None:
-    """Ends the stages that a line of the search tells."""
-    if line.startswith("Framing"):
-        stages.end("check, framing")
 
 
 def answers(
@@ -120,7 +128,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--storage", help="a folder that is kept; a temporary one by default")
     options = parser.parse_args()
-    turns: list[dict[str, float]] = []
+    turns: list[Stages] = []
     with tempfile.TemporaryDirectory() as folder:
         root = options.storage or folder
         settings, data, pool = prepare(root)
@@ -142,17 +150,25 @@ def main() -> None:
             stages.end("label apply")
             version = settings.replace(data={"uri": data.uri})
             accuracies.append(fit(version, f"turn-{stamp}-{turn}", stages))
-            turns.append(stages.seconds)
+            turns.append(stages)
             print(f"turn {turn}:", {k: round(s, 1) for k, s in stages.seconds.items()}, flush=True)
         ray.shutdown()
-    names = turns[0]
     result |= {
-        "retrain_s": round(statistics.median(sum(turn.values()) for turn in turns), 1),
-        "full_pass_s": round(cold.seconds["features"], 1),
-        "stages": {n: round(statistics.median(turn[n] for turn in turns), 2) for n in names},
+        "retrain_s": round(statistics.median(sum(turn.seconds.values()) for turn in turns), 1),
+        "first": {name: round(seconds, 2) for name, seconds in cold.seconds.items()},
+        "stages": medians([turn.seconds for turn in turns]),
+        "core_seconds": medians([turn.core_seconds for turn in turns]),
     }
-    details = {"rows": sum(shard.rows for shard in data.shards), "turns": turns}
+    details = {
+        "accuracies": accuracies, "rows": sum(shard.rows for shard in data.shards),
+        "turns": [{"seconds": turn.seconds, "core_seconds": turn.core_seconds} for turn in turns],
+    }  # fmt: skip
     record.write("retrain", "retrain.py", result=result, details=details)
+
+
+def medians(turns: list[dict[str, float]]) -> dict[str, float]:
+    """The median of each stage."""
+    return {name: round(statistics.median(turn[name] for turn in turns), 2) for name in turns[0]}
 
 
 def cache_pool(settings: Config, pool: Manifest) -> None:

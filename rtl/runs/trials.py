@@ -174,10 +174,15 @@ def choose(trials: Sequence[Trial]) -> Choice:
 
 
 def to_resume(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials for a resumed search: those that failed by no fault of their own run again."""
+    """The trials for a resumed search, those that run again without their epochs.
+
+    These are trials that failed by no fault of their own, and those that were under way.
+    """
     fresh: dict[str, Any] = {"state": "running", "history": (), "reason": "", "wall_seconds": 0.0}
     return [
-        replace(trial, **fresh) if trial.state == "failed" and not trial.own_fault else trial
+        replace(trial, **fresh)
+        if trial.state == "running" or (trial.state == "failed" and not trial.own_fault)
+        else trial
         for trial in trials
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +12,15 @@ from ray.tune import Callback
 from ray.tune.logger import LoggerCallback
 
 from rtl.config.tree import Config
+from rtl.errors import StorageError
 from rtl.runs import trials
 from rtl.runs.trials import State, Trial
 from rtl.training.optimizer import planned_epochs
 from rtl.training.workers import faults
 from rtl.tuning.trial.process import Job, trial_epoch
+
+RECORD_EVERY_S = 2.0
+"""Seconds between two records of a trial that goes on, so that its curve is seen meanwhile."""
 
 Watch = Callable[[Sequence[Trial]], None]
 
@@ -49,6 +54,7 @@ class TrialTracker:
         ended: Sequence[Trial],
         watch: Watch,
         on_round: Callable[[Round], None] = lambda _: None,
+        record_every_s: float = RECORD_EVERY_S,
     ) -> None:
         """`uri` is the run's. `watch` gets all trials after each change."""
         self.uri = uri
@@ -58,6 +64,9 @@ class TrialTracker:
         self._round = Round(0, 0, 1)
         self._trials = {trial.number: trial for trial in ended}
         self._starts: dict[int, float] = {}
+        self._record_every_s = record_every_s
+        self._recorded: dict[int, float] = {}
+        """Times of the trials' last records."""
         earlier = [epoch.at for trial in ended for epoch in trial.history]
         self._began = time.monotonic() - max(earlier, default=0.0)
 
@@ -106,10 +115,17 @@ class TrialTracker:
         self._put(trial)
 
     def report(self, job: Job, metrics: Mapping[str, Any]) -> None:
-        """Adds an epoch of a trial, as `tune_metrics` gives it."""
+        """Adds an epoch of a trial, as `tune_metrics` gives it; records it now and then."""
         trial = self._trials[job.number]
-        epoch = trial_epoch(metrics, at=time.monotonic() - self._began)
-        self._put(replace(trial, history=(*trial.history, epoch)))
+        now = time.monotonic()
+        epoch = trial_epoch(metrics, at=now - self._began)
+        trial = replace(trial, history=(*trial.history, epoch))
+        last = self._recorded.get(job.number, self._starts.get(job.number, now))
+        if now - last >= self._record_every_s:
+            self._recorded[job.number] = now
+            with contextlib.suppress(StorageError):  # its end is recorded in any case
+                trials.record(self.uri, trial)
+        self._put(trial)
 
     def end(self, job: Job, *, failed: bool) -> None:
         """Records that a trial ended.

@@ -38,7 +38,7 @@ def ask(address: str, token: str = "") -> dict[str, Any]:
 
 def check(address: str) -> str:
     """An endpoint's address without a slash at its end. Raises ConfigError."""
-    text = address.strip().rstrip("/")
+    text = address.strip()
     text = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(text)
@@ -48,7 +48,7 @@ def check(address: str) -> str:
         sound = False
     if not sound:
         raise ConfigError(f"{address!r} is no address; give one such as http://127.0.0.1:8000.")
-    return text
+    return text.rstrip("/")
 
 
 def _get(session: requests.Session, url: str) -> Any:

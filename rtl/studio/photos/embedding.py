@@ -20,9 +20,11 @@ NEIGHBOURS = 15
 NEGATIVES = 5
 """Random rows that each row is pushed away from, for each edge that pulls it."""
 
-_A, _B = 1.577, 0.895
-"""Curve of closeness on the plane, 1 / (1 + A d^2B), for a least distance of 0.1 (UMAP's)."""
+_A, _B = 1.121, 1.057
+"""Curve of closeness on the plane, 1 / (1 + A d^2B), for a least distance of 0.25."""
 _CLIP = 4.0
+_RATE = 0.25
+"""First step; edges that move at once would overshoot with UMAP's of 1."""
 _BLOCK = 1024
 _HALVINGS = 40
 
@@ -53,7 +55,7 @@ def embed(
     epochs = 400 if len(axes) <= 5000 else 200
     for epoch in range(epochs):
         kept = torch.rand(len(weight), generator=generator) < weight
-        step = 1 - epoch / epochs
+        step = _RATE * (1 - epoch / epochs)
         places = places + step * _pull(places, first[kept], second[kept])
         places = places + step * _push(places, first[kept], generator)
         if epoch % 10 == 9:

@@ -11,12 +11,12 @@ from rtl import storage
 from rtl.data.shards import SPLITS, Manifest
 from rtl.errors import DataError, NotFoundError
 from rtl.labels import rows as labelled
-from rtl.labels import versions
 from rtl.labels.audit import facts, run
 from rtl.labels.audit import fix as fixes
 from rtl.labels.audit.copies import CopyGroup
 from rtl.labels.audit.fix import Remedy
 from rtl.labels.rows import LabelledRows
+from rtl.labels.versions import Changes
 from rtl.studio.photos.index import RowIndex
 from rtl.studio.tasks import Work
 
@@ -126,11 +126,10 @@ def read(uri: str) -> Faults | None:
     )  # fmt: skip
 
 
-def fix(
-    manifest: Manifest, rows: RowIndex, *, copies: Sequence[tuple[int, ...]], remedy: Remedy,
-    dest: str,
-) -> Manifest:  # fmt: skip
-    """Writes the version that `rtl audit --fix` writes. Raises DataError without copies to mend."""
+def mending(
+    manifest: Manifest, rows: RowIndex, *, copies: Sequence[tuple[int, ...]], remedy: Remedy
+) -> Changes:
+    """The changes that `rtl audit --fix` makes. Raises DataError without copies to mend."""
     groups = [
         CopyGroup(
             group, tuple(rows.ids[row] for row in group),
@@ -139,9 +138,9 @@ def fix(
         )
         for group in copies
     ]  # fmt: skip
-    changes = fixes.changes(groups, remedy)
-    if not changes.removed and not changes.moved:
+    found = fixes.changes(groups, remedy)
+    if not found.removed and not found.moved:
         raise DataError(
             f"{manifest.uri} has no near-duplicates to {remedy}; go on with it as it is."
         )
-    return versions.apply(manifest, changes, dest, what=f"audit --fix, copies {remedy}")
+    return found

@@ -55,11 +55,11 @@ class FeatureMap:
         return at if at < len(self.rows) and self.rows[at] == row else None
 
 
-def build(rows: LabelledRows, work: Work) -> FeatureMap:
-    """Computes the map of a data set's rows."""
+def build(rows: LabelledRows, work: Work, *, most: int = MOST) -> FeatureMap:
+    """Computes the map of a data set's rows, or of `most` of them."""
     chosen = np.arange(len(rows))
-    if len(rows) > MOST:
-        chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST])
+    if len(rows) > most:
+        chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:most])
         rows = rows.of_rows(chosen)
     work.stage("Asking the other rows about each label")
     suggested, margin = np.full(len(rows), UNKNOWN), np.zeros(len(rows), np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,9 @@ from rtl.studio.photos.index import RowIndex
 
 Sort = Literal["", "name", "class", "confidence", "doubt"]
 """Empty: the worst first for a finding, else as packed."""
+
+Decided = Literal["", "yes", "no"]
+"""Whether a label was given in the studio that waits to be applied; empty for either."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom on the map, from 0 to 1."""
@@ -34,6 +38,7 @@ class Filter:
     text: str = ""
     """Part of the id, in either case."""
     box: Box | None = None
+    decided: Decided = ""
     sort: Sort = ""
 
 
@@ -57,8 +62,12 @@ def choose(
     rows: RowIndex,
     found: Faults | None,
     plane: FeatureMap | None,
+    waiting: Collection[str] = (),
 ) -> Numbers:
-    """Row numbers in the order of the grid. Raises NotFoundError for what the data set lacks."""
+    """Row numbers in the order of the grid; `waiting` are ids of decided rows.
+
+    Raises NotFoundError for what the data set lacks.
+    """
     order = _finding(wanted, found) if wanted.finding else np.arange(len(rows))
     kept = np.ones(len(rows), np.bool_)
     if wanted.label:
@@ -74,6 +83,10 @@ def choose(
         kept &= matches.to_numpy(zero_copy_only=False)
     if wanted.box is not None:
         kept &= _inside(wanted.box, len(rows), _needed(plane))
+    if wanted.decided:
+        answered = np.zeros(len(rows), np.bool_)
+        answered[[rows.numbers[row] for row in waiting if row in rows.numbers]] = True
+        kept &= answered if wanted.decided == "yes" else ~answered
     order = order[kept[order]]
     return _sorted(order, wanted.sort, rows=rows, plane=plane)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rtl import storage
 from rtl.data.shards import MANIFEST, Manifest
-from rtl.errors import DataError, NotFoundError
+from rtl.errors import ConfigError, DataError, NotFoundError
+from rtl.labels import versions
 from rtl.labels.audit.fix import Remedy
 from rtl.studio.photos import faults, feature_map
 from rtl.studio.tasks import Task, Work
@@ -45,19 +46,26 @@ def start_map(workspace: Workspace) -> Task:
 def start_fix(workspace: Workspace, remedy: Remedy) -> Task:
     """Writes a version of the open data set without near-duplicates, and opens it.
 
-    Raises NotFoundError before the audit.
+    Raises NotFoundError before the audit, DataError without near-duplicates, and ConfigError where
+    a row would go whose corrected label waits.
     """
     manifest = workspace.data
     found = workspace.photos.faults(manifest)
     if found is None:
         raise NotFoundError("The data set has not been audited yet; start the audit first.")
+    rows = workspace.photos.index(manifest)
+    changes = faults.mending(manifest, rows, copies=found.copies, remedy=remedy)
+    waiting = {one.id for one in workspace.labelling.journal.pending() if not one.source}
+    if lost := sorted(waiting & changes.removed):
+        raise ConfigError(
+            f"{len(lost)} photos that would go have labels that wait, first {lost[0]!r}; retrain "
+            "on the Label page, or take these labels back."
+        )
 
     def run(work: Work) -> dict[str, Any]:
         work.stage("Writing the new version")
-        made = faults.fix(
-            manifest, workspace.photos.index(manifest), copies=found.copies, remedy=remedy,
-            dest=_free(workspace),
-        )  # fmt: skip
+        what = f"audit --fix, copies {remedy}"
+        made = versions.apply(manifest, changes, _free(workspace), what=what)
         if workspace.data.digest != manifest.digest:
             raise DataError(f"Another version was opened meanwhile; {made.uri} holds this one.")
         workspace.update(data=made.uri, versions=workspace.session.versions + 1)
@@ -75,7 +83,7 @@ def _small_enough(workspace: Workspace) -> Manifest:
 def _free(workspace: Workspace) -> str:
     """A folder of the session for its next version."""
     places = (
-        workspace.place("versions", f"{number:04}")
+        workspace.place("data", f"v{number}")
         for number in itertools.count(workspace.session.versions + 2)
     )
     return next(one for one in places if not storage.exists(storage.join(one, MANIFEST)))

@@ -13,7 +13,7 @@ from rtl.data.shards import SPLITS, Manifest
 from rtl.errors import DataError, ImageError
 from rtl.labels.audit.fix import Remedy
 from rtl.studio.photos import faults, filters, work
-from rtl.studio.photos.filters import Filter, Sort
+from rtl.studio.photos.filters import Decided, Filter, Sort
 from rtl.studio.photos.index import RowIndex
 from rtl.studio.workspace import Workspace
 
@@ -72,16 +72,18 @@ def router(workspace: Workspace) -> APIRouter:
         split: str = "",
         finding: str = "",
         query: str = "",
+        decided: Decided = "",
         box: str = "",
         sort: Sort = "",
         find: str = "",
     ) -> dict[str, Any]:
         manifest, index = workspace.data, photos.index(workspace.data)
-        wanted = Filter(label, split, finding, query, filters.parse_box(box), sort)
+        wanted = Filter(label, split, finding, query, filters.parse_box(box), decided, sort)
         known = photos.faults(manifest)
         order = filters.choose(
-            wanted, manifest, rows=index, found=known, plane=photos.map(manifest)
-        )
+            wanted, manifest, rows=index, found=known, plane=photos.map(manifest),
+            waiting=[one for source, one in workspace.labelling.journal.answers() if not source],
+        )  # fmt: skip
         notes = known.fault(finding).notes if known and finding else {}
         place = np.flatnonzero(order == index.numbers.get(find, -1))
         return {

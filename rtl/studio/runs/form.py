@@ -58,7 +58,8 @@ def form(config: Config) -> Form:
     schema = Config.model_json_schema()
     tree = config.to_dict()
     names = {n: p for n, p in schema["properties"].items() if n not in _LEFT_OUT}
-    sections = {n: _words(p.get("description", "")) for n, p in names.items() if "$ref" in p}
+    docs = {name: field.description or "" for name, field in Config.model_fields.items()}
+    sections = {name: _words(docs[name]) for name, part in names.items() if "$ref" in part}
     return Form(tuple(_fields(names, "", tree=tree, defs=schema["$defs"])), sections)
 
 
@@ -77,7 +78,7 @@ def configure(base: Config, values: Mapping[str, str]) -> Config:
 
 
 def errors(base: Config, values: Mapping[str, str]) -> dict[str, str]:
-    """What is wrong with a form, by key; what concerns several keys has the key ``."""
+    """Finds the faults of a form, by key; one of several keys stands under an empty one."""
     try:
         configure(base, values)
     except ConfigError as error:
@@ -98,7 +99,9 @@ def _given(values: Mapping[str, str]) -> Iterator[str]:
 def _concerned(line: str, values: Mapping[str, str]) -> str:
     """The field that a line of an error is about."""
     for key in sorted(values, key=len, reverse=True):
-        if line.startswith((f"{key} ", f"{key}.", f"{key}:", f"--set '{key}=", f'--set "{key}=')):
+        section, _, name = key.rpartition(".")
+        starts = (f"{key} ", f"{key}.", f"{key}:", f"--set '{key}=", f'--set "{key}=')
+        if line.startswith((*starts, f"{section}: {name} ")):  # a rule of the whole section
             return key
     return ""
 

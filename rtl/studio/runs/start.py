@@ -37,7 +37,7 @@ def free_name(workspace: Workspace) -> str:
 
 
 def problems(workspace: Workspace, values: Mapping[str, str]) -> dict[str, str]:
-    """What is wrong with a search before it starts, by key of the form."""
+    """Finds the faults of a search before it starts, by key of the form."""
     values = {"name": "", **values}
     found = form.errors(base(workspace), values)
     if found:
@@ -84,7 +84,7 @@ def _start(workspace: Workspace, config: Config, *, words: list[str], title: str
 
 
 def _refused(config: Config) -> dict[str, str]:
-    """What the data set or the machine refuses."""
+    """Finds the faults of the data set, and values that do not go with it."""
     from rtl.tuning import search as tuning  # imports Ray
 
     try:

@@ -109,6 +109,30 @@ def test_a_resumed_search_runs_again_what_failed_by_no_fault_of_its_own() -> Non
     assert spent(again[3:], SearchConfig()).cpu_seconds == 0
 
 
+def test_a_resumed_search_begins_anew_what_was_under_way() -> None:
+    under_way = trial(4, 1, 0.6, state="running")
+    assert under_way.history
+    (again,) = to_resume([under_way])
+    assert (again.state, again.history) == ("running", ())
+
+
+@pytest.mark.parametrize(("every_s", "epochs"), [(0.0, 2), (60.0, 0)])
+def test_a_trial_that_goes_on_is_recorded_now_and_then(
+    tmp_path: Path, every_s: float, epochs: int
+) -> None:
+    tracker = TrialTracker(
+        Config(), str(tmp_path), ended=[], watch=lambda _: None, record_every_s=every_s
+    )
+    job = Job(0, {"model.unfrozen_layers": 1, "optimizer.lr": 1e-3}, 0)
+    tracker.start(job)
+    values = {"train_loss": 1.0, "epoch_score": 0.5, "log_loss": 0.9, "seconds": 1.0}
+    values |= {"stall_seconds": 0.0, "share": 1.0, "lr": 1e-3}
+    for epoch in (1, 2):
+        tracker.report(job, {"epochs": epoch, **values})
+    (found,) = trials.recorded(str(tmp_path))
+    assert (found.state, found.epochs) == ("running", epochs)
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_a_trial_whose_process_dies_as_it_starts_has_failed(tmp_path: Path, known: bool) -> None:
     point = {"model.unfrozen_layers": 1, "optimizer.lr": 1e-3}

@@ -6,7 +6,7 @@ import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 const SORTS = [["", "As packed"], ["name", "Name"], ["class", "Class"], ["confidence", "Least confident label"], ["doubt", "Most contradicted label"]];
 const SPLITS = ["train", "val", "test"];
 
-export function Toolbar({ workspace, query, go, findings, mapped, children }) {
+export function Toolbar({ workspace, query, go, findings, mapped, decisions, children }) {
   const [text, setText] = useState(query.get("query") ?? "");
   const timer = useRef(0);
   useEffect(() => setText(query.get("query") ?? ""), [query.get("query")]);
@@ -25,6 +25,8 @@ export function Toolbar({ workspace, query, go, findings, mapped, children }) {
       options=${[["", "All splits"], ...SPLITS.map((name) => [name, `${name} · ${count(counts[name].reduce((a, b) => a + b, 0))}`])]} />
     ${findings.length > 0 && html`<${Choice} name="Finding" value=${finding} onChange=${(value) => go({ finding: value, sort: "" })}
       options=${[["", "No finding"], ...findings.map((one) => [one.kind, `${one.kind} · ${count(one.rows)}`])]} />`}
+    ${(decisions.count > 0 || query.get("decided")) && html`<${Choice} name="Corrected" value=${query.get("decided")} onChange=${(value) => go({ decided: value })}
+      options=${[["", "All labels"], ["yes", "Given here"], ["no", "Not yet"]]} />`}
     <${Choice} name="Order" value=${query.get("sort")} onChange=${(value) => go({ sort: value })}
       options=${SORTS.filter(([key]) => key !== "doubt" || mapped).map(([key, title]) => [key, !key && finding ? "Worst first" : title])} />
     <label class="field grow"><span>Name</span><input type="search" value=${text} placeholder="Part of the name" spellcheck="false" autocomplete="off" onInput=${(event) => typed(event.target.value)} /></label>

@@ -46,7 +46,7 @@ function Finding({ one, data, busy }) {
     <p class="weight">${WEIGHTS[one.weight]}</p>
     <h2>${capital(one.kind)}</h2>
     <p>${capital(one.summary)}.</p>
-    <p class="soft">${one.advice}</p>
+    <p class="soft">${words(one.advice)}</p>
     ${one.rows > 0 && html`<a class="examples" href=${target} aria-label=${`Show ${plural(one.rows, "photo", "photos")}: ${one.kind}`}>
       ${one.examples.map((id) => html`<img key=${id} src=${photoUrl(data, id)} alt="" loading="lazy" />`)}
       <span class="all">${count(one.rows)} ${one.rows === 1 ? "photo" : "photos"} →</span></a>`}
@@ -79,6 +79,9 @@ export function Groups({ data, finding, onOpen }) {
     ${shown < Math.min(500, content.total) && html`<button type="button" onClick=${() => setShown((n) => n + GROUPS)}>Show more</button>`}
   </div>`;
 }
+
+// `commands` of an advice as code.
+export const words = (text) => text.split("`").map((part, i) => (i % 2 ? html`<code>${part}</code>` : part));
 
 const differs = (group, key) => new Set(group.map((row) => row[key])).size > 1;
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);

@@ -10,7 +10,7 @@ const WIDTH = 150; // pixels of a cell, about
 const SPARE = 2; // lines beyond the edges that are drawn
 const SETTLE = 90; // milliseconds of calm after which photos that were scrolled past quickly are fetched
 
-export function Grid({ rows, data, active, onActive, onOpen }) {
+export function Grid({ rows, data, decided, active, onActive, onOpen }) {
   const box = useRef(null);
   const [width, setWidth] = useState(0);
   const [view, setView] = useState({ first: 0, last: 0 });
@@ -77,7 +77,7 @@ export function Grid({ rows, data, active, onActive, onOpen }) {
 
   const drawn = [];
   for (let line = view.first; line <= Math.min(view.last, lines - 1); line++) {
-    drawn.push(html`<${Line} key=${line} line=${line} columns=${columns} side=${side} pitch=${pitch} rows=${rows} data=${data}
+    drawn.push(html`<${Line} key=${line} line=${line} columns=${columns} side=${side} pitch=${pitch} rows=${rows} data=${data} decided=${decided}
       active=${active != null && Math.floor(active / columns) === line ? active : null} quick=${quick} />`);
   }
   const shown = active != null && drawn.length && Math.floor(active / columns) >= view.first && Math.floor(active / columns) <= view.last;
@@ -92,7 +92,7 @@ export function Grid({ rows, data, active, onActive, onOpen }) {
 class Line extends Component {
   shouldComponentUpdate(next) {
     const now = this.props;
-    return ["line", "columns", "side", "active", "data"].some((key) => now[key] !== next[key])
+    return ["line", "columns", "side", "active", "data", "decided"].some((key) => now[key] !== next[key])
       || (!next.quick && !this.whole) || this.sample(next) !== this.drawn;
   }
 
@@ -101,7 +101,7 @@ class Line extends Component {
   }
 
   render(props) {
-    const { line, columns, side, pitch, rows, data, active, quick } = props;
+    const { line, columns, side, pitch, rows, data, decided, active, quick } = props;
     const cells = [];
     this.drawn = this.sample(props);
     this.whole = true;
@@ -113,11 +113,14 @@ class Line extends Component {
       cells.push(html`<div key=${place} id=${`photo-${place}`} class="cell" role="option" data-place=${place} aria-selected=${place === active ? "true" : "false"}
           aria-setsize=${rows.total} aria-posinset=${place + 1} style=${{ width: `${side}px` }}>
         <div class="picture" style=${{ height: `${side}px` }}>${pictured && html`<img src=${photoUrl(data, row.id)} alt="" decoding="async" draggable=${false} />`}</div>
-        <div class="caption">${row && html`<b>${row.label}</b><span>${row.note || nameOf(row.id)}</span>`}</div>
+        <div class="caption">${row && html`<b>${row.label}${answered(decided(row.id), row.label)}</b><span>${row.note || nameOf(row.id)}</span>`}</div>
       </div>`);
     }
     return html`<div class="line" role="presentation" style=${{ transform: `translateY(${line * pitch + GAP}px)` }}>${cells}</div>`;
   }
 }
+
+// What was decided of a photo and waits to be applied.
+const answered = (answer, label) => (!answer ? "" : answer === "-" ? " → removed" : answer === label ? " ✓" : ` → ${answer}`);
 
 export const nameOf = (id) => id.split("/").at(-1);

@@ -4,9 +4,10 @@ import { ask } from "../api.js";
 import { Notice, count, plural } from "../parts.js";
 import { html, useEffect, useState } from "../vendor/htm-preact.js";
 import { Classes, Toolbar } from "./filters.js";
-import { Findings, Groups, Mend, isCopies, useAudit } from "./findings.js";
+import { Findings, Groups, Mend, isCopies, useAudit, words } from "./findings.js";
 import { Grid } from "./grid.js";
 import { FeatureMap, coloursOf, useMap } from "./map.js";
+import { useDecisions } from "./decisions.js";
 import { Photo } from "./photo.js";
 import { searchOf, useRows } from "./rows.js";
 
@@ -69,17 +70,18 @@ function Browse({ workspace, query, go, data, view, map, findings }) {
     if (row) go({ id: row.id }, Boolean(id));
     else ask(`api/rows?${search}&start=${place}&count=1`).then((found) => go({ id: found.rows[0].id }, Boolean(id)));
   };
+  const decisions = useDecisions();
   const finding = findings.find((one) => one.kind === query.get("finding"));
-  const filtered = ["class", "split", "finding", "query", "box"].some((key) => query.get(key));
-  const clear = () => go({ class: "", split: "", finding: "", query: "", box: "", sort: "" });
-  const copies = isCopies(query.get("finding")) && !["class", "split", "query", "box", "sort"].some((key) => query.get(key));
+  const filtered = ["class", "split", "finding", "query", "decided", "box"].some((key) => query.get(key));
+  const clear = () => go({ class: "", split: "", finding: "", query: "", decided: "", box: "", sort: "" });
+  const copies = isCopies(query.get("finding")) && !["class", "split", "query", "decided", "box", "sort"].some((key) => query.get(key));
   const colours = view === "map" ? coloursOf(workspace.data.classes.length) : null;
   return html`
-    <${Toolbar} ...${{ workspace, query, go, findings }} mapped=${Boolean(map.points)}>
+    <${Toolbar} ...${{ workspace, query, go, findings, decisions }} mapped=${Boolean(map.points)}>
       <p class="total" role="status">${rows.total != null && (copies ? "" : plural(rows.total, "photo", "photos"))}
         ${filtered && html` <button type="button" class="slim" onClick=${clear}>Clear filters</button>`}</p>
     <//>
-    ${finding && html`<div class=${`banner ${finding.weight}`}><p><b>${finding.summary}.</b> ${finding.advice}</p>
+    ${finding && html`<div class=${`banner ${finding.weight}`}><p><b>${finding.summary}.</b> ${words(finding.advice)}</p>
       ${isCopies(finding.kind) && finding.kind !== "copies with different labels" && html`<${Mend} kind=${finding.kind} />`}</div>`}
     <${Notice} problem=${rows.problem} />
     <div class=${view === "map" ? "browse mapped" : "browse"}>
@@ -88,8 +90,8 @@ function Browse({ workspace, query, go, data, view, map, findings }) {
       ${copies
         ? html`<${Groups} data=${data} finding=${query.get("finding")} onOpen=${(row) => go({ id: row })} />`
         : html`${rows.total === 0 && html`<p class="none soft">No photo is left by these filters.</p>`}
-          ${rows.total > 0 && (view !== "map" || map.points) && html`<${Grid} key=${search} rows=${rows} data=${data} active=${active} onActive=${setActive} onOpen=${open} />`}`}
+          ${rows.total > 0 && (view !== "map" || map.points) && html`<${Grid} key=${search} rows=${rows} data=${data} decided=${decisions.of} active=${active} onActive=${setActive} onOpen=${open} />`}`}
     </div>
-    ${id && html`<${Photo} data=${data} id=${id} place=${active != null && (!rows.at(active) || rows.at(active).id === id) ? active : null} total=${rows.total ?? 0}
+    ${id && html`<${Photo} data=${data} id=${id} classes=${workspace.data.classes} decisions=${decisions} place=${active != null && (!rows.at(active) || rows.at(active).id === id) ? active : null} total=${rows.total ?? 0}
       onMove=${open} onOpen=${(row) => go({ id: row }, true)} onClose=${() => go({ id: "" }, true)} />`}`;
 }

@@ -8,7 +8,7 @@ const CHUNK = 200;
 // What the filters in the address mean to the server: "class=a&split=train".
 export function searchOf(query) {
   const kept = new URLSearchParams();
-  for (const key of ["class", "split", "finding", "query", "box", "sort"]) {
+  for (const key of ["class", "split", "finding", "query", "decided", "box", "sort"]) {
     if (query.get(key)) kept.set(key, query.get(key));
   }
   return kept.toString();

@@ -38,12 +38,12 @@ function axis(values, from, to, { log = false, whole = false, pad = 0.05 } = {})
 const short = (value) => (value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(0) : String(Number(value.toPrecision(4))));
 
 function Frame({ x, y, xName, yName, label, children }) {
-  return html`<svg class="chart" viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label=${label}>
-    ${y.ticks.map((tick) => html`<g key=${`y${tick}`}><line class="grid" x1=${LEFT} x2=${WIDTH - RIGHT} y1=${y.at(tick)} y2=${y.at(tick)} />
+  return html`<svg class="run-chart" viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label=${label}>
+    ${y.ticks.map((tick) => html`<g key=${`y${tick}`}><line class="run-grid" x1=${LEFT} x2=${WIDTH - RIGHT} y1=${y.at(tick)} y2=${y.at(tick)} />
       <text class="tick y" x=${LEFT - 7} y=${y.at(tick)}>${short(tick)}</text></g>`)}
     ${x.ticks.map((tick) => html`<text key=${`x${tick}`} class="tick" x=${x.at(tick)} y=${HEIGHT - BOTTOM + 16}>${short(tick)}</text>`)}
-    <text class="name" x=${(LEFT + WIDTH - RIGHT) / 2} y=${HEIGHT - 4}>${xName}</text>
-    <text class="name y" x=${LEFT} y=${TOP - 3}>${yName}</text>
+    <text class="axis-name" x=${(LEFT + WIDTH - RIGHT) / 2} y=${HEIGHT - 4}>${xName}</text>
+    <text class="axis-name y" x=${LEFT} y=${TOP - 3}>${yName}</text>
     ${children}
   </svg>`;
 }
@@ -56,7 +56,7 @@ export function Lines({ lines, xName, yName, label, whole = false }) {
   const y = axis(all.map(([, b]) => b), HEIGHT - BOTTOM, TOP + 8);
   const spot = ([a, b]) => `${x.at(a).toFixed(1)},${y.at(b).toFixed(1)}`;
   return html`<${Frame} x=${x} y=${y} xName=${xName} yName=${yName} label=${label}>
-    ${lines.map((line) => html`<g key=${line.key} class=${`line hue-${line.hue % 8} ${line.strong ? "strong" : ""}`}><title>${line.title}</title>
+    ${lines.map((line) => html`<g key=${line.key} class=${`run-line hue-${line.hue % 8} ${line.strong ? "strong" : ""}`}><title>${line.title}</title>
       <polyline points=${line.points.map(spot).join(" ")} />
       ${line.points.map(([a, b], i) => html`<circle key=${i} cx=${x.at(a)} cy=${y.at(b)} r=${line.strong ? 4 : 3} />`)}</g>`)}
   <//>`;
@@ -69,7 +69,7 @@ export function Dots({ dots, xName, yName, label }) {
   const depths = [...new Set(dots.map((dot) => dot.y))].sort((a, b) => a - b);
   const y = { ...axis([depths[0] - 0.5, depths.at(-1) + 0.7], HEIGHT - BOTTOM, TOP + 8, { pad: 0.01 }), ticks: depths };
   return html`<${Frame} x=${x} y=${y} xName=${xName} yName=${yName} label=${label}>
-    ${dots.map((dot) => html`<g key=${dot.key} class=${`dot ${dot.strong ? "strong" : ""}`} style=${{ "--share": `${Math.round(100 * dot.share)}%` }}><title>${dot.title}</title>
+    ${dots.map((dot) => html`<g key=${dot.key} class=${`run-dot ${dot.strong ? "strong" : ""}`} style=${{ "--share": `${Math.round(100 * dot.share)}%` }}><title>${dot.title}</title>
       <circle cx=${x.at(dot.x)} cy=${y.at(dot.y)} r="8" /><text x=${x.at(dot.x)} y=${y.at(dot.y) - 13}>${dot.text}</text></g>`)}
   <//>`;
 }

@@ -33,7 +33,7 @@ const scoreOf = (model, key) => score(key === "log_loss" ? model.scores.log_loss
 
 function Found({ found, workspace }) {
   const classes = found.classes.filter((one) => one.rows).sort((x, y) => y.only_a + y.only_b - x.only_a - x.only_b);
-  return html`<div class="found" role="status"><p class="verdict">${found.verdict}</p>
+  return html`<div class="compare-found" role="status"><p class="verdict">${found.verdict}</p>
       <p class="soft small">A is ${found.a.name}, B is ${found.b.name}; ${count(found.rows)} rows of ${found.split}.</p>
       ${found.notes.map((note) => html`<p class="soft small" key=${note}>Note: ${note}</p>`)}</div>
     <div class="halves">

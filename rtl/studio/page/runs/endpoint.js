@@ -40,7 +40,7 @@ export function EndpointView({ model, storage }) {
       <button disabled=${busy}>Look</button>
     </form>
     ${problem && html`<div role="status"><p class="soft">${problem.message}</p>
-      ${problem.absent && html`<p class="small">Serve ${model.current == null ? "a promoted model" : html`<b>${model.name}@${model.current}</b>`} in a terminal, and its traffic shows here:</p><pre>rtl serve ${model.name} --storage ${storage}</pre>`}</div>`}
+      ${problem.absent && html`<p class="small">Serve ${model.current == null ? "a promoted model" : html`<b>${model.name}@${model.current}</b>`} in a terminal, and its traffic shows here:</p><pre tabindex="0">rtl serve ${model.name} --storage ${storage}</pre>`}</div>`}
     ${found && html`<${Seen} found=${found} />`}
   </section>`;
 }

@@ -56,20 +56,20 @@ export function SearchForm() {
   return html`<p><a href="#/runs">← All runs</a></p><h1>New search</h1>
     <p class="lead soft">Tries depths and learning rates, and registers the best model under the run's name. The probe comes first, with an answer in about a minute.</p>
     <form class="search-form" ref=${place} onSubmit=${start} novalidate>
-      <fieldset class="panel fields"><legend class="unseen">The common settings</legend>${groups.common.map((field) => html`<${Field} key=${field.key} field=${field} ...${shared} />`)}</fieldset>
+      <fieldset class="panel run-fields"><legend class="unseen">The common settings</legend>${groups.common.map((field) => html`<${Field} key=${field.key} field=${field} ...${shared} />`)}</fieldset>
       <details class="more" open=${Boolean(wanted)}><summary>More settings <span class="soft small">${plural(groups.rest, "key", "keys")}; what is left alone keeps its default</span></summary>
-        <label class="filter">Find a setting <input type="search" value=${filter} placeholder="such as seed, batch, weight decay" onInput=${(event) => setFilter(event.target.value)} /></label>
+        <label class="key-filter">Find a setting <input type="search" value=${filter} placeholder="such as seed, batch, weight decay" onInput=${(event) => setFilter(event.target.value)} /></label>
         ${groups.sections.map(({ name, about, fields }) => {
           const shown = fields.filter(matches);
           if (!shown.length) return null;
-          return html`<fieldset class="panel" key=${name}><legend>${name || "Top level"}</legend><p class="soft small"><${Words} text=${about} /></p><div class="fields">${shown.map((field) => html`<${Field} key=${field.key} field=${field} ...${shared} />`)}</div></fieldset>`;
+          return html`<fieldset class="panel" key=${name}><legend>${name || "Top level"}</legend><p class="soft small"><${Words} text=${about} /></p><div class="run-fields">${shown.map((field) => html`<${Field} key=${field.key} field=${field} ...${shared} />`)}</div></fieldset>`;
         })}
       </details>
       <div class="panel start-line">
         ${errors[""] && html`<p class="wrong" role="alert">${errors[""]}</p>`}
         <${Notice} problem=${problem} />
         <button class="strong" disabled=${busy}>${busy ? "Starting …" : "Start the search"}</button>
-        <details class="small"><summary>The same in a terminal</summary><pre>${commandLine(form, values)}</pre></details>
+        <details class="small"><summary>The same in a terminal</summary><pre tabindex="0">${commandLine(form, values)}</pre></details>
       </div>
     </form>`;
 }
@@ -95,7 +95,7 @@ function Field({ field, values, errors, set }) {
   const error = errors[field.key];
   const shared = { id, "data-key": field.key, "aria-describedby": `${id}-about${error ? ` ${id}-error` : ""}`, "aria-invalid": error ? "true" : null };
   const options = field.kind === "boolean" ? ["true", "false"] : field.choices;
-  return html`<div class=${`field ${changed ? "changed" : ""}`}>
+  return html`<div class=${`run-field ${changed ? "changed" : ""}`}>
     <label for=${id}>${LABELS[field.key] ?? html`<code>${field.key}</code>`}</label>
     ${options.length
       ? html`<select ...${shared} value=${value} onChange=${(event) => set(field, event.target.value)}>${field.optional && html`<option value="">none</option>`}${options.map((one) => html`<option key=${one} value=${one}>${one}</option>`)}</select>`

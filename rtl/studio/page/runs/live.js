@@ -49,7 +49,7 @@ export function Confirm({ title, yes, action, close, children }) {
   const place = useRef(null);
   const [busy, setBusy] = useState(false);
   const [problem, setProblem] = useState(null);
-  useEffect(() => { place.current.showModal(); }, []);
+  useEffect(() => { place.current.showModal(); place.current.querySelector(".strong").focus(); }, []);
   const run = async (event) => {
     event.preventDefault();
     setBusy(true);
@@ -67,9 +67,9 @@ export function Confirm({ title, yes, action, close, children }) {
       <h2 id="confirm-title">${title}</h2>
       ${children}
       ${problem && html`<p class="wrong" role="alert">${problem.message}</p>`}
-      <div class="actions">
+      <div class="confirm-actions">
         <button type="button" onClick=${close} disabled=${busy}>Cancel</button>
-        <button class="strong" disabled=${busy} autofocus>${busy ? "Checking …" : yes}</button>
+        <button class="strong" disabled=${busy}>${busy ? "Checking …" : yes}</button>
       </div>
     </form>
   </dialog>`;

@@ -18,8 +18,8 @@ export function ModelsPage({ workspace, query }) {
   const wanted = query.get("name") ?? workspace.session?.name;
   const model = models.find((one) => one.name === wanted) ?? models[0];
   if (!content) return html`<h1>Models</h1><${Notice} problem=${problem} />`;
-  if (!model) return html`<${Empty} title="No models yet"><p>Every finished search, training and retrain registers its model here, as the next version of its name.</p><a class="button strong" href="#/runs?new=1">New search</a><//>`;
-  return html`<div class="title-line"><h1>Models</h1>
+  if (!model) return html`<div class="rm"><${Empty} title="No models yet"><p>Every finished search, training and retrain registers its model here, as the next version of its name.</p><a class="button strong" href="#/runs?new=1">New search</a><//></div>`;
+  return html`<div class="rm"><div class="title-line"><h1>Models</h1>
       ${models.length > 1 && html`<label>Name <select value=${model.name} onChange=${(event) => { location.hash = `#/models?name=${encodeURIComponent(event.target.value)}`; }}>${models.map((one) => html`<option key=${one.name} value=${one.name}>${one.name}</option>`)}</select></label>`}</div>
     <${Notice} problem=${problem} />
     <${Versions} key=${model.name} model=${model} follow=${content.follow_s} reload=${reload} />
@@ -27,7 +27,7 @@ export function ModelsPage({ workspace, query }) {
       <${Try} key=${`try ${model.name}`} models=${models} model=${model} />
       <${EndpointView} model=${model} storage=${content.storage} />
     </div>
-    <${Compare} key=${`compare ${model.name}`} models=${models} model=${model} workspace=${workspace} />`;
+    <${Compare} key=${`compare ${model.name}`} models=${models} model=${model} workspace=${workspace} /></div>`;
 }
 
 function Versions({ model, follow, reload }) {

@@ -8,9 +8,9 @@ import { Scroll, State, ago, score, usePoll, when } from "./live.js";
 import { Run } from "./run.js";
 
 export function RunsPage({ workspace, query }) {
-  if (query.get("new")) return html`<${SearchForm} />`;
-  if (query.get("name")) return html`<${Run} key=${query.get("name")} name=${query.get("name")} />`;
-  return html`<${RunList} workspace=${workspace} />`;
+  const name = query.get("name");
+  const shown = query.get("new") ? html`<${SearchForm} />` : name ? html`<${Run} key=${name} name=${name} />` : html`<${RunList} workspace=${workspace} />`;
+  return html`<div class="rm">${shown}</div>`;
 }
 
 export const runLink = (name) => `#/runs?name=${encodeURIComponent(name)}`;

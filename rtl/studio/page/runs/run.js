@@ -43,7 +43,7 @@ function Facts({ content: { row, search, config } }) {
     ["Data set", row.data_digest && html`<code title=${config?.data?.uri}>${row.data_digest.slice(0, 12)}</code>`],
     ["Model", row.bundle && html`<a href=${`#/models?name=${encodeURIComponent(row.bundle.split("@")[0])}`}>${row.bundle}</a>`],
   ].filter(([, value]) => value);
-  return html`<dl class="facts">${facts.map(([key, value]) => html`<div key=${key}><dt>${key}</dt><dd>${value}</dd></div>`)}</dl>`;
+  return html`<dl class="run-facts">${facts.map(([key, value]) => html`<div key=${key}><dt>${key}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 
 const HOW = { budget: "by its time limit", forecast: "by its forecast", pace: "at the pace of its trials so far" };
@@ -84,9 +84,9 @@ function Charts({ content: { row, search, trials, epochs } }) {
     ${lines.length > 0 && html`<section class="panel"><div class="title-line"><h2>Scores</h2>
         <label class="small">over <select class="slim" value=${over} onChange=${(event) => setOver(event.target.value)}><option value="epoch">epochs</option><option value="time">time</option></select></label></div>
       <${Lines} lines=${lines} whole=${over === "epoch"} xName=${over === "epoch" ? "epoch" : "seconds since the search began"} yName=${`val ${row.metric}`} label=${`Val ${row.metric} of ${fits.length} trials over ${over === "epoch" ? "epochs" : "time"}; the table below has the numbers`} />
-      <ul class="legend">${depths.filter((depth) => fits.some((trial) => trial.depth === depth)).map((depth) => html`<li key=${depth} class=${`hue-${depths.indexOf(depth) % 8}`}>k = ${depth}</li>`)}${probe && html`<li class="hue-7">the probe</li>`}</ul></section>`}
+      <ul class="run-legend">${depths.filter((depth) => fits.some((trial) => trial.depth === depth)).map((depth) => html`<li key=${depth} class=${`hue-${depths.indexOf(depth) % 8}`}>k = ${depth}</li>`)}${probe && html`<li class="hue-7">the probe</li>`}</ul></section>`}
     ${scores.length > 0 && html`<section class="panel"><h2>Score</h2><${Lines} lines=${scores} whole=${true} xName="epoch" yName=${`val ${row.metric}`} label=${`Val ${row.metric} over ${epochs.length} epochs`} /></section>`}
-    ${losses.length > 0 && html`<section class="panel"><h2>Loss</h2><${Lines} lines=${losses} whole=${true} xName="epoch" yName="loss (nats)" label="Training and val loss over the epochs" /><ul class="legend"><li class="hue-0">training</li><li class="hue-1">val</li></ul></section>`}
+    ${losses.length > 0 && html`<section class="panel"><h2>Loss</h2><${Lines} lines=${losses} whole=${true} xName="epoch" yName="loss (nats)" label="Training and val loss over the epochs" /><ul class="run-legend"><li class="hue-0">training</li><li class="hue-1">val</li></ul></section>`}
     ${points.length > 0 && html`<section class="panel"><h2>Depth and learning rate</h2>
       <${Dots} dots=${points.map((trial) => ({ key: trial.number, x: trial.lr, y: trial.depth, text: score(trial.score), share: high > low ? (trial.score - low) / (high - low) : 1, strong: trial.number === winner, title: `${trial.title}: ${score(trial.score)}` }))} xName="learning rate of the head" yName="unfrozen blocks (k)" label="Best val score by depth and learning rate; the table below has the numbers" /></section>`}
   </div>`;
