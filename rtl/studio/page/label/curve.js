@@ -33,7 +33,7 @@ export function CurvePage({ workspace }) {
       </section>
       <div class="beside">
         ${found && html`<${Offers} curve=${found} price=${price} target=${target} setTarget=${setTarget} budget=${budget} />`}
-        <${ScorePanel} scores=${scores} name=${name} />
+        <${ScorePanel} scores=${scores} name=${name} beside=${true} />
         <${Versions} scores=${scores} />
       </div>
     </div>
@@ -68,7 +68,7 @@ function Drawn({ curve, scores, price }) {
       lines=${[{ name: "Measured", points: curve.points.map(at), kind: "measured" }, ...(ahead.length ? [{ name: "Forecast", points: ahead.map(at), kind: "ahead" }] : [])]}
       levels=${[{ y: curve.ceiling, name: `ceiling on these features, ${percent(curve.ceiling)}` }, ...(curve.target ? [{ y: curve.target, name: `target ${percent(curve.target)}` }] : [])]}
       marks=${[{ x: curve.labels * scale, name: "you are here" }]}
-      dots=${[...versions, { x: curve.labels * scale, y: curve.score, name: "All labels", kind: "here" }]} />
+      dots=${[{ x: curve.labels * scale, y: curve.score, name: "All labels", kind: "here" }, ...versions]} />
     <ul class="plot-key small"><li class="measured">measured on ${count(curve.test_rows)} ${curve.split} photos</li>
       ${ahead.length > 0 && html`<li class="ahead">forecast, 90 % interval</li>`}
       ${versions.length > 0 && html`<li class="version">retrained models, on val, 95 % interval</li>`}</ul>
