@@ -43,8 +43,8 @@ export const useJustRetrained = (scores) => {
   return task?.state === "done" && scores?.at(-1)?.model === task.result.now.model;
 };
 
-// Score of the newest version beside the one before it.
-export function ScorePanel({ scores, name }) {
+// Score of the newest version beside the one before it; `beside` the curve there is no link to it.
+export function ScorePanel({ scores, name, beside }) {
   const just = useJustRetrained(scores);
   if (!scores?.length) return null;
   const now = scores.at(-1);
@@ -58,7 +58,7 @@ export function ScorePanel({ scores, name }) {
       ${before && html`<div><span class=${`figure change ${change < 0 ? "down" : ""}`}>${change >= 0 ? "+" : "−"}${Math.abs(change).toFixed(1)}</span><span class="small soft">points</span></div>`}
     </div>
     <p class="small soft">Accuracy of ${now.model} on ${count(now.rows)} val photos, ${interval(now)} with 95 % confidence${before && Math.abs(change) < 50 * (now.high - now.low) ? "; the change lies within it" : ""}.</p>
-    <p class="links"><a href="#/curve">See the curve</a> <a href=${`#/models?name=${encodeURIComponent(name)}`}>Promote ${now.model}</a></p>
+    <p class="links">${!beside && html`<a href="#/curve">See the curve</a> `}<a href=${`#/models?name=${encodeURIComponent(name)}`}>Promote ${now.model}</a></p>
   </section>`;
 }
 

@@ -29,11 +29,11 @@ export function CurvePage({ workspace }) {
     ${task?.state === "failed" && html`<${Notice}>${task.error}<//>`}
     <div class="curve-grid">
       <section class="panel" aria-label="Learning curve">
-        ${found ? html`<${Drawn} curve=${found} scores=${scores ?? []} />` : html`<${Unmeasured} task=${task} measure=${measure} ready=${curve.content !== null} />`}
+        ${found ? html`<${Drawn} curve=${found} scores=${scores ?? []} price=${price} />` : html`<${Unmeasured} task=${task} measure=${measure} ready=${curve.content !== null} />`}
       </section>
       <div class="beside">
         ${found && html`<${Offers} curve=${found} price=${price} target=${target} setTarget=${setTarget} budget=${budget} />`}
-        <${ScorePanel} scores=${scores} name=${name} />
+        <${ScorePanel} scores=${scores} name=${name} beside=${true} />
         <${Versions} scores=${scores} />
       </div>
     </div>
@@ -48,21 +48,27 @@ function Unmeasured({ task, measure, ready }) {
     <${ActionButton} strong=${true} disabled=${task && !ended(task)} action=${measure}>Measure the curve<//></div>`;
 }
 
-function Drawn({ curve, scores }) {
-  const points = curve.points;
-  const here = [curve.labels, curve.score];
+function Drawn({ curve, scores, price }) {
+  const [asked, setAsked] = useState(localStorage.getItem("rtl-axis") === "money");
+  const money = asked && price > 0;
+  const turn = (to) => { localStorage.setItem("rtl-axis", to ? "money" : "labels"); setAsked(to); };
+  const scale = money ? price : 1;
+  const at = ([labels, ...rest]) => [labels * scale, ...rest];
   const ahead = curve.ahead.map(([labels, value]) => [labels, value]);
-  const versions = scores.map((one) => ({ x: one.labels, y: one.score, low: one.low, high: one.high, name: `Version ${one.version}, ${one.model}`, kind: "version" }));
-  const last = ahead.at(-1);
-  const summary = `Accuracy against labels: ${POINT(points[0][1])} with ${count(points[0][0])} labels, ${POINT(curve.score)} with the ${count(curve.labels)} that are there${last ? `, about ${POINT(last[1])} forecast with ${count(last[0])}` : ""}.`;
+  const versions = scores.map((one) => ({ x: one.labels * scale, y: one.score, low: one.low, high: one.high, name: `Version ${one.version}, ${one.model}`, kind: "version" }));
+  const [first, last] = [curve.points[0], ahead.at(-1)];
+  const summary = `Accuracy against labels: ${POINT(first[1])} with ${count(first[0])} labels, ${POINT(curve.score)} with the ${count(curve.labels)} that are there${last ? `, about ${POINT(last[1])} forecast with ${count(last[0])}` : ""}.`;
   return html`
-    <h2>Accuracy against labels</h2>
-    <${Chart} height=${360} summary=${summary} x=${{ name: "Labels for training", format: count, low: 0 }} y=${{ format: (value) => percent(value), most: 1, least: 0 }}
-      bands=${curve.ahead.length ? [{ points: curve.ahead.map(([labels, , low, high]) => [labels, low, high]), kind: "ahead" }] : []}
-      lines=${[{ name: "Measured", points, kind: "measured" }, ...(ahead.length ? [{ name: "Forecast", points: ahead, kind: "ahead" }] : [])]}
+    <div class="plot-top"><h2>Accuracy against ${money ? "money" : "labels"}</h2>
+      ${price > 0 && html`<div class="turn" role="group" aria-label="Axis">${[[false, "Labels"], [true, "Money"]].map(([to, name]) => html`
+        <button key=${name} type="button" class="slim" aria-pressed=${money === to} onClick=${() => turn(to)}>${name}</button>`)}</div>`}</div>
+    <${Chart} height=${360} summary=${summary} x=${{ name: money ? `Money, at ${price} for a label` : "Labels for training", format: (value) => count(Math.round(value)), low: 0 }}
+      y=${{ format: (value) => percent(value), most: 1, least: 0 }}
+      bands=${curve.ahead.length ? [{ points: curve.ahead.map(([labels, , low, high]) => at([labels, low, high])), kind: "ahead" }] : []}
+      lines=${[{ name: "Measured", points: curve.points.map(at), kind: "measured" }, ...(ahead.length ? [{ name: "Forecast", points: ahead.map(at), kind: "ahead" }] : [])]}
       levels=${[{ y: curve.ceiling, name: `ceiling on these features, ${percent(curve.ceiling)}` }, ...(curve.target ? [{ y: curve.target, name: `target ${percent(curve.target)}` }] : [])]}
-      marks=${[{ x: curve.labels, name: "you are here" }]}
-      dots=${[...versions, { x: here[0], y: here[1], name: "All labels", kind: "here" }]} />
+      marks=${[{ x: curve.labels * scale, name: "you are here" }]}
+      dots=${[{ x: curve.labels * scale, y: curve.score, name: "All labels", kind: "here" }, ...versions]} />
     <ul class="plot-key small"><li class="measured">measured on ${count(curve.test_rows)} ${curve.split} photos</li>
       ${ahead.length > 0 && html`<li class="ahead">forecast, 90 % interval</li>`}
       ${versions.length > 0 && html`<li class="version">retrained models, on val, 95 % interval</li>`}</ul>

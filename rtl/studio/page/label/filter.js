@@ -1,6 +1,6 @@
 // All classes in a dialog: type some letters, Enter takes the first, arrows choose another.
 
-import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "../vendor/htm-preact.js";
 
 const MOST = 60;
 
@@ -17,7 +17,7 @@ export function ClassFilter({ classes, begin, choose, close }) {
   const [at, setAt] = useState(0);
   const dialog = useRef(null);
   const found = matching(classes, text);
-  useEffect(() => {
+  useLayoutEffect(() => { // before the next key is pressed
     dialog.current.showModal();
     const input = dialog.current.querySelector("input");
     input.focus();

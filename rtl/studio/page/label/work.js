@@ -54,6 +54,8 @@ export function Work({ queue, workspace, children }) {
     });
   }, [at, answers.size]);
 
+  const typed = useRef(null); // the filter's text before it is drawn: who types fast loses no letter
+  const search = (text) => { typed.current = text; setFilter(text); };
   const painted = (name) => { seen.current = name; if (stage.current) stage.current.dataset.ready = name; };
   const move = (to) => {
     const place = Math.max(0, Math.min(items.length, to));
@@ -73,7 +75,7 @@ export function Work({ queue, workspace, children }) {
     const before = answers;
     const next = new Map(answers).set(nameOf(item), value);
     setAnswers(next);
-    setFilter(null);
+    search(null);
     setTold(`${value === "" ? "Skipped" : value === "-" ? "Removed" : value}. `);
     decide(row, value, {
       done: (result) => settle(nameOf(row), result.number),
@@ -102,7 +104,11 @@ export function Work({ queue, workspace, children }) {
     return () => removeEventListener("keydown", listen);
   }, []);
   press.current = (event) => {
-    if (filter !== null || event.defaultPrevented || event.altKey || event.target.closest?.("input, select, textarea, dialog")) return;
+    if (typed.current !== null) {
+      if (filter === null && event.key.length === 1) { event.preventDefault(); search(typed.current + event.key); }
+      return;
+    }
+    if (event.defaultPrevented || event.altKey || event.target.closest?.("input, select, textarea, dialog")) return;
     const command = event.ctrlKey || event.metaKey;
     if (command && !event.shiftKey && event.key.toLowerCase() === "z") { event.preventDefault(); takeBack(); return; }
     const pressed = event.target.closest?.("button, a, summary") && ["Enter", " "].includes(event.key);
@@ -119,8 +125,8 @@ export function Work({ queue, workspace, children }) {
     if (/^[sS]$/.test(key)) return () => answer("");
     if (/^[xX]$/.test(key)) return () => answer("-");
     if (/^[hH]$/.test(key)) return showOpinion;
-    if (key === "/") return () => setFilter("");
-    return /^\p{L}$/u.test(key) ? () => setFilter(key) : null;
+    if (key === "/") return () => search("");
+    return /^\p{L}$/u.test(key) ? () => search(key) : null;
   };
 
   const answered = items.filter((one) => answers.has(nameOf(one))).length;
@@ -140,16 +146,16 @@ export function Work({ queue, workspace, children }) {
       ? html`<div class="bench">
           <figure class=${`stage ${opinion ? "two" : ""}`} ref=${stage} tabindex="-1" aria-label=${`Photo ${at + 1} of ${items.length}`}>
             <img key=${photo(item)} src=${photo(item)} onLoad=${() => painted(nameOf(item))} onError=${() => painted(nameOf(item))} alt=${`Photo ${item.id}`} decoding="sync" />
-            ${opinion && html`<img class="heat" key=${heatmapUrl(item)} src=${heatmapUrl(item)} alt="The photo as the model sees it, with its heatmap" />`}
+            ${opinion && html`<img class="heat" onError=${(event) => { event.target.hidden = true; }} key=${heatmapUrl(item)} src=${heatmapUrl(item)} alt="The photo as the model sees it, with its heatmap" />`}
             <figcaption class="small soft" title=${item.id}>${item.id}</figcaption>
           </figure>
           <${Answers} item=${item} shown=${shown} classes=${classes} chosen=${answers.get(nameOf(item))} opinion=${opinion}
             answer=${answer} takeBack=${takeBack}
-            search=${() => setFilter("")} showOpinion=${showOpinion} undoable=${canUndo() || answered > 0} />
+            search=${() => search("")} showOpinion=${showOpinion} undoable=${canUndo() || answered > 0} />
         </div>`
       : html`<div class="label-start" ref=${stage} tabindex="-1"><section class="panel done"><h2>All ${items.length} are done</h2>
           <button type="button" onClick=${() => move(items.length - 1)}>Look through them again</button></section>${children}</div>`}
-    ${filter !== null && html`<${ClassFilter} classes=${classes} begin=${filter} choose=${answer} close=${() => { setFilter(null); stage.current?.focus({ preventScroll: true }); }} />`}
+    ${filter !== null && html`<${ClassFilter} classes=${classes} begin=${filter} choose=${answer} close=${() => { search(null); stage.current?.focus({ preventScroll: true }); }} />`}
     ${item && html`<details class="panel finish"><summary>More: the model, another queue</summary>${children}</details>`}
   </div>`;
 }
