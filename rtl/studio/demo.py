@@ -8,8 +8,8 @@ from typing import Any
 from rtl import storage
 from rtl.api.data import pack
 from rtl.data import elpv, shards
+from rtl.studio.background.tasks import Work
 from rtl.studio.session import FOLDER
-from rtl.studio.tasks import Work
 from rtl.studio.workspace import Workspace
 
 LABELLED = 300

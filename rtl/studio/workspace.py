@@ -17,11 +17,11 @@ from rtl.labels import pool as pools
 from rtl.labels import rows as labelled
 from rtl.labels.rows import LabelledRows
 from rtl.studio import session as sessions
-from rtl.studio.events import Events
+from rtl.studio.background.events import Events
+from rtl.studio.background.tasks import Task, Tasks, Work
 from rtl.studio.labelling.state import Labelling
 from rtl.studio.photos.photos import Photos
 from rtl.studio.session import Session
-from rtl.studio.tasks import Task, Tasks, Work
 
 LOADED = 3
 """Data sets whose features stay in memory."""

@@ -12,7 +12,7 @@ from rtl.data.shards import Manifest
 from rtl.errors import NotFoundError
 from rtl.labels.curve.forecast import Forecast, NoForecast
 from rtl.labels.curve.measure import Curve, measure
-from rtl.studio.tasks import Task, Work
+from rtl.studio.background.tasks import Task, Work
 from rtl.studio.workspace import Workspace
 
 CURVE_FILE = "curve.json"

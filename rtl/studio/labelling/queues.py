@@ -16,8 +16,8 @@ from rtl import storage
 from rtl.errors import DataError, NotFoundError
 from rtl.labels import errors, images, queue
 from rtl.labels.rows import LabelledRows
+from rtl.studio.background.tasks import Work
 from rtl.studio.labelling.state import Labelling
-from rtl.studio.tasks import Work
 
 Kind = Literal["suspects", "next"]
 

@@ -24,12 +24,12 @@ from rtl.labels import tables
 from rtl.labels.tables import CORRECTED
 from rtl.labels.versions import SOURCE
 from rtl.runs import run as runs
-from rtl.studio import command
+from rtl.studio.background import command
+from rtl.studio.background.tasks import Work
 from rtl.studio.labelling import scores
 from rtl.studio.labelling.journal import Decision
 from rtl.studio.labelling.scores import VersionScore
 from rtl.studio.labelling.state import Labelling
-from rtl.studio.tasks import Work
 
 BUDGET = "1m"
 """Time budget of the search: the probe, without fine-tuning."""

@@ -9,9 +9,9 @@ from rtl.comparison.records import ModelComparison
 from rtl.data import shards
 from rtl.errors import ConfigError
 from rtl.model import registry
+from rtl.studio.background.tasks import Task, Work
 from rtl.studio.models.versions import describe
 from rtl.studio.runs.plain import without_nan
-from rtl.studio.tasks import Task, Work
 from rtl.studio.workspace import Workspace
 
 ON_PAGE = 200

@@ -17,8 +17,8 @@ from rtl.labels.audit.copies import CopyGroup
 from rtl.labels.audit.fix import Remedy
 from rtl.labels.rows import LabelledRows
 from rtl.labels.versions import Changes
+from rtl.studio.background.tasks import Work
 from rtl.studio.photos.index import RowIndex
-from rtl.studio.tasks import Work
 
 AUDIT = "audit.json"
 """File of the cache."""

@@ -14,8 +14,8 @@ from rtl.data import shards
 from rtl.errors import DataError, NotFoundError
 from rtl.labels import errors
 from rtl.labels.rows import LabelledRows
+from rtl.studio.background.tasks import Work
 from rtl.studio.photos import embedding
-from rtl.studio.tasks import Work
 
 MAP = "map.parquet"
 """File of the cache with the columns of `_SCHEMA`."""

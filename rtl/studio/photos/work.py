@@ -10,8 +10,8 @@ from rtl.data.shards import MANIFEST, Manifest
 from rtl.errors import ConfigError, DataError, NotFoundError
 from rtl.labels import versions
 from rtl.labels.audit.fix import Remedy
+from rtl.studio.background.tasks import Task, Work
 from rtl.studio.photos import faults, feature_map
-from rtl.studio.tasks import Task, Work
 
 if TYPE_CHECKING:
     from rtl.studio.workspace import Workspace

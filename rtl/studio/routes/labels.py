@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
+from rtl.studio.background.tasks import Work
 from rtl.studio.labelling import curves, opinion, queues
 from rtl.studio.labelling import retrain as training
 from rtl.studio.labelling.journal import rule
-from rtl.studio.tasks import Work
 from rtl.studio.workspace import Workspace
 
 Key = Annotated[str, Field(min_length=8, max_length=64)]

@@ -12,9 +12,9 @@ from rtl.config.tree import Config, from_dict
 from rtl.errors import ConfigError, DataError, RtlError
 from rtl.runs import run
 from rtl.runs.records import RUN_FILE
-from rtl.studio import command
+from rtl.studio.background import command
+from rtl.studio.background.tasks import Task, Work
 from rtl.studio.runs import form, overview
-from rtl.studio.tasks import Task, Work
 from rtl.studio.workspace import Workspace
 
 KIND = "search"

@@ -12,9 +12,9 @@ import pytest
 from rtl.config.tree import Config
 from rtl.errors import ConfigError
 from rtl.model import registry
+from rtl.studio.background.tasks import Task
 from rtl.studio.labelling import queues, retrain
 from rtl.studio.labelling.opinion import Opinions
-from rtl.studio.tasks import Task
 from rtl.studio.workspace import Workspace
 from tests.conftest import COLOURS, make_dataset, make_image
 

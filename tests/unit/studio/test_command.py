@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from rtl.errors import RtlError
-from rtl.studio import command
-from rtl.studio.tasks import CancelledError, Task, Tasks, Work
+from rtl.studio.background import command
+from rtl.studio.background.tasks import CancelledError, Task, Tasks, Work
 
 SCRIPT = (sys.executable, "-c")
 
@@ -140,8 +140,8 @@ def test_what_a_finished_command_leaves_behind_is_ended() -> None:
 
 PARENT = """
 import sys, threading
-from rtl.studio import command
-from rtl.studio.tasks import Tasks
+from rtl.studio.background import command
+from rtl.studio.background.tasks import Tasks
 tasks = Tasks(lambda task: print(task.stage, flush=True))
 tasks.start("test", "Test", work=lambda work: command.run(work, sys.argv[1:]))
 """

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from rtl.labels.rows import LabelledRows
+from rtl.studio.background.tasks import Task, Tasks, Work
 from rtl.studio.photos import embedding, feature_map
 from rtl.studio.photos.feature_map import FeatureMap
-from rtl.studio.tasks import Task, Tasks, Work
 from tests.support.labelled import make_rows
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rtl.errors import ConfigError, DataError, NotFoundError
-from rtl.studio.tasks import Task, Tasks, Work
+from rtl.studio.background.tasks import Task, Tasks, Work
 
 PATIENCE_S = 60.0
 

@@ -1,4 +1,4 @@
-"""`python -m rtl.studio.tethered ARGUMENTS`: the command line, ended when its input ends.
+"""The command line in a process of its own (`python -m ... ARGUMENTS`), ended with its input.
 
 The process that started it holds the other end of its input: where that process dies, however it
 dies, the command is interrupted and leaves nothing at work behind.

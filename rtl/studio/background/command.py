@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from rtl.errors import RtlError
-from rtl.studio.tasks import CancelledError, Work
+from rtl.studio.background.tasks import CancelledError, Work
 
-PROGRAM = (sys.executable, "-m", "rtl.studio.tethered")
+PROGRAM = (sys.executable, "-m", "rtl.studio.background.tethered")
 """The command line, as a program."""
 
 PATIENCE_S = 20.0
