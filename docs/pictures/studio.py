@@ -31,7 +31,7 @@ def main() -> None:
         )
         workspace = Workspace(Config(storage=f"{folder}/results"))
         with server.running(workspace) as link:
-            page = browser.new_page(viewport=WINDOW, color_scheme="light")
+            page = browser.new_page(viewport=WINDOW, color_scheme="light", bypass_csp=True)
             page.set_default_timeout(PATIENCE_MS)
             page.goto(link)
             page.get_by_role("button", name="Take the demo's photos").click()
