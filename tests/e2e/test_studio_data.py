@@ -136,7 +136,7 @@ def test_the_grid_shows_photos_with_labels_and_names_as_text(browser: Browser, l
         # the damaged one has a picture that says so
         assert widths == [96] * DAMAGED + [160] + [96] * (8 - DAMAGED)
         assert page.locator("script:not([src]), .cell script, .caption img").count() == 0
-        expect(page.locator(".classes")).to_contain_text(HOSTILE)
+        expect(page.locator(".class-list")).to_contain_text(HOSTILE)
         page.get_by_role("button", name=HOSTILE).click()
         expect(page.locator(".total")).to_contain_text("27 photos")
         expect(cells.first).to_contain_text(HOSTILE)
@@ -270,10 +270,10 @@ def test_the_map_shows_and_opens_photos_and_a_drag_filters(
 
         assert colour(3 / 80) != colour(4 / 80)  # of two classes
         page.locator(".mode", has_text="Split").click()
-        page.wait_for_function("() => document.querySelectorAll('.legend .key').length === 3")
+        page.wait_for_function("() => document.querySelectorAll('.map-legend .key').length === 3")
         assert colour(3 / 80) == colour(4 / 80)
         page.locator(".mode", has_text="Contradicted").click()
-        expect(page.locator(".legend")).to_contain_text("1 labels contradicted")
+        expect(page.locator(".map-legend")).to_contain_text("1 labels contradicted")
         page.mouse.move(*at(5 / 80))
         expect(page.locator(".peek")).to_contain_text("rather blue")
         page.mouse.click(*at(5 / 80))

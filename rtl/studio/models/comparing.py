@@ -10,7 +10,7 @@ from rtl.data import shards
 from rtl.errors import ConfigError
 from rtl.model import registry
 from rtl.studio.models.versions import describe
-from rtl.studio.plain import without_nan
+from rtl.studio.runs.plain import without_nan
 from rtl.studio.tasks import Task, Work
 from rtl.studio.workspace import Workspace
 

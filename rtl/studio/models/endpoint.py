@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import requests
 
 from rtl.errors import ConfigError, NotFoundError, reason
-from rtl.studio.plain import without_nan
+from rtl.studio.runs.plain import without_nan
 
 TIMEOUT_S = 4.0
 """Seconds to wait for an answer."""

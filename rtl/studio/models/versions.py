@@ -10,7 +10,7 @@ from rtl import storage
 from rtl.errors import BundleError, DataError, RtlError
 from rtl.model import bundle, registry
 from rtl.model.bundle import BundleInfo
-from rtl.studio.plain import without_nan
+from rtl.studio.runs.plain import without_nan
 
 _READERS = 8
 

@@ -1,4 +1,4 @@
-"""What was made lately: each thing is made once, though several threads ask for it at a time."""
+"""Recent results: each is made once, though several threads ask for it at a time."""
 
 from __future__ import annotations
 

@@ -51,8 +51,9 @@ def router(workspace: Workspace) -> APIRouter:
 
     @found.get("/search")
     def fields() -> dict[str, Any]:
-        content = asdict(form.form(start.base(workspace)))
-        return {**content, "name": start.free_name(workspace), "storage": workspace.root}
+        base = start.base(workspace)
+        content = {**asdict(form.form(base)), "name": start.free_name(workspace)}
+        return {**content, "storage": workspace.root, "given": form.overrides(base)}
 
     @found.post("/search/check")
     def check(asked: SearchForm) -> dict[str, Any]:

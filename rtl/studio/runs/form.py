@@ -17,8 +17,8 @@ FieldKind = Literal["choice", "boolean", "integer", "number", "text", "values"]
 """`values` is YAML, such as a list or a range."""
 
 COMMON = (
-    "name", "data.uri", "search.budget_minutes", "train.metric", "search.unfrozen_layers",
-    "search.trials", "train.epochs",
+    "name", "register_as", "data.uri", "search.budget_minutes", "train.metric",
+    "search.unfrozen_layers", "search.trials", "train.epochs",
 )  # fmt: skip
 """Keys that most searches set."""
 

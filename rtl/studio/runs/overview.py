@@ -18,7 +18,7 @@ from rtl.runs import listing, run, trials
 from rtl.runs.listing import Row
 from rtl.runs.records import OUTCOME_FILE, SEARCH_FILE, Kind, Outcome, SearchSummary
 from rtl.runs.trials import Trial
-from rtl.studio.plain import without_nan
+from rtl.studio.runs.plain import without_nan
 
 FRESH_S = 120.0
 """Seconds since a run's last sign of life in which it counts as alive."""

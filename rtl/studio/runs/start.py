@@ -22,10 +22,11 @@ KIND = "search"
 
 
 def base(workspace: Workspace) -> Config:
-    """The studio's own config, on the data set that is open."""
+    """The studio's own config, on the data set that is open and for the name of its models."""
     if not workspace.is_open:
         return workspace.config
-    return workspace.config.replace(data={"uri": workspace.session.data})
+    session = workspace.session
+    return workspace.config.replace(data={"uri": session.data}, register_as=session.name)
 
 
 def free_name(workspace: Workspace) -> str:

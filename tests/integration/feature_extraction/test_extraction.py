@@ -13,9 +13,11 @@ from rtl import storage
 from rtl.errors import DataError, ResourceError
 from rtl.feature_extraction import cache, cost, extraction, prune, trunk
 from rtl.feature_extraction.cache import Features
+from rtl.labels import versions
+from rtl.labels.versions import Changes
 from rtl.model import inception
 from tests.conftest import make_dataset
-from tests.support.features import Built, make_config, never, rows
+from tests.support.features import Built, compute, make_config, never, rows
 
 
 def test_a_process_keeps_the_trunk_for_the_tasks_of_one_pass() -> None:
@@ -56,6 +58,20 @@ def test_one_pass_gives_every_cut_and_is_not_run_again(built: Built) -> None:
     about = storage.read_json(storage.join(found[1].uri, cache.RECORD))
     assert (about["cut"], about["manifest"]) == (1, manifest.digest)
     assert rows(found[1], manifest, never).dtype == torch.bfloat16
+
+
+def test_of_a_version_only_what_is_new_is_computed(tmp_path: Path, built: Built) -> None:
+    settings, manifest, found = built
+    shutil.copytree(Path(found[1].uri).parent, tmp_path / "features")
+    settings = settings.replace(storage=str(tmp_path))
+    changes = Changes({"00003": "red"}, frozenset({"00001"}), moved={"00030": "train"})
+    made = versions.apply(manifest, changes, f"{tmp_path}/next", what="label apply")
+    seen: list[tuple[int, int]] = []
+    again = extraction.build(settings, made, [0, 1], progress=lambda *done: seen.append(done))
+    total = 2 * made.rows("train") + made.rows("val") + made.rows("test")
+    assert seen == [(total - 1, total), (total, total)]  # the row that moved, in its second view
+    scratch = compute(settings.replace(storage=f"{tmp_path}/scratch"), made, [0, 1])
+    assert [again[k].files for k in (0, 1)] == [scratch[k].files for k in (0, 1)]
 
 
 def test_a_build_that_died_is_taken_up(built: Built) -> None:

@@ -23,8 +23,8 @@ def test_a_command_is_frozen_and_says_what_it_is_for(command: type[Command]) -> 
 def test_arguments_are_fields_of_their_types() -> None:
     words = ["search", "--set", "a.b=1", "--set", "c=2", "--data", "d", "--resume"]
     assert main.parse(words) == Search(
-        recipe=None, overrides=("a.b=1", "c=2"), storage=None, name=None, data="d", budget=None,
-        resume=True,
+        recipe=None, overrides=("a.b=1", "c=2"), storage=None, name=None, register_as=None,
+        data="d", budget=None, resume=True,
     )  # fmt: skip
     ended = main.parse(["canary", "dogs"])
     assert isinstance(ended, StartCanary)
@@ -36,9 +36,10 @@ def test_arguments_are_fields_of_their_types() -> None:
 
 def test_what_has_an_option_of_its_own_is_part_of_the_config() -> None:
     words = ["search", "--name", "dogs", "--data", "d", "--storage", "s", "--budget", "90s"]
-    command = main.parse(words)
+    command = main.parse([*words, "--register-as", "animals"])
     assert isinstance(command, Search)
     settings = command.settings()
+    assert settings.registered_name == "animals"
     assert (settings.name, settings.data.uri, settings.storage) == ("dogs", "d", "s")
     assert settings.search.budget_minutes == 1.5
 

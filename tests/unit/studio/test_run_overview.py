@@ -14,8 +14,8 @@ from rtl.errors import NotFoundError
 from rtl.planning import kept
 from rtl.planning.records import CommandForecast, StageForecast
 from rtl.runs.records import RUN_FILE
-from rtl.studio.plain import without_nan
 from rtl.studio.runs import overview
+from rtl.studio.runs.plain import without_nan
 from tests.conftest import make_dataset
 from tests.support.made_runs import made_search, made_trial
 

@@ -29,13 +29,13 @@ export function Toolbar({ workspace, query, go, findings, mapped, decisions, chi
       options=${[["", "All labels"], ["yes", "Given here"], ["no", "Not yet"]]} />`}
     <${Choice} name="Order" value=${query.get("sort")} onChange=${(value) => go({ sort: value })}
       options=${SORTS.filter(([key]) => key !== "doubt" || mapped).map(([key, title]) => [key, !key && finding ? "Worst first" : title])} />
-    <label class="field grow"><span>Name</span><input type="search" value=${text} placeholder="Part of the name" spellcheck="false" autocomplete="off" onInput=${(event) => typed(event.target.value)} /></label>
+    <label class="tool grow"><span>Name</span><input type="search" value=${text} placeholder="Part of the name" spellcheck="false" autocomplete="off" onInput=${(event) => typed(event.target.value)} /></label>
     ${children}
   </form>`;
 }
 
 function Choice({ name, options, value, onChange, narrow }) {
-  return html`<label class=${narrow ? "field narrow" : "field"}><span>${name}</span>
+  return html`<label class=${narrow ? "tool narrow" : "tool"}><span>${name}</span>
     <select value=${value ?? ""} onChange=${(event) => onChange(event.target.value)}>
       ${options.map(([key, title]) => html`<option key=${key} value=${key} selected=${key === (value ?? "")}>${title}</option>`)}
     </select></label>`;
@@ -47,11 +47,11 @@ export function Classes({ workspace, query, go, colours }) {
   const totals = classes.map((_, i) => sum(counts, i));
   const most = Math.max(1, ...totals);
   const chosen = query.get("class") ?? "";
-  return html`<aside class="classes" aria-label="Classes">
+  return html`<aside class="class-list" aria-label="Classes">
     <h2 class="unseen">Classes</h2>
     <ul>${classes.map((name, i) => html`<li key=${name}>
-      <button type="button" class="class" aria-pressed=${chosen === name ? "true" : "false"} onClick=${() => go({ class: chosen === name ? "" : name })}>
-        ${colours && html`<i class="dot" style=${{ background: colours[i] }}></i>`}
+      <button type="button" class="class-item" aria-pressed=${chosen === name ? "true" : "false"} onClick=${() => go({ class: chosen === name ? "" : name })}>
+        ${colours && html`<i class="swatch" style=${{ background: colours[i] }}></i>`}
         <span class="name">${name}</span><span class="soft number">${count(totals[i])}</span>
         <span class="track"><i style=${{ "--share": percent(totals[i] / most, 1).replace(" ", "") }}></i></span>
       </button></li>`)}</ul>

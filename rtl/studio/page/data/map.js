@@ -42,21 +42,24 @@ export function FeatureMap({ workspace, query, go, data, map, onOpen }) {
     <fieldset class="modes"><legend class="unseen">Colour by</legend>${MODES.filter(([key]) => key !== "error" || known).map(([key, title]) => html`<label key=${key} class="mode">
       <input type="radio" name="mode" checked=${mode === key} onChange=${() => setMode(key)} /><span>${title}</span></label>`)}</fieldset>
     <${Canvas} ...${{ points: map.points, classes, mode, query, go, data, onOpen }} />
-    <${Legend} mode=${mode} points=${map.points} />
+    <${Legend} ...${{ mode, classes }} points=${map.points} />
     ${map.points.id.length < map.total && html`<p class="soft small">${count(map.points.id.length)} photos, drawn at random from ${count(map.total)}.</p>`}
     <${Table} points=${map.points} classes=${classes} known=${known} />
   </section>`;
 }
 
-function Legend({ mode, points }) {
-  const key = (colour, words) => html`<span class="key"><i class="dot" style=${{ background: colour }}></i>${words}</span>`;
-  if (mode === "class") return null; // the list of classes has the colours
-  if (mode === "split") return html`<p class="legend small">${SPLITS.map((name, i) => key(SPLIT_COLOURS[i], name))}</p>`;
+function Legend({ mode, classes, points }) {
+  const key = (colour, words) => html`<span class="key"><i class="swatch" style=${{ background: colour }}></i>${words}</span>`;
+  if (mode === "class") { // beside the list of classes, which has the colours too, it is hidden
+    const palette = coloursOf(classes.length);
+    return html`<p class="map-legend narrow small">${classes.map((name, i) => key(palette[i], name))}</p>`;
+  }
+  if (mode === "split") return html`<p class="map-legend small">${SPLITS.map((name, i) => key(SPLIT_COLOURS[i], name))}</p>`;
   if (mode === "error") {
     const against = points.suggested.filter((label, i) => label >= 0 && label !== points.label[i]).length;
-    return html`<p class="legend small">${key(AGAINST, `${count(against)} labels contradicted by the other photos`)}${key(WITH, "the rest")}</p>`;
+    return html`<p class="map-legend small">${key(AGAINST, `${count(against)} labels contradicted by the other photos`)}${key(WITH, "the rest")}</p>`;
   }
-  return html`<p class="legend small">${key(shade(0.5), "50 % and less")}${key(shade(0.75), "75 %")}${key(shade(1), "100 %")}</p>`;
+  return html`<p class="map-legend small">${key(shade(0.5), "50 % and less")}${key(shade(0.75), "75 %")}${key(shade(1), "100 %")}</p>`;
 }
 
 // From red where the source is unsure of a label to grey where it is sure.

@@ -47,7 +47,7 @@ function Facts({ row, data, classes, decisions, onOpen }) {
   return html`
     <h2>${row.label}</h2>
     <p class="soft small photo-name">${row.id}</p>
-    <dl class="facts">
+    <dl class="photo-fields">
       <dt>Split</dt><dd>${row.split}</dd>
       <dt>Confidence of the label</dt><dd>${percent(row.confidence, row.confidence === 1 ? 0 : 1)}</dd>
       ${file && html`<dt>File</dt><dd>${file.format}, ${file.width} × ${file.height}, ${fileSize(file.bytes)}</dd>`}
@@ -55,7 +55,7 @@ function Facts({ row, data, classes, decisions, onOpen }) {
     </dl>
     <${Correct} key=${row.id} ...${{ row, classes, decisions }} />
     <section><h3>Audit</h3>
-      ${row.findings.length > 0 && html`<ul class="found">${row.findings.map((one) => html`<li key=${one.kind}><b>${one.kind}</b>${one.note && html`<span class="soft"> ${one.note}</span>`}</li>`)}</ul>`}
+      ${row.findings.length > 0 && html`<ul class="photo-found">${row.findings.map((one) => html`<li key=${one.kind}><b>${one.kind}</b>${one.note && html`<span class="soft"> ${one.note}</span>`}</li>`)}</ul>`}
       ${!row.findings.length && html`<p class="soft small">${row.audited ? "Nothing found." : "The data set has not been audited yet."}</p>`}
     </section>
     <${Strip} title="Near-duplicates" rows=${row.copies} own=${row.label} data=${data} onOpen=${onOpen} />
@@ -76,10 +76,10 @@ function Correct({ row, classes, decisions }) {
     }
   };
   return html`<div class="correct">
-    <label class="field"><span>Right label</span><select value=${answer || row.label} onChange=${(event) => decide(event.target.value)}>
+    <label class="tool"><span>Right label</span><select value=${answer || row.label} onChange=${(event) => decide(event.target.value)}>
       ${classes.map((name) => html`<option key=${name} value=${name} selected=${name === (answer || row.label)}>${name}</option>`)}
       <option value="-" selected=${answer === "-"}>Remove the photo</option></select></label>
-    ${answer ? html`<p class="saved small" role="status">Saved${answer === "-" ? ": to be removed" : answer === row.label ? ": the label is right" : ` as ${answer}`} · <a href="#/label">${decisions.count} waiting</a></p>`
+    ${answer ? html`<p class="kept small" role="status">Saved${answer === "-" ? ": to be removed" : answer === row.label ? ": the label is right" : ` as ${answer}`} · <a href="#/label">${decisions.count} waiting</a></p>`
       : html`<a class="small" href="#/label">Label many</a>`}
     <${Notice} problem=${problem} />
   </div>`;

@@ -26,11 +26,11 @@ function decades(low, high) {
   return found;
 }
 
-function axis(values, from, to, { log = false, whole = false, pad = 0.05 } = {}) {
+function axis(values, from, to, { log = false, whole = false, pad = 0.05, most = Infinity } = {}) {
   const place = log ? Math.log10 : (value) => value;
   let [low, high] = [Math.min(...values), Math.max(...values)].map(place);
   const spare = (high - low) * pad || (log ? 0.15 : Math.abs(high) * 0.05 || 0.5);
-  [low, high] = [low - spare, high + spare];
+  [low, high] = [low - spare, Math.min(high + spare, Math.max(high, most))];
   const ticks = log ? decades(10 ** low, 10 ** high) : steps(low, high, { whole });
   return { at: (value) => from + ((place(value) - low) / (high - low)) * (to - from), ticks };
 }
@@ -49,11 +49,11 @@ function Frame({ x, y, xName, yName, label, children }) {
 }
 
 // lines: [{ key, title, hue, strong, points: [[x, y]] }]
-export function Lines({ lines, xName, yName, label, whole = false }) {
+export function Lines({ lines, xName, yName, label, whole = false, most = Infinity }) {
   const all = lines.flatMap((line) => line.points);
   if (!all.length) return null;
   const x = axis(all.map(([a]) => a), LEFT, WIDTH - RIGHT, { whole, pad: 0.02 });
-  const y = axis(all.map(([, b]) => b), HEIGHT - BOTTOM, TOP + 8);
+  const y = axis(all.map(([, b]) => b), HEIGHT - BOTTOM, TOP + 8, { most });
   const spot = ([a, b]) => `${x.at(a).toFixed(1)},${y.at(b).toFixed(1)}`;
   return html`<${Frame} x=${x} y=${y} xName=${xName} yName=${yName} label=${label}>
     ${lines.map((line) => html`<g key=${line.key} class=${`run-line hue-${line.hue % 8} ${line.strong ? "strong" : ""}`}><title>${line.title}</title>

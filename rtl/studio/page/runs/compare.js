@@ -16,11 +16,11 @@ export function Compare({ models, model, workspace }) {
   const [split, setSplit] = useState("test");
   const task = useTask("compare");
   if (all.length < 2) return html`<section class="panel"><h2>Compare two</h2><p class="soft">Once there are two versions, they are compared here on the same photos.</p></section>`;
-  const choose = (label, value, set) => html`<label>${label} <select value=${value} onChange=${(event) => set(event.target.value)}>${all.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select></label>`;
+  const choose = (label, value, set, options) => html`<span class="choice"><label for=${`compare-${label}`}>${label}</label>
+    <select id=${`compare-${label}`} value=${value} onChange=${(event) => set(event.target.value)}>${options.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select></span>`;
   return html`<section class="panel compare" aria-labelledby="compare"><h2 id="compare">Compare two</h2>
     <p class="soft small">${workspace.data ? "On the open data set" : "On the data set that B was made from"}, every photo answered by both.</p>
-    <div class="choices">${choose("A", a, setA)} ${choose("B", b, setB)}
-      <label>Rows <select value=${split} onChange=${(event) => setSplit(event.target.value)}><option value="test">test</option><option value="val">val</option></select></label>
+    <div class="choices">${choose("A", a, setA, all)} ${choose("B", b, setB, all)} ${choose("Rows", split, setSplit, ["test", "val"])}
       <${ActionButton} strong=${true} disabled=${a === b || (task && !ended(task))} action=${() => ask("api/compare", { body: { a, b, split } })}>Compare<//></div>
     ${a === b && html`<p class="soft small">Choose two that differ.</p>`}
     ${task?.state === "failed" && html`<${TaskView} task=${task} />`}

@@ -84,7 +84,7 @@ function group(form) {
 }
 
 const LABELS = {
-  name: "Name", "data.uri": "Data set", "search.budget_minutes": "Time limit in minutes", "train.metric": "Score that chooses",
+  name: "Name", register_as: "Name of its models", "data.uri": "Data set", "search.budget_minutes": "Time limit in minutes", "train.metric": "Score that chooses",
   "search.unfrozen_layers": "Depths to try", "search.trials": "Trials", "train.epochs": "Epochs of a trial",
 };
 
@@ -119,5 +119,7 @@ function commandLine(form, values) {
   const data = values["data.uri"] ?? form.fields.find((field) => field.key === "data.uri").value;
   const rest = Object.entries(values).filter(([key]) => !["name", "data.uri"].includes(key));
   const words = ["rtl search", `--name ${quoted(values.name ?? "")}`, ...(data ? [`--data ${quoted(data)}`] : []), `--storage ${quoted(form.storage)}`];
-  return [...words, ...rest.map(([key, text]) => `--set ${quoted(`${key}=${text || "null"}`)}`)].join(" \\\n  ");
+  const known = ["name", "data.uri", "storage", ...Object.keys(values)];
+  const given = form.given.filter((one) => !known.includes(one.split("=")[0])); // the studio's own config
+  return [...words, ...given.map((one) => `--set ${quoted(one)}`), ...rest.map(([key, text]) => `--set ${quoted(`${key}=${text || "null"}`)}`)].join(" \\\n  ");
 }
