@@ -22,6 +22,8 @@ from rtl.ports import free_port
 from rtl.studio import server
 from rtl.studio.workspace import Workspace
 from tests.conftest import chromium, make_dataset
+from tests.support.studio import axe_findings
+from tests.support.studio import opened as window_at
 
 pytestmark = pytest.mark.browser
 
@@ -324,3 +326,28 @@ def test_another_origin_can_decide_nothing(context: BrowserContext, link: str) -
     target = link.split("/?")[0] + "/api/decisions"
     answer = page.request.post(target, data=body, headers={"Origin": "http://evil.test"})
     assert answer.status == 403
+
+
+@pytest.mark.parametrize("window", ["desktop", "phone"])
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_axe_finds_nothing_serious(
+    browser: Browser, link: str, workspace: Workspace, window: Any, colours: Any
+) -> None:
+    points = [[n, 1 - n**-0.3] for n in (50, 70, 100, 140, 200, 280, 400)]
+    kept = {
+        "sizes": [n for n, _ in points], "scores": [score for _, score in points], "labels": 400,
+        "test_rows": 60, "split": "test", "ceiling": 0.95, "forecast": {"reason": "Too few."},
+    }  # fmt: skip
+    storage.write_json(workspace.cache(workspace.data, "curve.json"), kept)
+    with window_at(browser, link, window=window, colours=colours) as page:
+        page.goto(link.split("?")[0] + "#/label?kind=suspects")
+        at(page, 0)
+        assert axe_findings(page) == []
+        page.keyboard.press("/")
+        expect(page.get_by_role("dialog")).to_be_visible()
+        assert axe_findings(page) == []
+        page.keyboard.press("Escape")
+        page.goto(link.split("?")[0] + "#/curve")
+        expect(page.get_by_role("img", name="Accuracy against labels")).to_be_visible()
+        expect(page.get_by_text("No forecast. Too few.")).to_be_visible()
+        assert axe_findings(page) == []

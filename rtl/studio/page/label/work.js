@@ -106,7 +106,8 @@ export function Work({ queue, workspace, children }) {
   press.current = (event) => {
     if (typed.current !== null) {
       if (filter === null && event.key.length === 1) { event.preventDefault(); search(typed.current + event.key); }
-      return;
+      if (filter === null || document.querySelector(".class-filter[open]")) return;
+      search(null); // closed, and its event comes after this key
     }
     if (event.defaultPrevented || event.altKey || event.target.closest?.("input, select, textarea, dialog")) return;
     const command = event.ctrlKey || event.metaKey;
