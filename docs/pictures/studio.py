@@ -22,6 +22,8 @@ from rtl.studio.workspace import Workspace
 WINDOW: ViewportSize = {"width": 1280, "height": 900}
 PATIENCE_MS = 600_000
 
+_TASKS = 'async () => (await fetch("api/tasks")).json()'
+
 
 def main() -> None:
     """Opens the studio and writes its pictures."""
@@ -31,11 +33,11 @@ def main() -> None:
         )
         workspace = Workspace(Config(storage=f"{folder}/results"))
         with server.running(workspace) as link:
-            page = browser.new_page(viewport=WINDOW, color_scheme="light", bypass_csp=True)
+            page = browser.new_context(viewport=WINDOW, bypass_csp=True).new_page()
             page.set_default_timeout(PATIENCE_MS)
             page.goto(link)
             page.get_by_role("button", name="Take the demo's photos").click()
-            page.get_by_text("300 photos").first.wait_for()
+            page.get_by_text("300 photos · version 1").wait_for()
             for path, body in (("queue", {"kind": "suspects", "count": 20}), ("map", {})):
                 work(page, path, body)
             show(page, "#/label?kind=suspects", "studio-label.png")
@@ -52,10 +54,8 @@ def work(page: Page, path: str, body: dict[str, Any]) -> None:
         }""",
         [path, body],
     )
-    page.wait_for_function(
-        """async () => (await (await fetch("api/tasks")).json())
-          .every((task) => ["done", "failed", "cancelled"].includes(task.state))"""
-    )
+    while any(task["state"] in ("waiting", "running") for task in page.evaluate(_TASKS)):
+        page.wait_for_timeout(500)
 
 
 def show(page: Page, place: str, name: str) -> None:

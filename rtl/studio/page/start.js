@@ -31,6 +31,6 @@ export function Start({ workspace }) {
           : html`<pre>pip install "rtl[demo]"</pre>`}
       </div>
     </div>
-    <${TaskView} task=${task} />
+    ${task?.state === "failed" && html`<${TaskView} task=${task} />`}
   </section>`;
 }
