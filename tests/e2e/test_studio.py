@@ -11,7 +11,7 @@ from rtl.config.tree import Config
 from rtl.studio import server
 from rtl.studio.workspace import Workspace
 from tests.conftest import chromium, make_dataset
-from tests.support.studio import axe_findings, opened
+from tests.support.studio import LOOKS, axe_findings, opened
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,7 @@ def test_a_data_set_opens_from_the_first_screen(
         expect(page.get_by_text("dogs · 12 photos · version 1")).to_be_visible()
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
-@pytest.mark.parametrize("window", ["desktop", "phone"])
+@LOOKS
 def test_the_first_screen_is_accessible(
     browser: Browser, link: str, window: str, colours: str
 ) -> None:

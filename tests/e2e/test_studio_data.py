@@ -22,7 +22,7 @@ from rtl.studio.photos.faults import Fault, Faults
 from rtl.studio.photos.feature_map import FeatureMap
 from rtl.studio.workspace import Workspace
 from tests.conftest import chromium, make_dataset, make_image
-from tests.support.studio import axe_findings, opened
+from tests.support.studio import LOOKS, axe_findings, opened
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 CLASSES = ("blue", HOSTILE, "rot „zitiert“ & 'so' 🦊")
@@ -317,8 +317,7 @@ def test_a_large_data_set_has_a_grid_and_reasons_why_no_map(
             expect(page.get_by_text("take up to 100,000")).to_be_visible()
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
-@pytest.mark.parametrize("window", ["desktop", "phone"])
+@LOOKS
 def test_all_views_are_accessible(
     browser: Browser, link: str, workspace: Workspace, window: str, colours: str
 ) -> None:

@@ -22,7 +22,7 @@ from rtl.ports import free_port
 from rtl.studio import server
 from rtl.studio.workspace import Workspace
 from tests.conftest import chromium, make_dataset
-from tests.support.studio import axe_findings
+from tests.support.studio import LOOKS, axe_findings
 from tests.support.studio import opened as window_at
 
 pytestmark = pytest.mark.browser
@@ -328,8 +328,7 @@ def test_another_origin_can_decide_nothing(context: BrowserContext, link: str) -
     assert answer.status == 403
 
 
-@pytest.mark.parametrize("window", ["desktop", "phone"])
-@pytest.mark.parametrize("colours", ["light", "dark"])
+@LOOKS
 def test_axe_finds_nothing_serious(
     browser: Browser, link: str, workspace: Workspace, window: Any, colours: Any
 ) -> None:

@@ -18,7 +18,7 @@ from tests.conftest import chromium, make_dataset, make_image
 from tests.support import page_server
 from tests.support.made_runs import made_versions
 from tests.support.page_server import Canned
-from tests.support.studio import axe_findings, opened
+from tests.support.studio import LOOKS, axe_findings, opened
 
 pytestmark = pytest.mark.browser
 
@@ -178,8 +178,7 @@ def test_a_root_without_models_says_where_they_come_from(browser: Browser, tmp_p
         expect(page.get_by_role("heading", name="No models yet")).to_be_visible()
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
-@pytest.mark.parametrize("window", ["desktop", "phone"])
+@LOOKS
 def test_the_page_is_accessible_and_fits(
     browser: Browser, link: str, window: str, colours: str
 ) -> None:

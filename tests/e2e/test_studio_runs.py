@@ -18,7 +18,7 @@ from rtl.studio import server
 from rtl.studio.workspace import Workspace
 from tests.conftest import Searched, chromium, make_dataset
 from tests.support.made_runs import ago, made_search, made_trial
-from tests.support.studio import axe_findings, opened
+from tests.support.studio import LOOKS, axe_findings, opened
 
 pytestmark = pytest.mark.browser
 
@@ -117,8 +117,7 @@ def test_a_form_shows_what_is_wrong_at_its_field(
         expect(page.get_by_label("Name", exact=True)).to_be_focused()
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
-@pytest.mark.parametrize("window", ["desktop", "phone"])
+@LOOKS
 def test_the_pages_are_accessible_and_fit(
     browser: Browser, link: str, config: Config, window: str, colours: str
 ) -> None:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
@@ -14,6 +15,16 @@ SERIOUS = ("serious", "critical")
 PATIENCE_MS = 30_000
 
 WINDOWS = {"desktop": (1280, 900), "phone": (390, 844)}
+
+LOOKS = pytest.mark.parametrize(
+    ("window", "colours"),
+    [
+        ("desktop", "light"), ("phone", "dark"),
+        pytest.param("desktop", "dark", marks=pytest.mark.slow),
+        pytest.param("phone", "light", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+"""Windows and colours in which a page is looked at; the default run has each of them once."""
 
 
 @contextlib.contextmanager
