@@ -22,7 +22,7 @@ from rtl.ports import free_port
 from rtl.studio import server
 from rtl.studio.workspace import Workspace
 from tests.conftest import chromium, make_dataset
-from tests.support.studio import LOOKS, axe_findings
+from tests.support.studio import LOOKS, PATIENCE_MS, axe_findings
 from tests.support.studio import opened as window_at
 
 pytestmark = pytest.mark.browser
@@ -87,8 +87,8 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     made.on("console", lambda message: complaints.append(message.text))
     made.on("weberror", lambda problem: complaints.append(str(problem.error)))
     made.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-    made.set_default_timeout(20_000)
-    expect.set_options(timeout=20_000)
+    made.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
     yield made
     foreign = [one for one in asked if not re.match(r"(http://127\.0\.0\.1:|data:|blob:)", one)]
     assert foreign == []
@@ -277,12 +277,12 @@ class Studio:
 
     def _link(self) -> str:
         assert self._process.stdout is not None
-        while select.select([self._process.stdout], [], [], 60)[0]:
+        while select.select([self._process.stdout], [], [], 180)[0]:
             line = self._process.stdout.readline()
             if found := re.search(r"http://\S+", line):
                 return found[0]
             assert line, "it ended before it was open"
-        raise AssertionError("it did not open within a minute")
+        raise AssertionError("it did not open within three minutes")
 
     def end(self, number: int = signal.SIGKILL) -> None:
         self._process.send_signal(number)

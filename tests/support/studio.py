@@ -10,9 +10,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
+from tests.support.terminal import SLOWER
+
 SERIOUS = ("serious", "critical")
 
-PATIENCE_MS = 30_000
+PATIENCE_MS = 30_000 * SLOWER
 
 WINDOWS = {"desktop": (1280, 900), "phone": (390, 844)}
 

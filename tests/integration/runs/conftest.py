@@ -107,8 +107,9 @@ def told_search(
         write_outcome(run.locate(settings), model)
         return []
 
-    def solve(setup: TrialSetup) -> Trial:
-        storage.commit(first_answer.bundle_uri(setup.uri), model)
+    def solve(setup: TrialSetup, *, alone: bool) -> Trial:
+        assert not alone  # fits follow it
+        write_outcome(first_answer.folder(setup.uri), model)
         epoch = TrialEpoch(0, 0.5, 0.8, 0.5, 1.0, 1.0)  # better than any fit
         point = {"model.unfrozen_layers": 0}
         return Trial(0, point, 0, "finished", (epoch,), wall_seconds=1.5, strength=1e-3)
