@@ -33,7 +33,7 @@ HEADERS = {
 """Headers of every answer that does not set its own."""
 
 LOCKED = (
-    "The studio is open to who has its link. Open the address that `rtl studio` printed in the "
+    "The studio opens by its link. Open the address that `rtl studio` printed in the "
     "terminal, with its token.\n"
 )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections import OrderedDict
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,6 +20,8 @@ from rtl.studio import session as sessions
 from rtl.studio.background.events import Events
 from rtl.studio.background.tasks import Task, Tasks, Work
 from rtl.studio.labelling.state import Labelling
+from rtl.studio.memory import Memory
+from rtl.studio.models.loaded import LoadedModels
 from rtl.studio.photos.photos import Photos
 from rtl.studio.session import Session
 
@@ -36,14 +38,14 @@ class Workspace:
         self.tasks = Tasks(self._publish_task)
         self.photos = Photos(self)
         self.labelling = Labelling(self)
+        self.models = LoadedModels(self.root)
         self._lock = threading.RLock()
-        self._loading = threading.Lock()
         self._session: Session | None = None
         self._manifests: dict[str, Manifest] = {}
         self._data: Manifest | None = None
         self._pool: Manifest | None = None
         self._configs: dict[str, Config] = {}
-        self._features: OrderedDict[str, LabelledRows] = OrderedDict()
+        self._features: Memory[str, LabelledRows] = Memory(LOADED)
 
     @property
     def root(self) -> str:
@@ -102,6 +104,13 @@ class Workspace:
         """URI below the open session's folder."""
         return storage.join(sessions.place(self.root, self.session.origin), *parts)
 
+    def free_version(self) -> str:
+        """Name of the next version, at which nothing lies: a killed one may have left something."""
+        taken = {name.removesuffix(".csv") for name in storage.list_names(self.place("tables"))}
+        taken |= set(storage.list_names(self.place("data")))
+        names = (f"v{n}" for n in itertools.count(self.session.versions + 2))  # it began as 1
+        return next(name for name in names if name not in taken)
+
     def cache(self, manifest: Manifest, *parts: str) -> str:
         """URI below the folder of what was computed once of a data set, such as thumbnails."""
         return storage.join(self.root, sessions.FOLDER, "cache", manifest.digest[:32], *parts)
@@ -144,17 +153,19 @@ class Workspace:
         return self._pool
 
     def update(self, **changes: Any) -> None:
-        """Changes the session, keeps it and tells all pages. Raises StorageError."""
+        """Changes the session, keeps it and tells all pages.
+
+        Raises NotFoundError for a version that is not there, and StorageError."""
         with self._lock:
-            before = self.session
+            before, data = self.session, self.data
             found = replace(before, **changes)
+            if found.data != before.data:
+                data = shards.load_manifest(found.data)
             sessions.write(self.root, found)
-            self._session = found
+            self._session, self._data = found, data
+            self._manifests[short(data)] = data
             if found.pool != before.pool:
                 self._pool = None
-            if found.data != before.data:
-                self._data = shards.load_manifest(found.data)
-                self._manifests[short(self._data)] = self._data
         self.publish()
 
     def features(self, manifest: Manifest, work: Work) -> LabelledRows:
@@ -162,25 +173,19 @@ class Workspace:
 
         They have the framing of the open data set. Raises DataError for more rows than fit.
         """
-        with self._loading:
-            key = manifest.digest
-            if key not in self._features:
-                config = self.resolved_config(work).replace(data={"uri": manifest.uri})
-                work.stage("Computing features")
-                self._features[key] = labelled.load(
-                    config, manifest, progress=work.counting("photos")
-                )
-                while len(self._features) > LOADED:
-                    self._features.popitem(last=False)
-            self._features.move_to_end(key)
-            return self._features[key]
+
+        def load() -> LabelledRows:
+            config = self.resolved_config(work).replace(data={"uri": manifest.uri})
+            work.stage("Computing features")
+            return labelled.load(config, manifest, progress=work.counting("photos"))
+
+        return self._features.get(manifest.digest, load)
 
     def resolved_config(self, work: Work) -> Config:
         """The config with the open data set's framing and precision; connects to Ray."""
         manifest = self.data
         if manifest.digest not in self._configs:
-            # One view, as a search within a minute has them: pages look at nothing else.
-            config = self.config.replace(data={"uri": manifest.uri}, features={"views": 1})
+            config = self.config.replace(data={"uri": manifest.uri})
             config, manifest = labelled.prepare(config)
             work.stage("Starting Ray")
             connect(progress=False)

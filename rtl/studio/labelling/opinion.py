@@ -1,15 +1,15 @@
-"""The answer of a model for a photo, with its heatmap; the model stays in memory."""
+"""The answer of a model for a photo, with its heatmap."""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from rtl.api.models import Answer, Model, load_model
+from rtl.api.models import Answer
 from rtl.errors import NotFoundError
 from rtl.model import registry
+from rtl.studio.memory import Memory
+from rtl.studio.models.loaded import LoadedModels
 
 KEPT = 64
 """Photos whose answers are kept."""
@@ -47,12 +47,11 @@ def newest(root: str, name: str) -> str | None:
 
 
 class Opinions:
-    """Answers of one model at a time; safe to use from any thread."""
+    """Answers of the newest model of a name for the photos of a queue."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loaded: tuple[str, Model] | None = None
-        self._kept: OrderedDict[tuple[str, str], Opinion] = OrderedDict()
+    def __init__(self, models: LoadedModels) -> None:
+        self._models = models
+        self._kept: Memory[tuple[str, str], Opinion] = Memory(KEPT)
 
     def of(self, photo: tuple[str, bytes], *, root: str, name: str) -> Opinion:
         """The answer for a photo, given as a key and its encoded bytes.
@@ -63,18 +62,9 @@ class Opinions:
         if model is None:
             raise NotFoundError(f"There is no model of the name {name} yet; retrain first.")
         key, encoded = photo
-        with self._lock:
-            if (model, key) not in self._kept:
-                loaded = self._load(model, root)
-                self._kept[model, key] = Opinion(
-                    model, loaded.predict(encoded), loaded.explain(encoded).png
-                )
-                while len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end((model, key))
-            return self._kept[model, key]
 
-    def _load(self, model: str, root: str) -> Model:
-        if self._loaded is None or self._loaded[0] != model:
-            self._loaded = model, load_model(model, storage=root)
-        return self._loaded[1]
+        def ask() -> Opinion:
+            asked = self._models.ask(model, encoded)
+            return Opinion(model, asked.answer, asked.explanation.png)
+
+        return self._kept.get((model, key), ask)

@@ -30,6 +30,7 @@ from rtl.studio.labelling import scores
 from rtl.studio.labelling.journal import Decision
 from rtl.studio.labelling.scores import VersionScore
 from rtl.studio.labelling.state import Labelling
+from rtl.studio.runs import start
 
 BUDGET = "1m"
 """Time budget of the search: the probe, without fine-tuning."""
@@ -58,7 +59,7 @@ def retrain(labelling: Labelling, work: Work, *, who: str) -> dict[str, Any]:
     with labelling.journal.held() as through:
         decisions = labelling.journal.pending(through)
         before = labelling.score()
-        name, made = _free(labelling), None
+        name, made = labelling.workspace.free_version(), None
         try:
             if decisions:
                 work.stage("Writing the next version of the data set")
@@ -91,17 +92,6 @@ def export(uri: str, decisions: Sequence[Decision]) -> None:
     tables.write(uri, rows, columns=["id", SOURCE, CORRECTED])
 
 
-def _free(labelling: Labelling) -> str:
-    """Name of the next version that nothing lies at: a killed retraining may have left some."""
-    workspace = labelling.workspace
-    taken = {name.removesuffix(".csv") for name in storage.list_names(workspace.place("tables"))}
-    taken |= set(storage.list_names(workspace.place("data")))
-    number = workspace.session.versions + 2  # the data set itself is version 1
-    while f"v{number}" in taken:
-        number += 1
-    return f"v{number}"
-
-
 def _apply(labelling: Labelling, name: str, decisions: Sequence[Decision], *, who: str) -> Manifest:
     table = labelling.workspace.place("tables", f"{name}.csv")
     export(table, decisions)
@@ -117,7 +107,7 @@ def _fit(labelling: Labelling, work: Work, manifest: Manifest) -> runs.Result:
     short = workspace.session.name[:_LONGEST_NAME].rstrip("._-")
     number = workspace.session.versions + (2 if manifest.uri != workspace.data.uri else 1)
     config: Config = workspace.config.replace(
-        name=_free_run(workspace.root, f"{short}-studio-v{number}"),
+        name=start.free_name(workspace.root, f"{short}-studio-v{number}"),
         register_as=workspace.session.name,
         data={"uri": manifest.uri, "framing": framing},
     )
@@ -130,15 +120,6 @@ def _fit(labelling: Labelling, work: Work, manifest: Manifest) -> runs.Result:
     if result is None:
         raise DataError(f"The run {config.name} ended without a result; its folder was changed.")
     return result
-
-
-def _free_run(root: str, name: str) -> str:
-    """The name, or one with a number where an earlier attempt has it."""
-    taken = set(storage.list_names(storage.join(root, "runs")))
-    number, found = 2, name
-    while found in taken:
-        found, number = f"{name}-{number}", number + 1
-    return found
 
 
 def _keep(

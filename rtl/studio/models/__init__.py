@@ -1,2 +1,2 @@
-"""Models: `versions` lists and changes the registry, `comparing` and `trying` put models to work,
-`endpoint` asks one that serves them."""
+"""Models: the registry (`versions`), two of them compared (`comparing`), a photo tried (`trying`),
+those in memory (`loaded`), and what an endpoint sees (`endpoint`)."""

@@ -1,6 +1,5 @@
 """Photos of the open data sets: their rows, thumbnails, filters, map of features, and faults.
 
-memory.py      recent results, each made once
 index.py       id, split, label and confidence of each row, and where its image lies
 thumbnails.py  small pictures, made once and kept in storage
 photos.py      images of any row, small, large or as they came

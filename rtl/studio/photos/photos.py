@@ -11,11 +11,11 @@ import pyarrow as pa
 from rtl.data import shards
 from rtl.data.images import decoding
 from rtl.data.shards import Manifest
+from rtl.studio.memory import Memory
 from rtl.studio.photos import faults, feature_map, index, thumbnails
 from rtl.studio.photos.faults import Faults
 from rtl.studio.photos.feature_map import FeatureMap
 from rtl.studio.photos.index import RowIndex
-from rtl.studio.photos.memory import Memory
 from rtl.studio.photos.thumbnails import BLOCK, LARGE, Block, Thumbnails
 
 if TYPE_CHECKING:

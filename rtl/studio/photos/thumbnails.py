@@ -22,7 +22,7 @@ from rtl import storage
 from rtl.data import shards
 from rtl.data.images import decoding, orientation
 from rtl.errors import DataError, ImageError, NotFoundError, RtlError
-from rtl.studio.photos.memory import Memory
+from rtl.studio.memory import Memory
 
 SIDE = 160
 """Pixels of a thumbnail's longer side."""

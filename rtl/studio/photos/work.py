@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any
 
-from rtl import storage
-from rtl.data.shards import MANIFEST, Manifest
+from rtl.data.shards import Manifest
 from rtl.errors import ConfigError, DataError, NotFoundError
 from rtl.labels import versions
 from rtl.labels.audit.fix import Remedy
@@ -65,7 +63,8 @@ def start_fix(workspace: Workspace, remedy: Remedy) -> Task:
     def run(work: Work) -> dict[str, Any]:
         work.stage("Writing the new version")
         what = f"audit --fix, copies {remedy}"
-        made = versions.apply(manifest, changes, _free(workspace), what=what)
+        dest = workspace.place("data", workspace.free_version())
+        made = versions.apply(manifest, changes, dest, what=what)
         if workspace.data.digest != manifest.digest:
             raise DataError(f"Another version was opened meanwhile; {made.uri} holds this one.")
         workspace.update(data=made.uri, versions=workspace.session.versions + 1)
@@ -78,12 +77,3 @@ def _small_enough(workspace: Workspace) -> Manifest:
     if words := faults.limit(workspace.data):
         raise DataError(words)
     return workspace.data
-
-
-def _free(workspace: Workspace) -> str:
-    """A folder of the session for its next version."""
-    places = (
-        workspace.place("data", f"v{number}")
-        for number in itertools.count(workspace.session.versions + 2)
-    )
-    return next(one for one in places if not storage.exists(storage.join(one, MANIFEST)))

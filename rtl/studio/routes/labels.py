@@ -54,7 +54,7 @@ class Retraining(BaseModel):
 def router(workspace: Workspace) -> APIRouter:
     """Requests below `/api`."""
     found = APIRouter()
-    labelling, opinions = workspace.labelling, opinion.Opinions()
+    labelling, opinions = workspace.labelling, opinion.Opinions(workspace.models)
 
     @found.get("/decisions")
     def decisions() -> dict[str, Any]:

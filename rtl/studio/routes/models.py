@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -11,8 +12,7 @@ from pydantic import BaseModel, Field
 
 from rtl.api.registries import Registry
 from rtl.errors import ImageTooLargeError, NotFoundError
-from rtl.studio.models import comparing, endpoint
-from rtl.studio.models.trying import Tryout
+from rtl.studio.models import comparing, endpoint, trying
 from rtl.studio.models.versions import Versions
 from rtl.studio.workspace import Workspace
 
@@ -53,7 +53,7 @@ def router(workspace: Workspace) -> APIRouter:
     """Requests below `/api`."""
     found = APIRouter()
     registry = Registry(workspace.root)
-    versions, tryout = Versions(workspace.root), Tryout(workspace.root)
+    versions = Versions(workspace.root)
 
     def changed() -> dict[str, Any]:
         workspace.events.publish("models", {})
@@ -98,6 +98,7 @@ def router(workspace: Workspace) -> APIRouter:
                 raise ImageTooLargeError(
                     f"The photo has more than {MOST_BYTES / 1e6:g} MB; give a smaller one."
                 )
-        return await run_in_threadpool(tryout.answer, model, bytes(photo), label=label)
+        asked = functools.partial(trying.answer, photo=bytes(photo), label=label)
+        return await run_in_threadpool(asked, workspace.models, model)
 
     return found

@@ -52,7 +52,7 @@ def router(workspace: Workspace) -> APIRouter:
     @found.get("/search")
     def fields() -> dict[str, Any]:
         base = start.base(workspace)
-        content = {**asdict(form.form(base)), "name": start.free_name(workspace)}
+        content = {**asdict(form.form(base)), "name": start.suggest_name(workspace)}
         return {**content, "storage": workspace.root, "given": form.overrides(base)}
 
     @found.post("/search/check")

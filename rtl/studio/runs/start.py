@@ -29,10 +29,14 @@ def base(workspace: Workspace) -> Config:
     return workspace.config.replace(data={"uri": session.data}, register_as=session.name)
 
 
-def free_name(workspace: Workspace) -> str:
+def suggest_name(workspace: Workspace) -> str:
     """A run name that is not used yet, after the open data set's."""
-    stem = workspace.session.name if workspace.is_open else "search"
-    used = set(storage.list_names(storage.join(workspace.root, "runs")))
+    return free_name(workspace.root, workspace.session.name if workspace.is_open else "search")
+
+
+def free_name(root: str, stem: str) -> str:
+    """A run name that is not used yet: `stem`, or `stem` with a number."""
+    used = set(storage.list_names(storage.join(root, "runs")))
     names = chain([stem], (f"{stem}-{n}" for n in count(2)))
     return next(name for name in names if name not in used)
 

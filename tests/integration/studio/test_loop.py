@@ -76,7 +76,7 @@ def test_labels_make_a_version_a_model_and_a_score(ray_cluster: None, tmp_path: 
         with pytest.raises(ConfigError, match="No labels wait"):
             retrain.check(labelling)
         image = workspace.photos.encoded(workspace.data, doubtful["id"])
-        said = Opinions().of(("a", image), root=workspace.root, name="colours")
+        said = Opinions(workspace.models).of(("a", image), root=workspace.root, name="colours")
         assert said.model == "colours@1"
         assert said.heatmap.startswith(b"\x89PNG")
 

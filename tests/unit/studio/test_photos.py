@@ -16,8 +16,8 @@ from rtl.config import loading
 from rtl.data import shards
 from rtl.data.shards import Manifest, Shard
 from rtl.errors import DataError, ImageError, NotFoundError
+from rtl.studio.memory import Memory
 from rtl.studio.photos import index, thumbnails
-from rtl.studio.photos.memory import Memory
 from rtl.studio.photos.thumbnails import LARGE, SIDE
 from rtl.studio.workspace import Workspace
 from tests.conftest import make_dataset, make_image
