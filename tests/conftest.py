@@ -102,7 +102,7 @@ def make_dataset(
 
 @pytest.fixture(scope="module", autouse=True)
 def give_back_memory() -> Iterator[None]:
-    """Networks come and go, and malloc keeps their memory: with three lanes that is the machine's."""
+    """Networks come and go, and malloc keeps their memory, of which three lanes want much."""
     yield
     if psutil.Process().memory_info().rss > LARGE_PROCESS:
         ctypes.CDLL(None).malloc_trim(0)
