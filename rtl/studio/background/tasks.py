@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import queue
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -16,6 +16,10 @@ State = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 KEPT = 50
 """Ended tasks that are remembered."""
+
+PATIENCE_S = 2.0
+"""Seconds that the end of the studio waits for the work that is running; it then ends anyway, as
+nothing is half-written: what counts is written last, whole."""
 
 _log = logging.getLogger("rtl")
 
@@ -85,7 +89,10 @@ class Tasks:
         self._numbers = itertools.count(1)
         self._tasks: dict[int, Task] = {}
         self._works: dict[int, Work] = {}
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="studio-task")
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        # A daemon, for which the end of the process does not wait.
+        self._thread = threading.Thread(target=self._serve, name="studio-tasks", daemon=True)
+        self._thread.start()
 
     def start(self, kind: str, title: str, *, work: Callable[[Work], Mapping[str, Any]]) -> Task:
         """Queues work and returns its task at once. Raises ConfigError where the kind is under way.
@@ -101,7 +108,7 @@ class Tasks:
             for old in [n for n, one in self._tasks.items() if one.ended][:-KEPT]:
                 del self._tasks[old]
         self._publish(task)
-        self._pool.submit(self._run, own, number, work)
+        self._queue.put(lambda: self._run(own, number, work))
         return task
 
     def cancel(self, number: int) -> None:
@@ -124,11 +131,16 @@ class Tasks:
         self._publish(task)
 
     def close(self) -> None:
-        """Cancels all tasks and waits for the one that runs."""
+        """Cancels all tasks; waits for the running one, but not for long."""
         with self._lock:
             for work in self._works.values():
                 work.cancelled.set()
-        self._pool.shutdown(cancel_futures=True)
+        self._queue.put(None)
+        self._thread.join(PATIENCE_S)
+
+    def _serve(self) -> None:
+        while (run := self._queue.get()) is not None:
+            run()
 
     def _run(self, own: Work, number: int, work: Callable[[Work], Mapping[str, Any]]) -> None:
         try:

@@ -118,3 +118,22 @@ def test_a_kind_is_under_way_once(tasks: Tasks, changes: queue.Queue[Task]) -> N
 def test_an_unknown_task_cannot_be_cancelled(tasks: Tasks) -> None:
     with pytest.raises(NotFoundError, match="no task 9"):
         tasks.cancel(9)
+
+
+def test_the_end_does_not_wait_for_work_that_reports_nothing() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(_: Work) -> Mapping[str, Any]:
+        begun.set()
+        go_on.wait(10 * PATIENCE_S)
+        return {}
+
+    changes: queue.Queue[Task] = queue.Queue()
+    tasks = Tasks(changes.put)
+    number = tasks.start("x", "X", work=work).number
+    waiting = tasks.start("y", "Y", work=work).number
+    assert begun.wait(PATIENCE_S)
+    tasks.close()  # the test's time limit would end it
+    assert {task.number: task.state for task in tasks.all()}[number] == "running"
+    go_on.set()
+    assert end_of(changes, waiting).state == "cancelled"
