@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torchvision.io import ImageReadMode, decode_image, encode_jpeg
-from torchvision.transforms import v2
+
+from rtl.vision import ImageReadMode, decode_image, encode_jpeg, v2
 
 Kind = Literal["blur", "noise", "brightness", "jpeg"]
 

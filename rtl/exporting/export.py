@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models.inception import BasicConv2d
 
 from rtl import storage
 from rtl.data.images import decoding, golden
@@ -30,6 +29,7 @@ from rtl.model.bundle import BundleInfo, Classifier
 from rtl.model.inception import FLIPS, Normalize
 from rtl.model.inference import calibrate
 from rtl.storage import destinations
+from rtl.vision import BasicConv2d
 
 Format = Literal["onnx", "torch"]
 

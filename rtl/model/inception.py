@@ -18,9 +18,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.models import Inception3
 
 from rtl.errors import WeightsError
+from rtl.vision import Inception3
 
 BLOCKS = (
     "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3",

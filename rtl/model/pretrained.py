@@ -75,7 +75,7 @@ def _imagenet(storage_root: str) -> Pretrained:
         return _from_bytes(storage.read_bytes(uri), "imagenet")
     except NotFoundError:
         pass
-    from torchvision.models import Inception_V3_Weights
+    from rtl.vision import Inception_V3_Weights
 
     try:
         state = Inception_V3_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torchvision.io import encode_jpeg
 
 from rtl import storage
 from rtl.config.schema import Framing
@@ -34,6 +33,7 @@ from rtl.runs.records import (
 )
 from rtl.runs.run import Result
 from rtl.runs.trials import Trial
+from rtl.vision import encode_jpeg
 
 MISTAKES = 12
 """Photos of wrongly classified rows that a report shows, at most."""

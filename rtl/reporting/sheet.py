@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jinja2
-from torchvision.io import encode_jpeg
 
 from rtl.data.images import decoding
+from rtl.vision import encode_jpeg
 
 SIDE = 160
 """Pixels of a photo's side."""

@@ -123,9 +123,9 @@ def _join(address: str) -> None:
 def _start_here(num_cpus: int | None) -> None:
     """Starts a cluster on this machine. Raises ResourceError."""
     folder = ray_folder.find()
-    # The workers of the cluster inherit both.
-    os.environ.update(environment.COMPUTE)
-    for name, value in ingress.variables(Path(folder).parent).items():
+    # The workers of the cluster inherit both; what the user has set stays.
+    variables = {**environment.COMPUTE, **ingress.variables(Path(folder).parent)}
+    for name, value in variables.items():
         os.environ.setdefault(name, value)
     try:
         _init(

@@ -16,10 +16,11 @@ from rtl.studio import server
 from rtl.studio.labelling import retrain
 from rtl.studio.workspace import Workspace
 from tests.conftest import COLOURS, chromium, make_dataset, make_image
+from tests.support.terminal import SLOWER
 
 pytestmark = pytest.mark.browser
 
-PATIENCE_MS = 240_000
+PATIENCE_MS = 240_000 * SLOWER
 
 
 def tab_to(page: Page, target: Locator) -> None:
@@ -51,7 +52,7 @@ def answer(page: Page, key: str) -> None:
     expect(shown).to_have_count(0)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(600 * SLOWER)
 def test_the_loop_goes_round_by_keyboard_alone(ray_cluster: None, tmp_path: Path) -> None:
     colours = list(COLOURS)
     make_dataset(str(tmp_path / "data"), train=36, val=30, test=30, wrong_every=9)

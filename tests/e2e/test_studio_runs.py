@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from rtl.runs import trials
 from rtl.runs.records import ATTEMPT_FILE, Attempt
 from rtl.studio import server
 from rtl.studio.workspace import Workspace
-from tests.conftest import Searched, chromium, make_dataset
+from tests.conftest import chromium, make_dataset
 from tests.support.made_runs import ago, made_search, made_trial
 from tests.support.studio import LOOKS, axe_findings, opened
 
@@ -130,38 +129,3 @@ def test_the_pages_are_accessible_and_fit(
             expect(page.get_by_text(seen).first).to_be_attached()
             assert axe_findings(page) == [], place
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), place
-
-
-def test_a_finished_search_has_its_report(
-    browser: Browser, searched: Searched, tmp_path: Path
-) -> None:
-    root = str(tmp_path / "root")
-    shutil.copytree(searched.settings.storage, root)
-    with (
-        server.running(Workspace(Config(storage=root))) as link,
-        opened(browser, link) as page,
-    ):
-        page.goto(link.split("?")[0] + "#/runs?name=colours")
-        expect(page.get_by_role("heading", name="colours finished")).to_be_visible()
-        expect(page.get_by_role("row", name="winner")).to_be_visible()
-        page.get_by_text("Report", exact=True).click()
-        report = page.frame_locator("iframe")
-        expect(report.get_by_role("heading", name="Confusion matrix")).to_be_visible()
-
-
-def test_a_search_starts_from_the_form_and_is_cancelled(
-    browser: Browser, link: str, ray_cluster: None, workspace: Workspace
-) -> None:
-    with opened(browser, link) as page:
-        page.goto(link.split("?")[0] + "#/runs?new=1")
-        page.get_by_text("More settings").click()
-        page.get_by_label("data.image_size").fill("75")
-        page.get_by_role("button", name="Start the search").click()
-        expect(page.get_by_role("heading", name="solar")).to_be_visible()
-        under = page.locator(".task")
-        expect(under).to_contain_text("Search solar")
-        expect(page.get_by_text("running").first).to_be_visible(timeout=120_000)
-        under.get_by_role("button", name="Cancel").click()
-        expect(under).to_have_count(0, timeout=60_000)
-        expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=60_000)
-    assert [task.state for task in workspace.tasks.all()] == ["cancelled"]

@@ -6,12 +6,13 @@ import re
 
 import pytest
 
+from tests.support.terminal import SLOWER
 from tests.support.workplace import Workplace, stop
 
 STAGES = ("Upload", "Images checked", "Shards written", "Features")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(600 * SLOWER)
 def test_the_quick_demo_ends_with_predictions_and_a_report(alone: Workplace) -> None:
     with alone.open("rtl demo --quick") as terminal:
         for stage in STAGES:

@@ -16,6 +16,7 @@ from tests.support.workplace import SharedCluster, Workplace, link_many, stop
 FIT = "--data data --storage results --set data.image_size=75 --set train.batch_size=8"
 
 
+@pytest.mark.slow
 def test_pack_that_was_stopped_leaves_nothing_and_packs_again(
     work: Workplace, shared_cluster: SharedCluster
 ) -> None:
@@ -44,6 +45,7 @@ def test_pack_that_is_stopped_while_ray_starts_ends_at_once(alone: Workplace) ->
     assert not alone.path("early").joinpath(shards.MANIFEST).exists()
 
 
+@pytest.mark.slow
 def test_plan_shows_a_table_and_what_takes_the_most_time(work: Workplace) -> None:
     line = "rtl plan --data data --storage results --price-per-hour 2 --set data.image_size=75"
     shown = work.run(f"{line} --set search.unfrozen_layers=[1] --set model.unfrozen_layers=1")
@@ -66,11 +68,13 @@ def fitted(work: Workplace, shared_cluster: SharedCluster) -> tuple[Terminal, Te
     return first, work.run(command)
 
 
+@pytest.mark.slow
 def test_a_stopped_fit_says_what_stands(work: Workplace, fitted: tuple[Terminal, Terminal]) -> None:
     first, _ = fitted
     first.find(r"Stopped\. [1-4] committed epochs? and all features")
 
 
+@pytest.mark.slow
 def test_a_fit_goes_on_after_its_last_epoch(
     work: Workplace, fitted: tuple[Terminal, Terminal]
 ) -> None:
@@ -85,6 +89,7 @@ def test_a_fit_goes_on_after_its_last_epoch(
     assert run.result(str(work.path("results/runs/fit"))) is not None
 
 
+@pytest.mark.slow
 def test_lr_find_ends_with_a_table_and_the_next_command(work: Workplace) -> None:
     line = f"rtl lr-find {FIT} --set search.unfrozen_layers=[1]"
     done = work.run(line)
@@ -92,6 +97,7 @@ def test_lr_find_ends_with_a_table_and_the_next_command(work: Workplace) -> None
     done.must_say("Next: rtl search --set 'search.lr={min:")
 
 
+@pytest.mark.slow
 def test_features_are_listed_and_pruned(work: Workplace, fitted: tuple[Terminal, Terminal]) -> None:
     listed = work.run("rtl features --storage results")
     assert "ready" in listed.screen()

@@ -21,7 +21,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 STAGES = (
-    {"rtl", "errors", "ports"},
+    {"rtl", "errors", "ports", "vision"},
     {"config", "storage"},
     {"runtime"},
     {"data", "evaluation"},
@@ -41,12 +41,12 @@ STAGES = (
 )
 """Stage by stage from the ground up: the packages of `rtl`, `rtl` for its own file."""
 
-WITHOUT_RAY = {"rtl", "errors", "ports", "config", "storage", "evaluation", "model"}
+WITHOUT_RAY = {"rtl", "errors", "ports", "vision", "config", "storage", "evaluation", "model"}
 """Packages that never import Ray: they work, and are tested, without a cluster."""
 
 SERVING_IMPORTS = {
-    "rtl", "errors", "ports", "config", "storage", "runtime", "data", "evaluation", "model",
-    "serving",
+    "rtl", "errors", "ports", "vision", "config", "storage", "runtime", "data", "evaluation",
+    "model", "serving",
 }  # fmt: skip
 """All that the endpoint is made of: a server needs no training code."""
 
@@ -144,6 +144,15 @@ def test_the_plain_network_knows_nothing_of_its_kernels() -> None:
     plain = IMPORTS["rtl.model.inception"]
     assert plain
     assert not {name for name in plain if name.startswith("rtl.model.kernels")}
+
+
+def test_torchvision_is_imported_in_one_place() -> None:
+    of_torchvision = [
+        module
+        for module, imports in IMPORTS.items()
+        if any(name.split(".")[0] == "torchvision" for name in imports)
+    ]
+    assert of_torchvision == ["rtl.vision"]
 
 
 def test_serving_imports_no_training() -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 
 import torch
-from torchvision.transforms import v2
 
 from rtl.config.schema import AugmentConfig
+from rtl.vision import v2
 
 _BRIGHTNESS, _CONTRAST = 0, 1
 """Numbers of the two changes in the order that `v2.ColorJitter` draws."""

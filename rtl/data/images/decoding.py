@@ -19,13 +19,13 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from torch.nn import functional
-from torchvision.io import ImageReadMode, decode_image
 
 from rtl.config.schema import AugmentConfig, Framing
 from rtl.data.images import augmentation, orientation, samples, unreadable
 from rtl.data.images import framing as frames
 from rtl.data.images.unreadable import FORMATS
 from rtl.errors import CorruptImageError, ImageTooLargeError
+from rtl.vision import ImageReadMode, decode_image
 
 _BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, RuntimeError,

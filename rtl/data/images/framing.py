@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torchvision.transforms import v2
 
 from rtl.config.schema import DataConfig, Framing
 from rtl.errors import ConfigError
+from rtl.vision import v2
 
 _NARROWEST = 3 / 4
 """Smallest ratio of the sides of a random window, as of `v2.RandomResizedCrop`."""

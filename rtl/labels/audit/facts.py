@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
-from torchvision.transforms.v2 import functional as transforms
 
 from rtl.data import shards
 from rtl.data.images import decoding
 from rtl.data.shards import SPLITS, Manifest
 from rtl.runtime.session import Progress, no_progress
+from rtl.vision import v2
 
 SIDE = 64
 """Pixels of a side of the small picture."""
@@ -95,7 +95,7 @@ def describe(data: bytes) -> ImageFacts:
     """Facts of one encoded image. Raises CorruptImageError and its relatives."""
     image = decoding.decode(data)
     height, width = image.shape[-2:]
-    small = transforms.rgb_to_grayscale(_shrink(image))[0]
+    small = v2.functional.rgb_to_grayscale(_shrink(image))[0]
     light = small.float() / 255
     inner = light[SIDE // 16 : -SIDE // 16, SIDE // 16 : -SIDE // 16]
     frame = (light.sum() - inner.sum()) / (light.numel() - inner.numel())
@@ -114,7 +114,7 @@ def _shrink(image: torch.Tensor) -> torch.Tensor:
     share = min(image.shape[-2:]) // (4 * SIDE)
     if share > 1:
         image = functional.avg_pool2d(image.float(), share).round().to(torch.uint8)
-    found: torch.Tensor = transforms.resize(image, [SIDE, SIDE], antialias=True)
+    found: torch.Tensor = v2.functional.resize(image, [SIDE, SIDE], antialias=True)
     return found
 
 

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable
 
 import numpy as np
-from torchvision.models import Inception_V3_Weights
 
 from rtl.labels.audit.findings import Finding, nothing
 from rtl.labels.rows import LabelledRows
+from rtl.vision import Inception_V3_Weights
 
 SHARE = 0.5
 """Share of the classes, or of the rows, whose names have to point there."""

@@ -18,7 +18,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models.inception import (
+
+from rtl.model.kernels.convolution import PackedConv
+from rtl.vision import (
     BasicConv2d,
     InceptionA,
     InceptionB,
@@ -26,8 +28,6 @@ from torchvision.models.inception import (
     InceptionD,
     InceptionE,
 )
-
-from rtl.model.kernels.convolution import PackedConv
 
 
 class FusedConv(PackedConv):

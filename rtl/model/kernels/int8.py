@@ -22,12 +22,12 @@ from typing import cast
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.models.inception import BasicConv2d
 
 from rtl.model.inception import TAPPED
 from rtl.model.kernels import blocks, convolution, torch_private
 from rtl.model.kernels.blocks import FusedConv
 from rtl.model.kernels.convolution import PackedWeights
+from rtl.vision import BasicConv2d
 
 PEAK = "peak"
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from torchvision.transforms.v2 import functional as transforms
 
 from rtl import storage
 from rtl.data import shards
 from rtl.data.images import decoding, orientation
 from rtl.errors import DataError, ImageError, NotFoundError, RtlError
 from rtl.studio.memory import Memory
+from rtl.vision import v2
 
 SIDE = 160
 """Pixels of a thumbnail's longer side."""
@@ -140,13 +140,13 @@ def _quick(data: bytes, side: int) -> Image.Image | None:
     except (OSError, ValueError, SyntaxError):  # decoding says what is wrong
         return None
     small.thumbnail((side, side), Image.Resampling.BILINEAR)
-    turned = orientation.upright(transforms.pil_to_tensor(small), turn)
-    upright: Image.Image = transforms.to_pil_image(turned)
+    turned = orientation.upright(v2.functional.pil_to_tensor(small), turn)
+    upright: Image.Image = v2.functional.to_pil_image(turned)
     return upright
 
 
 def _strict(data: bytes, side: int) -> Image.Image:
     """An image of any format that rtl reads, decoded as for training. Raises ImageError."""
-    image: Image.Image = transforms.to_pil_image(decoding.decode(data))
+    image: Image.Image = v2.functional.to_pil_image(decoding.decode(data))
     image.thumbnail((side, side), Image.Resampling.BILINEAR)
     return image

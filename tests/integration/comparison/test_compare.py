@@ -108,6 +108,7 @@ def test_copies_and_other_data_are_told(root: Path, capsys: pytest.CaptureFixtur
     assert found["b"]["scores"] == json.loads(json.dumps(alone.scores.to_dict()))
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_left_out_where_asked(root: Path) -> None:
     manifest = shards.load_manifest(str(root / "data"))
     table = shards.read_shard(manifest, manifest.split("test")[0])

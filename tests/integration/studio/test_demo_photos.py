@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from rtl import storage
@@ -13,6 +14,7 @@ from rtl.studio.workspace import Workspace
 from tests.support.studio import opened
 
 
+@pytest.mark.slow
 def test_the_demos_photos_are_one_click_away(
     ray_cluster: None, browser: Browser, tmp_path: Path
 ) -> None:

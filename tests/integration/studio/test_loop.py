@@ -27,6 +27,7 @@ def ended(workspace: Workspace, task: Task) -> Mapping[str, Any]:
     return found.result
 
 
+@pytest.mark.slow
 def test_labels_make_a_version_a_model_and_a_score(ray_cluster: None, tmp_path: Path) -> None:
     make_dataset(str(tmp_path / "data"), train=36, val=30, test=6, wrong_every=9)
     (tmp_path / "pool").mkdir()

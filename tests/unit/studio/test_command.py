@@ -144,23 +144,25 @@ from rtl.studio.background import command
 from rtl.studio.background.tasks import Tasks
 tasks = Tasks(lambda task: print(task.stage, flush=True))
 tasks.start("test", "Test", work=lambda work: command.run(work, sys.argv[1:]))
+threading.Event().wait()
 """
 
 
 def test_a_command_ends_with_a_killed_studio(tmp_path: Path) -> None:
     fifo = tmp_path / "recipe.yaml"
     os.mkfifo(fifo)  # reading it waits for ever
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, "runs", "--recipe", str(fifo)])
-    child = _child_of(parent.pid)
-    time.sleep(1)  # it is somewhere between its start and the recipe
-    parent.kill()
-    parent.wait()
+    with subprocess.Popen([sys.executable, "-c", PARENT, "runs", "--recipe", str(fifo)]) as parent:
+        try:
+            child = _child_of(parent.pid)
+            time.sleep(1)  # it is somewhere between its start and the recipe
+        finally:
+            parent.kill()
     assert _gone(child)
 
 
 def _child_of(pid: int) -> int:
     path = Path(f"/proc/{pid}/task")
-    for _ in range(300):
+    for _ in range(600):
         found = "".join((task / "children").read_text() for task in path.iterdir()).split()
         if found:
             return int(found[0])
