@@ -9,9 +9,9 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/rtl demo $(ARGS)
 
-# Three at once, which mostly wait: the tests of one Ray cluster, those of a person's view (terminals,
-# browsers, clusters of several nodes), and all others. Deadlines are longer than when one runs alone,
-# and threads that wait for each other sleep, as others need their core.
+# Two at once: the tests of one Ray cluster and then those of a person's view (terminals, browsers,
+# clusters of several nodes), and all others. Deadlines are longer than when one runs alone, and
+# threads that wait for each other sleep, as others need their core.
 # (A shell's background job ignores Ctrl-C, and so would what it starts: tests that send it run in
 # the foreground, or in a terminal of their own.)
 CHOSEN := not slow and not gpu
@@ -22,12 +22,11 @@ ifdef ARGS
 else
 	@out=$$(mktemp -d); \
 	export RTL_TEST_SLOWER=3 OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0; \
-	$(LANE) -m "$(CHOSEN)" tests/e2e >$$out/e2e 2>&1 & e2e=$$!; \
-	$(LANE) -m "$(CHOSEN) and ray" --ignore=tests/e2e >$$out/ray 2>&1 & ray=$$!; \
+	{ $(LANE) -m "$(CHOSEN) and ray" --ignore=tests/e2e; ray=$$?; \
+	  $(LANE) -m "$(CHOSEN)" tests/e2e; exit $$((ray | $$?)); } >$$out/log 2>&1 & other=$$!; \
 	$(LANE) -m "$(CHOSEN) and not ray" --ignore=tests/e2e; first=$$?; \
-	wait $$ray; second=$$?; cat $$out/ray; \
-	wait $$e2e; third=$$?; cat $$out/e2e; rm -r $$out; \
-	exit $$((first | second | third))
+	wait $$other; second=$$?; cat $$out/log; rm -r $$out; \
+	exit $$((first | second))
 endif
 
 check: $(STAMP) docs

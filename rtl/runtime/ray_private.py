@@ -7,7 +7,10 @@ shows there what it has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +35,41 @@ def temp_dir_option(folder: str) -> dict[str, str]:
     whose path can be too long for a socket.
     """
     return {"_temp_dir": folder}
+
+
+@contextlib.contextmanager
+def patient_start(seconds: float, agent_ports: Iterator[int]) -> Iterator[None]:
+    """Gives the node that Ray starts within the context so long to come up, on a busy machine.
+
+    Ray's own limits are constants: a node that has not joined after 30 s is given up, and it ends
+    itself where its agents have not chosen their ports after 15 s. Here it is asked for longer, and
+    the agents are given ports that are free. (They are not given in every start: the node then
+    looks for its agents every five seconds, which makes it later where nothing else runs.) Without
+    this, Ray could not start on a machine that other work keeps busy.
+    """
+    from ray._private import parameter, services
+
+    ask, parameters = services.get_node, parameter.RayParams
+    deadline = time.monotonic() + seconds
+
+    def get_node(gcs_address: str, node_id: str) -> Any:
+        while True:
+            try:
+                return ask(gcs_address, node_id)  # type: ignore[no-untyped-call]
+            except RuntimeError:  # the cluster does not know the node yet
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
+
+    services.get_node = get_node
+    parameter.RayParams = functools.partial(  # type: ignore[misc, assignment]
+        parameters, metrics_agent_port=next(agent_ports),
+        runtime_env_agent_port=next(agent_ports), dashboard_agent_listen_port=next(agent_ports),
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        services.get_node, parameter.RayParams = ask, parameters  # type: ignore[misc]
 
 
 def draining_nodes() -> set[str]:

@@ -11,16 +11,26 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
+
 from rtl.errors import ResourceError, reason
+from rtl.ports import free_ports
 from rtl.runtime import environment, ingress, ray_folder, ray_private
 
 Progress = Callable[[int, int], None]
 """Called in the driver with the number of parts that are done and their total."""
+
+
+START_S = 120.0
+"""Seconds that Ray has at most to start on this machine; where nothing else runs it takes five."""
+
+_TOO_LATE = "timed out during startup"
+"""Words of Ray's error where its node did not come up in time."""
 
 
 def no_progress(done: int, total: int) -> None:
@@ -127,13 +137,12 @@ def _start_here(num_cpus: int | None) -> None:
     variables = {**environment.COMPUTE, **ingress.variables(Path(folder).parent)}
     for name, value in variables.items():
         os.environ.setdefault(name, value)
+    options = {
+        "address": "local",  # otherwise Ray joins any cluster that `ray start` left traces of
+        "num_cpus": num_cpus, "include_dashboard": False, **ray_private.temp_dir_option(folder),
+    }  # fmt: skip
     try:
-        _init(
-            address="local",  # otherwise Ray joins any cluster that `ray start` left traces of
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            **ray_private.temp_dir_option(folder),
-        )
+        _init_patiently(options)
     except ConnectionError as error:
         raise _no_cluster(None, error) from None
     except OSError as error:
@@ -141,13 +150,37 @@ def _start_here(num_cpus: int | None) -> None:
             f"Ray cannot start in {folder} ({reason(error)}). Free space there, or "
             f"set RAY_TMPDIR to another folder, {ray_folder.LONGEST} bytes long at most."
         ) from None
-    except Exception as error:
-        if "timed out during startup" not in str(error):
-            raise
-        raise ResourceError(  # Ray has no type for it, and waits no longer than this
-            "Ray did not start on this machine within 30 s: other work keeps its processors busy. "
-            "Give the same command again once that has ended."
-        ) from None
+
+
+def _init_patiently(options: dict[str, Any]) -> None:
+    """Starts Ray, and a second time with more patience where other work kept it from starting.
+
+    Raises ResourceError where that was not enough.
+    """
+    before = set(psutil.Process().children())
+    for last in (False, True):
+        patience = ray_private.patient_start(START_S, free_ports())
+        try:
+            with patience if last else contextlib.nullcontext():
+                _init(**options)
+        except Exception as error:
+            if _TOO_LATE not in str(error):  # Ray has no type for it
+                raise
+            _end(set(psutil.Process().children()) - before)
+        else:
+            return
+    raise ResourceError(
+        f"Ray did not start on this machine within {START_S:g} s: other work keeps its processors "
+        "busy. Give the same command again once that has ended."
+    )
+
+
+def _end(processes: Collection[psutil.Process]) -> None:
+    """Ends what a failed start of Ray has left."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
 
 
 def _init(**options: Any) -> None:

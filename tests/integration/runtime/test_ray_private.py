@@ -10,6 +10,8 @@ import pytest
 import ray
 import ray.data
 from ray import serve
+from ray._private import parameter, services
+from ray._private.node import Node
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.tune.schedulers import ASHAScheduler
@@ -17,7 +19,7 @@ from ray.tune.schedulers import ASHAScheduler
 from rtl.runtime import ray_private
 
 CALLED = {
-    "free_resources", "draining_nodes", "temp_dir_option", "dashboard_runs",
+    "free_resources", "draining_nodes", "temp_dir_option", "dashboard_runs", "patient_start",
     "after_scheduler_steps", "worker_startup_errors", "drop_placement_group_cleaner",
     "keep_from_trials", "record_in_asha", "serve_address", "serve_uses_haproxy", "with_version",
 }  # fmt: skip
@@ -29,6 +31,28 @@ def test_every_function_is_called_by_a_test() -> None:
     assert {
         name for name, function in functions if function.__module__.endswith("private")
     } == CALLED
+
+
+def test_ray_waits_longer_for_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "ray._private.services.get_node(" in inspect.getsource(Node.__init__)
+    asked: list[str] = []
+
+    def get_node(_: str, node_id: str) -> str:
+        asked.append(node_id)
+        if len(asked) % 3:
+            raise RuntimeError("It does not know the node yet.")
+        return "found"
+
+    monkeypatch.setattr(services, "get_node", get_node)
+    with ray_private.patient_start(60, iter([5001, 5002, 5003])):
+        assert services.get_node("gcs", "node") == "found"
+        found = parameter.RayParams(num_cpus=1)
+    assert asked == ["node"] * 3
+    ports = (found.metrics_agent_port, found.runtime_env_agent_port)
+    assert (*ports, found.dashboard_agent_listen_port) == (5001, 5002, 5003)
+    with ray_private.patient_start(0, iter([1, 2, 3])), pytest.raises(RuntimeError):
+        services.get_node("gcs", "node")
+    assert services.get_node is get_node
 
 
 def _free_cpus() -> list[float]:

@@ -120,7 +120,7 @@ def test_without_a_folder_for_ray_the_arithmetic_is_told(
         ),
         (
             Exception("The current node timed out during startup. This could happen because"),
-            r"did not start on this machine within 30 s: .* Give the same command again",
+            r"did not start on this machine within 120 s: .* Give the same command again",
         ),
     ],
 )
