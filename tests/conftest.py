@@ -102,7 +102,7 @@ def make_dataset(
 
 @pytest.fixture(scope="module", autouse=True)
 def give_back_memory() -> Iterator[None]:
-    """Networks come and go, and malloc keeps their memory, of which three lanes want much."""
+    """Networks come and go, and malloc keeps their memory, of which tests beside them want much."""
     yield
     if psutil.Process().memory_info().rss > LARGE_PROCESS:
         ctypes.CDLL(None).malloc_trim(0)
