@@ -68,7 +68,7 @@ def test_a_cluster_on_one_machine_has_the_same_environment(tmp_path: Path) -> No
     assert spec is not None
     local = importlib.util.module_from_spec(spec)
     loader.exec_module(local)
-    local.RAY = [sys.executable, str(ray), str(tmp_path / "seen.json")]
+    local.RAY_START = [sys.executable, str(ray), str(tmp_path / "seen.json")]
     cluster = local.Cluster(tmp_path / "cluster")
     cluster.directory.mkdir()
     cluster.token.write_text("0")
