@@ -33,26 +33,17 @@ def test_every_function_is_called_by_a_test() -> None:
     } == CALLED
 
 
-def test_ray_waits_longer_for_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_patient_start_replaces_the_names_that_a_node_uses() -> None:
+    # tests/integration/runtime/test_slow_start.py starts one that is late.
     assert "ray._private.services.get_node(" in inspect.getsource(Node.__init__)
-    asked: list[str] = []
-
-    def get_node(_: str, node_id: str) -> str:
-        asked.append(node_id)
-        if len(asked) % 3:
-            raise RuntimeError("It does not know the node yet.")
-        return "found"
-
-    monkeypatch.setattr(services, "get_node", get_node)
+    assert "ray._private.parameter.RayParams(" in inspect.getsource(ray.init)
+    before = services.get_node, parameter.RayParams
     with ray_private.patient_start(60, iter([5001, 5002, 5003])):
-        assert services.get_node("gcs", "node") == "found"
+        assert services.get_node is not before[0]
         found = parameter.RayParams(num_cpus=1)
-    assert asked == ["node"] * 3
     ports = (found.metrics_agent_port, found.runtime_env_agent_port)
     assert (*ports, found.dashboard_agent_listen_port) == (5001, 5002, 5003)
-    with ray_private.patient_start(0, iter([1, 2, 3])), pytest.raises(RuntimeError):
-        services.get_node("gcs", "node")
-    assert services.get_node is get_node
+    assert (services.get_node, parameter.RayParams) == before
 
 
 def _free_cpus() -> list[float]:
