@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-import torch
+import torch  # noqa: F401 -- whole, before something stands in its compiler's place
 
 _COMPILER = "torch._dynamo"
 _UTILS = f"{_COMPILER}.utils"
@@ -47,7 +47,6 @@ def _without_compiler() -> Iterator[None]:
     finally:
         for name in (_COMPILER, _UTILS):
             del sys.modules[name]
-        torch.__dict__.pop("_dynamo", None)
 
 
 with _without_compiler():

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,9 +25,8 @@ from rtl.runtime import environment, ingress, ray_folder, ray_private
 Progress = Callable[[int, int], None]
 """Called in the driver with the number of parts that are done and their total."""
 
-
 START_S = 120.0
-"""Seconds that Ray has at most to start on this machine; where nothing else runs it takes five."""
+"""Seconds that Ray's second start on this machine may take; an idle machine needs five to ten."""
 
 _TOO_LATE = "timed out during startup"
 """Words of Ray's error where its node did not come up in time."""
@@ -142,7 +141,7 @@ def _start_here(num_cpus: int | None) -> None:
         "num_cpus": num_cpus, "include_dashboard": False, **ray_private.temp_dir_option(folder),
     }  # fmt: skip
     try:
-        _init_patiently(options)
+        _init_patiently(options, folder)
     except ConnectionError as error:
         raise _no_cluster(None, error) from None
     except OSError as error:
@@ -152,21 +151,20 @@ def _start_here(num_cpus: int | None) -> None:
         ) from None
 
 
-def _init_patiently(options: dict[str, Any]) -> None:
+def _init_patiently(options: dict[str, Any], folder: str) -> None:
     """Starts Ray, and a second time with more patience where other work kept it from starting.
 
     Raises ResourceError where that was not enough.
     """
-    before = set(psutil.Process().children())
-    for last in (False, True):
-        patience = ray_private.patient_start(START_S, free_ports())
+    patient = ray_private.patient_start(START_S, free_ports())
+    for patience in (contextlib.nullcontext(), patient):
         try:
-            with patience if last else contextlib.nullcontext():
+            with patience:
                 _init(**options)
         except Exception as error:
             if _TOO_LATE not in str(error):  # Ray has no type for it
                 raise
-            _end(set(psutil.Process().children()) - before)
+            _end_late_node(folder)
         else:
             return
     raise ResourceError(
@@ -175,12 +173,15 @@ def _init_patiently(options: dict[str, Any]) -> None:
     )
 
 
-def _end(processes: Collection[psutil.Process]) -> None:
-    """Ends what a failed start of Ray has left."""
-    for process in processes:
+def _end_late_node(folder: str) -> None:
+    """Ends the processes of Ray that a failed start in this folder has left to this process."""
+    left = []
+    for process in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes, timeout=10)
+            if folder in " ".join(process.cmdline()):
+                process.kill()
+                left.append(process)
+    psutil.wait_procs(left, timeout=10)
 
 
 def _init(**options: Any) -> None:
