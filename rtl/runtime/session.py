@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -187,8 +188,35 @@ def _end_late_node(folder: str) -> None:
 def _init(**options: Any) -> None:
     import ray
 
-    with _without_stderr():
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+    def init() -> None:
+        with _without_stderr():
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+
+    if threading.current_thread() is threading.main_thread():
+        init()
+    else:
+        _in_lasting_thread(init)
+
+
+def _in_lasting_thread(call: Callable[[], None]) -> None:
+    """Calls it in a thread that stays until the process ends. Raises what it raised.
+
+    The kernel ends Ray's processes with the thread that started them (PR_SET_PDEATHSIG), whatever
+    the rest of this process still does with them.
+    """
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 -- raised in the caller's thread
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+            threading.Event().wait()
+
+    threading.Thread(target=run, name="ray-owner", daemon=True).start()
+    outcome.result()
 
 
 def _check_listens(address: str) -> None:

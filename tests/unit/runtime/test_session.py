@@ -150,3 +150,15 @@ def test_a_cluster_starts_with_a_long_tmpdir(tmp_path: Path) -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout.split()[-1:]) == (0, ["3"]), done.stderr
+
+
+def test_ray_outlives_the_thread_that_started_it() -> None:
+    code = (
+        "import os, threading, time; from rtl.runtime import session; import psutil; "
+        "start = threading.Thread(target=session.connect, args=(1,)); start.start(); start.join(); "
+        "time.sleep(1); "
+        "print([p.status() for p in psutil.Process().children() if p.name() == 'raylet'])"
+    )
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    printed = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert printed.split("\n")[-2] in ("['sleeping']", "['running']")
