@@ -203,8 +203,9 @@ def label_curve(
     """Forecasts the accuracy with more labels, from the learning curve of those that are there.
 
     `price` is the money that one label costs, `target` an accuracy from 0 to 1, `counts` numbers of
-    labels to add, by default a quarter, once and thrice as many as there are. Raises ConfigError,
-    DataError where there are too few rows, NotFoundError and StorageError.
+    labels to add, by default a quarter, once and thrice as many as there are. `curve.checks` says
+    what checking as many of the old labels brings, for several shares of wrong ones. Raises
+    ConfigError, DataError where there are too few rows, NotFoundError and StorageError.
     """
     session.silence()
     from rtl.errors import ConfigError
@@ -217,8 +218,9 @@ def label_curve(
         raise ConfigError(f"price is {price}; it must be the money for one label, 0 or more.")
     config = _configure(data, storage=storage, recipe=recipe, overrides=overrides)
     config, _, rows = _load(config, progress=progress)
-    found = curves.measure(rows)
-    more = counts or [max(1, round(share * found.labels)) for share in (0.25, 1, 3)]
+    labels = curves.train_labels(rows)
+    more = counts or [max(1, round(share * labels)) for share in (0.25, 1, 3)]
+    found = curves.measure(rows, more)
     reason = found.forecast.reason if isinstance(found.forecast, NoForecast) else ""
     needed = None if target is None else found.needed(target)
     offers = tuple(found.offers(more, price))

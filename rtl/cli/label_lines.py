@@ -13,6 +13,7 @@ from rtl.display.console import make_table
 
 if TYPE_CHECKING:
     from rtl.api.labels import LabelCurve, Suspect
+    from rtl.labels.curve.measure import Curve, Offer
     from rtl.labels.errors import Expectation
 
 
@@ -60,10 +61,13 @@ def curve_lines(found: LabelCurve, *, target: float | None, price: float | None)
     ]
     if found.no_forecast:
         lines.append(f"No forecast. {found.no_forecast}")
+        counts = sorted({check.count for check in curve.checks})
+        lines += [f"The {n} most doubtful labels checked: {_gains(curve, n)}." for n in counts]
     for offer in found.offers:
         low, high = (100 * (end - now) for end in (offer.score.low, offer.score.high))
         cost = "" if offer.price is None else f", {offer.price:,.2f}"
         lines.append(f"{offer.more} more labels: {low:+.1f} to {high:+.1f} points{cost}")
+        lines += _check_lines(curve, offer)
     if target is not None:
         lines.append(_target_line(found, target=target, price=price))
     return lines
@@ -77,7 +81,32 @@ def curve_content(found: LabelCurve) -> dict[str, Any]:
         "labels": curve.labels, "test_rows": curve.test_rows, "split": curve.split,
         "ceiling": curve.ceiling, "offers": [asdict(offer) for offer in found.offers],
         "needed": found.needed, "no_forecast": found.no_forecast,
+        "checks": [asdict(check) for check in curve.checks],
     }  # fmt: skip
+
+
+def _check_lines(curve: Curve, offer: Offer) -> list[str]:
+    """What checking as many old labels would bring for the same money, and when it brings more."""
+    checks = curve.checks_of(offer.more)
+    if not checks:
+        return []
+    even = curve.break_even(offer)
+    verdict = (
+        f"With up to {checks[-1].share:.0%} wrong, new labels bring more."
+        if even is None
+        else f"From about {even:.1%} wrong labels on, checking brings more."
+    )
+    gains = _gains(curve, offer.more)
+    return [f"  or the {offer.more} most doubtful labels checked: {gains}. {verdict}"]
+
+
+def _gains(curve: Curve, count: int) -> str:
+    return ", ".join(
+        f"{100 * one.gain:+.1f} points if {one.share:.0%} of the labels are wrong"
+        if place == 0
+        else f"{100 * one.gain:+.1f} if {one.share:.0%}"
+        for place, one in enumerate(curve.checks_of(count))
+    )
 
 
 def _target_line(found: LabelCurve, *, target: float, price: float | None) -> str:

@@ -45,6 +45,15 @@ class Review:
     suggested: Numbers
     """Class that the other rows speak for, int64 (N,)."""
 
+    @classmethod
+    def of(cls, outputs: torch.Tensor, labels: Numbers) -> Review:
+        """The review of labels, int64 (N,), by class scores without the own row, (N, C)."""
+        found = margins(outputs, labels)
+        centred = found.copy()
+        for name in np.unique(labels):
+            centred[labels == name] -= np.float32(0.5 * np.median(found[labels == name]))
+        return cls(centred, outputs.argmax(1).numpy())
+
     @property
     def order(self) -> Numbers:
         """Row numbers, the most doubtful first, int64 (N,)."""
@@ -92,12 +101,7 @@ class Reviewer:
 
     def review(self, labels: Numbers, *, classes: int) -> Review:
         """Scores labels, int64 (N,)."""
-        outputs = self.outputs(labels, classes=classes)
-        found = margins(outputs, labels)
-        centred = found.copy()
-        for name in np.unique(labels):
-            centred[labels == name] -= np.float32(0.5 * np.median(found[labels == name]))
-        return Review(centred, outputs.argmax(1).numpy())
+        return Review.of(self.outputs(labels, classes=classes), labels)
 
 
 def check(rows: LabelledRows) -> None:

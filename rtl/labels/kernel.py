@@ -70,7 +70,7 @@ class Kernel:
 
 
 class LeaveOneOut:
-    """Class scores of each row by a fit on all others; other labels cost no other factorization."""
+    """Fits on all rows, and on all but one; other labels cost no other factorization."""
 
     def __init__(self, kernel: Kernel, *, weights: Values | None = None) -> None:
         self._weights = weights
@@ -79,10 +79,23 @@ class LeaveOneOut:
 
     def outputs(self, labels: Numbers, *, classes: int) -> torch.Tensor:
         """Class scores, float32 (N, C), for labels int64 (N,)."""
+        targets, _, solution = self._solve(labels, classes)
+        return targets - solution / self._inverse.diagonal()[:, None]
+
+    def others(self, near: torch.Tensor, labels: Numbers, *, classes: int) -> torch.Tensor:
+        """Class scores of other rows, float32 (M, C), by a fit on all of these.
+
+        `near` are the similarities of the others to these, float32 (M, N).
+        """
+        _, mean, solution = self._solve(labels, classes)
+        return (near + 1) @ solution + mean
+
+    def _solve(
+        self, labels: Numbers, classes: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         targets = _one_hot(labels, classes)
         mean = _mean(targets, self._weights)
-        solution = self._inverse @ (targets - mean)
-        return targets - solution / self._inverse.diagonal()[:, None]
+        return targets, mean, self._inverse @ (targets - mean)
 
 
 def margins(outputs: torch.Tensor, labels: Numbers) -> Values:

@@ -9,6 +9,8 @@ import numpy as np
 
 from rtl.errors import DataError
 from rtl.evaluation.metrics import Estimate
+from rtl.labels.curve import checking
+from rtl.labels.curve.checking import Check
 from rtl.labels.curve.forecast import Forecast, NoForecast, ceiling, forecast
 from rtl.labels.kernel import Kernel
 from rtl.labels.rows import LabelledRows
@@ -54,6 +56,8 @@ class Curve:
     """Nearest-neighbour estimate of the highest accuracy on these features; too low while labels
     are few."""
     forecast: Forecast | NoForecast
+    checks: tuple[Check, ...] = ()
+    """What checking labels would bring instead, for each count and each share of wrong labels."""
 
     def offers(self, counts: Sequence[int], price: float | None) -> list[Offer]:
         """Accuracy and price with so many labels more; empty without a forecast."""
@@ -63,6 +67,19 @@ class Curve:
             Offer(n, self.forecast.at(self.labels + n), None if price is None else n * price)
             for n in counts
         ]
+
+    def checks_of(self, count: int) -> list[Check]:
+        """Checks of so many labels, by rising share of wrong ones; empty where not measured."""
+        return [one for one in self.checks if one.count == count]
+
+    def break_even(self, offer: Offer) -> float | None:
+        """Share of wrong labels from which on checking brings more than the offer's new labels.
+
+        None where the largest share that was measured brings less, or where none was.
+        """
+        checks = self.checks_of(offer.more)
+        gain = offer.score.value - self.scores[-1]
+        return checking.break_even(checks, gain) if checks else None
 
     def needed(self, target: float) -> int | None:
         """More labels until the forecast reaches a target, 0 where it is reached already.
@@ -77,16 +94,17 @@ class Curve:
         return None if found is None else max(0, round(found) - self.labels)
 
 
-def measure(rows: LabelledRows, *, seed: int = 0) -> Curve:
+def measure(rows: LabelledRows, counts: Sequence[int] = (), *, seed: int = 0) -> Curve:
     """Measures the curve on `train`, scored on `test`, or on `val` where there are too few rows.
 
+    `counts` are numbers of labels that could be checked instead of buying as many new ones.
     Raises DataError where neither has `FEWEST_TEST` rows or `train` has too few for six sizes.
     """
-    counts = {split: int((rows.splits == split).sum()) for split in ("train", "val", "test")}
-    split = "test" if counts["test"] >= FEWEST_TEST else "val"
-    if counts[split] < FEWEST_TEST:
+    present = {split: int((rows.splits == split).sum()) for split in ("train", "val", "test")}
+    split = "test" if present["test"] >= FEWEST_TEST else "val"
+    if present[split] < FEWEST_TEST:
         raise DataError(
-            f"The data set has {counts['test']} test and {counts['val']} val rows; a curve takes "
+            f"The data set has {present['test']} test and {present['val']} val rows; a curve takes "
             f"{FEWEST_TEST} of one of them. Pack again with pack.test_fraction above 0."
         )
     classes = len(rows.classes)
@@ -111,10 +129,22 @@ def measure(rows: LabelledRows, *, seed: int = 0) -> Curve:
     scores = np.concatenate([scores, whole])
     nearest = kernel.values[len(train) :, : len(train)].argmax(1).numpy()
     wrong = float((labels[nearest] != labels[len(train) :]).mean())
+    checks = (
+        checking.measure(
+            kernel, labels, train=len(train), classes=classes, counts=counts, seed=seed
+        )
+        if counts
+        else ()
+    )
     return Curve(
         tuple(sizes), tuple(scores.mean(1).round(4).tolist()), len(train), len(test), split,
-        ceiling(wrong, classes), forecast(sizes, scores, seed=seed),
+        ceiling(wrong, classes), forecast(sizes, scores, seed=seed), tuple(checks),
     )  # fmt: skip
+
+
+def train_labels(rows: LabelledRows) -> int:
+    """Labels of `train` that a curve is measured with."""
+    return min(MOST_ROWS, int((rows.splits == "train").sum()))
 
 
 def nested_sizes(rows: int, classes: int) -> list[int]:

@@ -10,6 +10,7 @@ import numpy as np
 from rtl import storage
 from rtl.data.shards import Manifest
 from rtl.errors import NotFoundError
+from rtl.labels.curve.checking import Check
 from rtl.labels.curve.forecast import Forecast, NoForecast
 from rtl.labels.curve.measure import Curve, measure
 from rtl.studio.background.tasks import Task, Work
@@ -38,7 +39,7 @@ def compute(workspace: Workspace, work: Work) -> dict[str, Any]:
     manifest = workspace.data
     rows = workspace.features(manifest, work)
     work.stage("Fitting on ever more labels")
-    found = measure(rows)
+    found = measure(rows, MORE)
     storage.write_json(_place(workspace, manifest), to_dict(found))
     workspace.events.publish("curve", {"digest": manifest.digest[:16]})
     return {"labels": found.labels, "score": found.scores[-1]}
@@ -59,7 +60,11 @@ def describe(curve: Curve, *, price: float | None, target: float | None) -> dict
         "labels": curve.labels, "score": curve.scores[-1], "test_rows": curve.test_rows,
         "split": curve.split, "ceiling": curve.ceiling,
         "no_forecast": curve.forecast.reason if isinstance(curve.forecast, NoForecast) else "",
-        "ahead": [], "offers": [asdict(one) for one in curve.offers(MORE, price)],
+        "ahead": [], "offers": [
+            {**asdict(one), "break_even": curve.break_even(one),
+             "checks": [asdict(check) for check in curve.checks_of(one.more)]}
+            for one in curve.offers(MORE, price)
+        ],
         "target": target, "needed": None if target is None else curve.needed(target),
         "reached": target is not None and curve.scores[-1] >= target,
     }  # fmt: skip
@@ -76,6 +81,7 @@ def to_dict(curve: Curve) -> dict[str, Any]:
     """Plain JSON values; `from_dict` is the inverse."""
     found = curve.forecast
     content = {name: getattr(curve, name) for name in _PLAIN}
+    content["checks"] = [asdict(one) for one in curve.checks]
     if isinstance(found, NoForecast):
         return {**content, "forecast": {"reason": found.reason}}
     return {**content, "forecast": {
@@ -97,9 +103,11 @@ def from_dict(content: dict[str, Any]) -> Curve:
             tuple(tuple(np.array(each) for each in one) for one in kept["parameters"]),
             np.array(kept["weights"]), kept["backtest"],
         )  # fmt: skip
+    checks = tuple(Check(**one) for one in content.get("checks", ()))  # older curves have none
     return replace(
-        Curve(**plain, forecast=found), sizes=tuple(plain["sizes"]), scores=tuple(plain["scores"])
-    )
+        Curve(**plain, forecast=found, checks=checks), sizes=tuple(plain["sizes"]),
+        scores=tuple(plain["scores"]),
+    )  # fmt: skip
 
 
 _PLAIN = ("sizes", "scores", "labels", "test_rows", "split", "ceiling")

@@ -84,9 +84,16 @@ function Offers({ curve, price, target, setTarget, budget }) {
       <tbody>${curve.offers.map((one) => html`<tr key=${one.more}><td>${count(one.more)}</td>
         <td>${POINT(one.score.value)} <span class="soft">${interval(one.score)}</span></td>
         ${price !== null && html`<td>${count(Math.round(100 * one.price) / 100)}</td>`}</tr>`)}</tbody></table>`}
+    ${first?.checks.length > 0 && html`<p class="small">${checking(first)}</p>`}
     <label class="inline">Target accuracy in % <input type="number" min="1" max="99.9" step="0.5" inputmode="decimal" value=${target} onInput=${(event) => setTarget(event.target.value)} placeholder="such as 95" /></label>
     ${curve.target && html`<p role="status">${reach(curve, price, budget)}</p>`}
   </section>`;
+}
+
+function checking({ more, checks, break_even: even }) {
+  const gains = checks.map((one) => `${one.gain < 0 ? "−" : "+"}${Math.abs(100 * one.gain).toFixed(1)} points if ${percent(one.share)} are wrong`).join(", ");
+  const verdict = even === null ? `With up to ${percent(checks.at(-1).share)} wrong, new labels bring more.` : `From about ${percent(even, 1)} wrong labels on, checking brings more.`;
+  return `Or the ${count(more)} most doubtful labels checked: ${gains}. ${verdict}`;
 }
 
 function reach(curve, price, budget) {

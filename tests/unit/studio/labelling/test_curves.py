@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from rtl.labels.curve.checking import SHARES, Check
 from rtl.labels.curve.forecast import NoForecast, forecast
 from rtl.labels.curve.measure import Curve
 from rtl.studio.labelling import curves
@@ -19,8 +20,9 @@ def curve() -> Curve:
     mean = 1 - 0.9 * np.array(SIZES, float) ** -0.35
     scores = mean[:, None] + rng.normal(0, 0.002, (len(SIZES), 6))
     return Curve(
-        SIZES, tuple(scores.mean(1).tolist()), 800, 300, "test", 0.97, forecast(SIZES, scores)
-    )
+        SIZES, tuple(scores.mean(1).tolist()), 800, 300, "test", 0.97, forecast(SIZES, scores),
+        tuple(Check(100, share, 5.0, share / 10, 0.0, 0.1) for share in SHARES),
+    )  # fmt: skip
 
 
 def test_a_curve_is_kept_whole() -> None:
@@ -33,12 +35,21 @@ def test_a_curve_is_kept_whole() -> None:
         )
 
 
+def test_a_curve_of_an_older_version_has_no_checks() -> None:
+    kept = curves.to_dict(curve())
+    del kept["checks"]
+    assert curves.from_dict(kept).checks == ()
+
+
 def test_it_says_what_the_next_labels_bring_and_cost() -> None:
     told = curves.describe(curve(), price=2.5, target=0.93)
     first = told["offers"][0]
     assert (first["more"], first["price"]) == (100, 250)
     assert first["score"]["low"] < first["score"]["value"] < first["score"]["high"]
     assert first["score"]["value"] > told["score"] - 0.01
+    assert [one["gain"] for one in first["checks"]] == [share / 10 for share in SHARES]
+    assert 0 < first["break_even"] < 0.2
+    assert (told["offers"][1]["checks"], told["offers"][1]["break_even"]) == ([], None)
     assert told["needed"] > 0
     assert not told["reached"]
     assert told["ahead"][0][0] == 800
