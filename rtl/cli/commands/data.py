@@ -43,10 +43,14 @@ class Pack(Configured):
         """See `Command`."""
         from rtl import storage
         from rtl.data import shards
+        from rtl.data.packing import journal
 
         if storage.exists(storage.join(self.dest, shards.MANIFEST)):
             return f"The data set that was at {self.dest} is whole."
-        return f"{self.dest} holds no data set yet; packing begins anew."
+        again = "packing begins anew"
+        if storage.list_files(storage.join(self.dest, journal.FOLDER)):
+            again = "images that were checked are not decoded again"
+        return f"{self.dest} holds no data set yet; {again}."
 
 
 @dataclass(frozen=True, kw_only=True)

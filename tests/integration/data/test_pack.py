@@ -15,7 +15,10 @@ from rtl.cli import main
 from rtl.config.schema import PackConfig
 from rtl.data import pack, shards
 from rtl.data.images import decoding
+from rtl.data.packing.check import check
+from rtl.data.packing.journal import Journal
 from rtl.data.shards import Manifest
+from rtl.data.sources import list_source
 from rtl.errors import DataError, NotFoundError, StorageError
 from tests.conftest import make_folder, make_image
 from tests.support.trees import put
@@ -311,6 +314,37 @@ def test_a_stop_leaves_no_half_data_set(ray_cluster: None, tmp_path: Path, stage
         with pytest.raises(NotFoundError, match="no packed data set"):
             shards.load_manifest(out)
     assert pack.pack(str(source), out, CONFIG).digest == old.digest
+
+
+def interrupted(source: Path, out: str) -> None:
+    """Leaves what a packing that was killed after 30 of 36 images leaves."""
+    journal = Journal(out, CONFIG.max_pixels, part=10)
+    rows = list_source(str(source), CONFIG).rows
+    check(rows, journal, max_pixels=CONFIG.max_pixels, rows_per_task=5, progress=lambda *_: None)
+
+
+def test_an_interrupted_packing_goes_on(ray_cluster: None, place: str, tmp_path: Path) -> None:
+    source, out = make_folder(tmp_path / "src", 12), f"{place}/out"
+    interrupted(source, out)
+    told: list[tuple[int, str]] = []
+    made = pack.pack(str(source), out, CONFIG, progress=lambda n, _, what: told.append((n, what)))
+    assert [n for n, what in told if what == "images checked"] == [0, 30, 36]
+    assert made.digest == pack.pack(str(source), f"{place}/other", CONFIG).digest
+    names = {entry.path for entry in storage.list_files(out)}
+    assert names == {shard.path for shard in made.shards} | {"manifest.json"}
+
+
+def test_an_image_that_changed_since_the_interruption_is_found(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    source, out = make_folder(tmp_path / "src", 12), str(tmp_path / "out")
+    interrupted(source, out)
+    for victim in source.glob("*/*.jpg"):
+        victim.write_bytes(bytes(victim.stat().st_size))
+    with pytest.raises(DataError, match=r"changed while it was packed; pack again"):
+        pack.pack(str(source), out, CONFIG.model_copy(update={"max_quarantined": 0.5}))
+    with pytest.raises(DataError, match=r"36 of 36 rows"):
+        pack.pack(str(source), out, CONFIG)
 
 
 @pytest.mark.parametrize(
