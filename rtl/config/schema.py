@@ -199,6 +199,9 @@ class TrainConfig(Section):
     activation_checkpointing: bool = False
     """Whether the backward pass computes each unfrozen block again, in place of keeping its
     activations: less memory, and about a third more time a step."""
+    compile: bool = False
+    """Whether `torch.compile` compiles the unfrozen blocks, on a GPU: the first step of a fit then
+    takes minutes, the others less time."""
     lanes: int = Field(default=8, ge=1)
     """Shards that are read side by side, over all workers, and the largest number of workers. The
     batches are the same for any number of workers; with other lanes they are others. Each worker

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from rtl.errors import ResourceError
 
@@ -72,6 +73,12 @@ def rows_per_pass(device: torch.device) -> int:
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:
     """Context in which a trainable network with fp32 weights computes in `dtype`."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def compiled(module: nn.Module, *, backend: str = "inductor") -> nn.Module:
+    """Returns the module with its forward and backward pass compiled at its first call."""
+    made: nn.Module = torch.compile(module, backend=backend)
+    return made
 
 
 def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -39,7 +39,7 @@ from rtl.storage.lease import Lease
 _FREE_KEYS = (
     "train.workers", "train.cpus_per_worker", "train.max_failures", "train.checkpoint_minutes",
     "train.max_preemption_failures", "train.accumulate", "train.activation_checkpointing",
-    "search.concurrent", "features.memory_gb", "storage",
+    "train.compile", "search.concurrent", "features.memory_gb", "storage",
 )  # fmt: skip
 """Keys that change a run's speed and not its result: a resumed run may set other values."""
 

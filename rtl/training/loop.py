@@ -22,6 +22,7 @@ from rtl.errors import DataError, TrainingError
 from rtl.evaluation import metrics
 from rtl.evaluation.metrics import Mean
 from rtl.evaluation.predictions import Predictions, gather
+from rtl.model import device as devices
 from rtl.model import inception
 from rtl.runs.records import Epoch, Stall
 from rtl.training.checkpoint import Checkpoint, EpochPart
@@ -136,7 +137,8 @@ class _Fit:
             self._average.n_averaged.fill_(len(start.history) * setup.plan.steps + start.part.steps)
         self._part = start.part if start is not None else EpochPart()
         """What is trained already of the epoch that comes first."""
-        self._tail = callbacks.wrap(learner.tail)
+        tail = callbacks.wrap(learner.tail)
+        self._tail = devices.compiled(tail) if settings.compile else tail
 
     def epoch(self, history: tuple[Epoch, ...]) -> Checkpoint:
         """Trains and evaluates the epoch that follows `history`, commits it and reports it."""

@@ -98,6 +98,8 @@ def train(
                 if not storage.is_committed(task.head_uri):
                     callbacks.print_line("Solving the probe, whose head the fit starts from.")
                     storage.commit(task.head_uri, start.solve_head(config, features).encode())
+                if config.train.compile:
+                    callbacks.print_line("The first step compiles the network: minutes.")
                 run_workers(task, launch=launch, print_line=callbacks.print_line)
             outcome = read_outcome(uri)
             curves.outcome(outcome)

@@ -96,7 +96,9 @@ def config_of(layers: int) -> Config:
     )
 
 
-def losses(config: Config, images: torch.Tensor, device: torch.device) -> list[float]:
+def losses(
+    config: Config, images: torch.Tensor, device: torch.device, *, compiled: bool = False
+) -> list[float]:
     """Losses of three steps on the same rows."""
     shard = Shard("train/00000.parquet", "train", ROWS, 1, "0" * 64)
     each = (ROWS // CLASSES,) * CLASSES
@@ -111,8 +113,9 @@ def losses(config: Config, images: torch.Tensor, device: torch.device) -> list[f
     batch = TrainBatch(ids, labels, images, torch.ones(ROWS), part)
     optimizer = make_optimizer(learner.tail, config.optimizer)
     ones = class_weights(manifest.counts["train"], "none")
+    tail = devices.compiled(learner.tail) if compiled else learner.tail
     return [
-        training_step(setup, batch, number=0, tail=learner.tail, optimizer=optimizer, weights=ones)
+        training_step(setup, batch, number=0, tail=tail, optimizer=optimizer, weights=ones)
         for _ in range(3)
     ]
 
@@ -124,3 +127,8 @@ def test_training_steps_have_the_cpus_losses(
     found = losses(config_of(layers), images, device)
     assert found == pytest.approx(losses(config_of(layers), images, CPU), rel=2e-2)
     assert found[2] < found[0]
+
+
+def test_compiled_steps_have_the_same_losses(images: torch.Tensor, device: torch.device) -> None:
+    found = losses(config_of(2), images, device, compiled=True)
+    assert found == pytest.approx(losses(config_of(2), images, device), rel=2e-2)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from rtl.config import loading
 from rtl.config.tree import Config
@@ -14,6 +16,7 @@ from rtl.data.batches import EpochSampler, ImageReader, InMemorySource, TrainBat
 from rtl.data.order import Part
 from rtl.data.shards import load_manifest
 from rtl.errors import ConfigError
+from rtl.model import device as devices
 from rtl.model import inception, pretrained
 from rtl.training.steps.learner import FitSetup, Learner
 from rtl.training.steps.step import split_rows, training_step
@@ -38,7 +41,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 Step = tuple[float, dict[str, torch.Tensor], int]
 
 
-def step(config: Config, *, rows: int = 6) -> Step:
+def step(
+    config: Config, *, rows: int = 6, wrap: Callable[[nn.Module], nn.Module] = lambda tail: tail
+) -> Step:
     """Loss and gradients of one step on new weights, and the bytes kept for its backward pass."""
     manifest = load_manifest(str(config.data.uri))
     plan = EpochSampler.from_config(config, manifest)
@@ -62,8 +67,9 @@ def step(config: Config, *, rows: int = 6) -> Step:
     optimizer = torch.optim.SGD(learner.tail.parameters(), lr=0.0)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = training_step(
-            setup, batch, number=0, tail=learner.tail, optimizer=optimizer, weights=torch.ones(3)
-        )
+            setup, batch, number=0, tail=wrap(learner.tail), optimizer=optimizer,
+            weights=torch.ones(3),
+        )  # fmt: skip
     gradients = {
         name: parameter.grad
         for name, parameter in learner.tail.named_parameters()
@@ -95,6 +101,22 @@ def test_blocks_that_are_computed_again_have_the_same_gradient_and_keep_less(
     for name, gradient in whole[1].items():
         torch.testing.assert_close(gradients[name], gradient)
     assert kept < 0.5 * whole[2]
+
+
+def test_a_compiled_tail_has_the_same_gradient(config: Config, whole: Any) -> None:
+    """Traced as for a GPU; what runs is PyTorch's own arithmetic."""
+    parts = config.replace(train={"accumulate": 2})
+    loss, gradients, _ = step(parts, wrap=lambda tail: devices.compiled(tail, backend="aot_eager"))
+    assert loss == pytest.approx(whole[0], rel=1e-5)
+    assert gradients.keys() == whole[1].keys()
+    for name, gradient in whole[1].items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_only_a_gpu_is_compiled_for() -> None:
+    with pytest.raises(ConfigError, match=r"train\.compile is set and train\.gpus_per_worker is 0"):
+        loading.load(overrides=["train.compile=true"])
+    assert loading.load(overrides=["train.compile=true", "train.gpus_per_worker=1"]).train.compile
 
 
 def test_a_worker_without_rows_takes_its_step(config: Config) -> None:
