@@ -86,7 +86,7 @@ def curve_content(found: LabelCurve) -> dict[str, Any]:
 
 
 def _check_lines(curve: Curve, offer: Offer) -> list[str]:
-    """What checking as many old labels would bring for the same money, and when it brings more."""
+    """Compares an offer with checking as many old labels for the same money."""
     checks = curve.checks_of(offer.more)
     if not checks:
         return []

@@ -26,7 +26,7 @@ SEEDS = 3
 
 @dataclass(frozen=True)
 class Check:
-    """What checking the most doubtful labels brings, were a share of all labels wrong."""
+    """Gain of checking the most doubtful labels, were a share of all labels wrong."""
 
     count: int
     """Labels that are checked, the most doubtful first."""

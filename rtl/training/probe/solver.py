@@ -28,6 +28,9 @@ MANY_ROWS = 5000
 _BASIS = 4096
 """Rows that span the space of more rows than `MANY_ROWS`."""
 
+_NEVER = -1
+"""Fold of rows that are never held out."""
+
 _ITERATIONS = 200
 _TOLERANCE = 3e-5
 """L-BFGS ends where no entry of the gradient, of a row's mean loss, is above it."""
@@ -69,8 +72,8 @@ class Probe:
 def solve(rows: Rows, *, strengths: Sequence[float] = STRENGTHS, folds: int = FOLDS) -> Probe:
     """Solves the probe, its strength chosen by the log loss of cross-validation over the groups.
 
-    Beyond `MANY_ROWS` rows the strength is chosen on that many, and two folds give the held-out
-    logits.
+    Beyond `MANY_ROWS` rows the strength is chosen on that many by one of the folds, whose rows tell
+    the strengths apart well enough, and two folds give the held-out logits.
     """
     space = _Space(rows.features)
     best = strengths[0]
@@ -80,7 +83,8 @@ def solve(rows: Rows, *, strengths: Sequence[float] = STRENGTHS, folds: int = FO
         best, held_out = _choose(space.rows, rows.targets, fold, strengths=strengths)
     elif len(strengths) > 1:
         some = torch.from_numpy(np.random.default_rng(0).permutation(len(fold))[:MANY_ROWS])
-        best, _ = _choose(space.rows[some], rows.targets[some], fold[some], strengths=strengths)
+        one = np.where(fold[some] == 0, 0, _NEVER)
+        best, _ = _choose(space.rows[some], rows.targets[some], one, strengths=strengths)
     if held_out is None:
         fold = assign_folds(rows.groups, 2)
         held_out = _cross_validate(space.rows, rows.targets, fold, strength=best, starts={})
@@ -97,12 +101,13 @@ def _choose(
     strengths: Sequence[float],
 ) -> tuple[float, torch.Tensor]:
     """The strength with the lowest held-out loss, and the held-out logits at it."""
+    held = torch.from_numpy(fold != _NEVER)
     held_out: dict[float, torch.Tensor] = {}
     losses: dict[float, float] = {}
     starts: dict[int, torch.Tensor] = {}
     for strength in strengths:
         found = _cross_validate(rows, targets, fold, strength=strength, starts=starts)
-        held_out[strength], losses[strength] = found, _loss(found, targets)
+        held_out[strength], losses[strength] = found, _loss(found[held], targets[held])
         if losses[strength] > min(losses.values()):
             break  # the loss is convex in the penalty but for noise: weaker ones take longest
     best = min(losses, key=losses.__getitem__)
@@ -117,7 +122,10 @@ def _cross_validate(
     strength: float,
     starts: dict[int, torch.Tensor],
 ) -> torch.Tensor:
-    """Logits for each row by a solution without its fold; `starts` keeps the folds' solutions."""
+    """Logits for each row by a solution without its fold; `starts` keeps the folds' solutions.
+
+    Rows of fold `_NEVER` are in every solution, and their logits are 0.
+    """
     logits = torch.zeros_like(targets)
     for number in range(int(fold.max()) + 1):
         inside = torch.from_numpy(fold != number)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from rtl import storage
 from rtl.config.schema import ServeConfig
 from rtl.evaluation import baseline
 from rtl.evaluation.live_accuracy import CalibrationGap
@@ -57,10 +58,15 @@ def make_bundle(folder: str) -> Classifier:
     return Classifier.load(folder)
 
 
-def test_accuracy_and_kept_images_over_http(ray_cluster: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_accuracy_and_kept_images_over_http(
+    ray_cluster: None, place: str, replicas: int, tmp_path: Path
+) -> None:
     classifier = make_bundle(str(tmp_path / "bundle"))
-    kept = tmp_path / "kept"
-    config = ServeConfig(port=0, error_price=2.0, keep_uncertain=str(kept), keep_uncertain_max=MOST)
+    kept = f"{place}/kept"
+    config = ServeConfig(
+        port=0, replicas=replicas, error_price=2.0, keep_uncertain=kept, keep_uncertain_max=MOST
+    )
     url = deployment.deploy(str(tmp_path / "bundle"), config)
     try:
         with httpx.Client(base_url=url, timeout=60) as client:
@@ -87,7 +93,7 @@ def test_accuracy_and_kept_images_over_http(ray_cluster: None, tmp_path: Path) -
     assert found["cost_per_1000"]["value"] == pytest.approx(
         2000 * (1 - found["estimate"]["value"]), abs=0.01
     )
-    stored = [path.read_bytes() for path in kept.iterdir()]
+    stored = [storage.read_bytes(entry.uri) for entry in storage.list_files(kept)]
     assert len(stored) == MOST
     assert set(stored) <= set(photos)
 

@@ -104,8 +104,9 @@ def _views(pictures: torch.Tensor, level: Level) -> torch.Tensor:
         full = part.float()[:, None]
         light = functional.pad(full, (edge,) * 4, mode="replicate")
         light = functional.avg_pool2d(functional.avg_pool2d(light, level.blur, 1), share)
-        cut = functional.max_pool2d((full >= _CLIPPED).float(), level.blur, 1, edge)
-        found.append(torch.cat([light, functional.max_pool2d(cut, share)], 1).half())
+        reach = share + level.blur - 1  # pixels that a pixel of the view takes in
+        cut = functional.max_pool2d((full >= _CLIPPED).float(), reach, share, edge)
+        found.append(torch.cat([light, cut], 1).half())
     return torch.cat(found)
 
 
