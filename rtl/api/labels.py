@@ -218,7 +218,7 @@ def label_curve(
         raise ConfigError(f"price is {price}; it must be the money for one label, 0 or more.")
     config = _configure(data, storage=storage, recipe=recipe, overrides=overrides)
     config, _, rows = _load(config, progress=progress)
-    labels = curves.train_labels(rows)
+    labels = int((rows.splits == "train").sum())
     more = counts or [max(1, round(share * labels)) for share in (0.25, 1, 3)]
     found = curves.measure(rows, more)
     reason = found.forecast.reason if isinstance(found.forecast, NoForecast) else ""

@@ -53,10 +53,13 @@ def curve_table(found: LabelCurve) -> Table:
 def curve_lines(found: LabelCurve, *, target: float | None, price: float | None) -> list[str]:
     """Sentences on what more labels would bring, and on the target."""
     curve = found.curve
-    now = curve.scores[-1]
+    now, measured = curve.now, curve.sizes[-1]
+    forecast = ""
+    if measured < curve.labels and not found.no_forecast:
+        forecast = f", all {curve.labels} about {now:.3f} by the forecast"
     lines = [
-        f"{curve.labels} labels have {now:.3f} of accuracy on {curve.test_rows} rows of "
-        f"{curve.split}. As far as these labels tell, their features allow about "
+        f"{measured} labels have {curve.scores[-1]:.3f} of accuracy on {curve.test_rows} rows of "
+        f"{curve.split}{forecast}. As far as these labels tell, their features allow about "
         f"{curve.ceiling:.3f}: a nearest-neighbour estimate, which rises with more labels."
     ]
     if found.no_forecast:

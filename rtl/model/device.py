@@ -77,8 +77,9 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Any:
 
 def compiled(module: nn.Module, *, backend: str = "inductor") -> nn.Module:
     """Returns the module with its forward and backward pass compiled at its first call."""
-    made: nn.Module = torch.compile(module, backend=backend)
-    return made
+    made: Any = torch.compile(module, backend=backend)
+    found: nn.Module = made
+    return found
 
 
 def to_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -46,13 +46,14 @@ def measure(
     labels: Numbers,
     *,
     train: int,
+    total: int,
     classes: int,
     counts: Sequence[int],
     seed: int = 0,
 ) -> list[Check]:
     """Plants errors in the labels, int64 (N,), of the first `train` rows; scores on the rest.
 
-    Counts above `train` are left out.
+    These stand for `total` labels, of which the `counts` are checked; counts above are left out.
     """
     without = LeaveOneOut(Kernel(kernel.values[:train, :train]))
     near = kernel.values[train:, :train]
@@ -62,7 +63,8 @@ def measure(
         outputs = without.others(near, given, classes=classes)
         return float((outputs.argmax(1).numpy() == test_labels).mean())
 
-    counts = [count for count in counts if count <= len(labels)]
+    counts = sorted({count for count in counts if count <= total})
+    firsts = [max(1, round(count * train / total)) for count in counts]
     outputs = without.outputs(labels, classes=classes)
     checks = []
     for share in SHARES:
@@ -73,16 +75,13 @@ def measure(
                 changed, chosen = plant(outputs, labels, kind=kind, noise=share, seed=seed + draw)
                 doubts = Review.of(without.outputs(changed, classes=classes), changed)
                 before = score(changed)
-                first = [doubts.order[:count] for count in counts]
+                first = [doubts.order[:count] for count in firsts]
                 found.append([len(np.intersect1d(rows, chosen)) for rows in first])
                 gains.append([score(_mended(changed, labels, rows)) - before for rows in first])
         for count, hits, gained in zip(counts, np.array(found).T, np.array(gains).T, strict=True):
             low, high = np.quantile(gained, (0.05, 0.95))
-            check = Check(
-                count, share, found=float(hits.mean()), gain=float(gained.mean()), low=float(low),
-                high=float(high),
-            )  # fmt: skip
-            checks.append(check)
+            hit = float(hits.mean()) * total / train
+            checks.append(Check(count, share, hit, float(gained.mean()), float(low), float(high)))
     return checks
 
 

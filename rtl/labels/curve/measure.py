@@ -45,10 +45,11 @@ class Curve:
     """A learning curve and its forecast."""
 
     sizes: tuple[int, ...]
-    """Labels of each subset; the last one is all of them."""
+    """Labels of each subset; the last one is all of them, or `MOST_ROWS`."""
     scores: tuple[float, ...]
     """Mean accuracy at each size."""
     labels: int
+    """All labels of `train`."""
     test_rows: int
     split: str
     """Split of the test rows: `test`, else `val`."""
@@ -58,6 +59,13 @@ class Curve:
     forecast: Forecast | NoForecast
     checks: tuple[Check, ...] = ()
     """What checking labels would bring instead, for each count and each share of wrong labels."""
+
+    @property
+    def now(self) -> float:
+        """Accuracy with all labels: measured, or by the forecast where the curve ends before."""
+        if self.labels == self.sizes[-1] or isinstance(self.forecast, NoForecast):
+            return self.scores[-1]
+        return self.forecast.at(self.labels).value
 
     def offers(self, counts: Sequence[int], price: float | None) -> list[Offer]:
         """Accuracy and price with so many labels more; empty without a forecast."""
@@ -78,7 +86,7 @@ class Curve:
         None where the largest share that was measured brings less, or where none was.
         """
         checks = self.checks_of(offer.more)
-        gain = offer.score.value - self.scores[-1]
+        gain = offer.score.value - self.now
         return checking.break_even(checks, gain) if checks else None
 
     def needed(self, target: float) -> int | None:
@@ -86,7 +94,7 @@ class Curve:
 
         None without a forecast, and where 50 times the labels do not suffice.
         """
-        if self.scores[-1] >= target:
+        if self.now >= target:
             return 0
         if isinstance(self.forecast, NoForecast):
             return None
@@ -94,7 +102,13 @@ class Curve:
         return None if found is None else max(0, round(found) - self.labels)
 
 
-def measure(rows: LabelledRows, counts: Sequence[int] = (), *, seed: int = 0) -> Curve:
+def measure(
+    rows: LabelledRows,
+    counts: Sequence[int] = (),
+    *,
+    seed: int = 0,
+    most_rows: int = MOST_ROWS,
+) -> Curve:
     """Measures the curve on `train`, scored on `test`, or on `val` where there are too few rows.
 
     `counts` are numbers of labels that could be checked instead of buying as many new ones.
@@ -114,7 +128,8 @@ def measure(rows: LabelledRows, counts: Sequence[int] = (), *, seed: int = 0) ->
             f"{len(train)} train rows of {classes} classes are too few for a curve; label "
             f"{10 * classes} at least."
         )
-    train = np.random.default_rng(seed).permutation(train)[:MOST_ROWS]
+    total = len(train)
+    train = np.random.default_rng(seed).permutation(train)[:most_rows]
     kernel = Kernel.compute(rows.features[np.concatenate([train, test])])
     labels = rows.labels[np.concatenate([train, test])]
 
@@ -131,20 +146,15 @@ def measure(rows: LabelledRows, counts: Sequence[int] = (), *, seed: int = 0) ->
     wrong = float((labels[nearest] != labels[len(train) :]).mean())
     checks = (
         checking.measure(
-            kernel, labels, train=len(train), classes=classes, counts=counts, seed=seed
+            kernel, labels, train=len(train), total=total, classes=classes, counts=counts, seed=seed
         )
         if counts
         else ()
     )
     return Curve(
-        tuple(sizes), tuple(scores.mean(1).round(4).tolist()), len(train), len(test), split,
+        tuple(sizes), tuple(scores.mean(1).round(4).tolist()), total, len(test), split,
         ceiling(wrong, classes), forecast(sizes, scores, seed=seed), tuple(checks),
     )  # fmt: skip
-
-
-def train_labels(rows: LabelledRows) -> int:
-    """Labels of `train` that a curve is measured with."""
-    return min(MOST_ROWS, int((rows.splits == "train").sum()))
 
 
 def nested_sizes(rows: int, classes: int) -> list[int]:

@@ -37,7 +37,7 @@ def test_a_fit_on_all_rows_answers_for_others_as_the_kernel_does() -> None:
 def test_checking_all_labels_undoes_all_errors() -> None:
     rows = make_rows(500, apart=3.0)
     kernel = Kernel.compute(rows.features)
-    found = checking.measure(kernel, rows.labels, train=300, classes=3, counts=[30, 300])
+    found = checking.measure(kernel, rows.labels, train=300, total=300, classes=3, counts=[30, 300])
     assert [(one.count, one.share) for one in found] == [(n, s) for s in SHARES for n in (30, 300)]
     whole = [one for one in found if one.count == 300]
     assert [one.found for one in whole] == [round(share * 300) for share in SHARES]
@@ -46,6 +46,15 @@ def test_checking_all_labels_undoes_all_errors() -> None:
         assert part.low <= part.gain <= part.high
     assert whole[-1].gain > whole[0].gain
     assert whole[-1].gain > 0.02
+
+
+def test_a_sample_stands_for_all_labels() -> None:
+    rows = make_rows(500, apart=3.0)
+    kernel = Kernel.compute(rows.features)
+    whole = checking.measure(kernel, rows.labels, train=300, total=300, classes=3, counts=[30])
+    sample = checking.measure(kernel, rows.labels, train=300, total=900, classes=3, counts=[90])
+    assert [one.gain for one in sample] == [one.gain for one in whole]
+    assert [one.found for one in sample] == pytest.approx([3 * one.found for one in whole])
 
 
 def test_the_break_even_is_where_both_bring_the_same() -> None:

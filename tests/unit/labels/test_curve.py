@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rtl.api.labels import LabelCurve
+from rtl.cli import label_lines
 from rtl.errors import DataError
 from rtl.labels.curve import measure as curve
 from rtl.labels.curve.forecast import Forecast, NoForecast, ceiling, forecast
@@ -79,6 +81,24 @@ def test_a_curve_of_a_data_set() -> None:
         assert offer.price == pytest.approx(40)
         assert offer.score.low < offer.score.value < offer.score.high
     assert curve.measure(rows).scores == found.scores
+
+
+def test_a_curve_of_many_rows_forecasts_from_all_of_them() -> None:
+    rows = make_rows(420, apart=3.0)
+    rows.splits[300:] = "test"
+    whole = curve.measure(rows)
+    found = curve.measure(rows, [50], most_rows=200)
+    assert (found.labels, found.sizes[-1], {one.count for one in found.checks}) == (300, 200, {50})
+    assert isinstance(found.forecast, Forecast)
+    assert found.now == found.forecast.at(300).value
+    assert found.now == pytest.approx(whole.now, abs=0.03)
+    (offer,) = found.offers([100], None)
+    assert offer.score.value == found.forecast.at(400).value
+    line = label_lines.curve_lines(
+        LabelCurve("data", found, (offer,), None, ""), target=None, price=None
+    )[0]
+    assert "200 labels have 0." in line
+    assert "all 300 about 0." in line
 
 
 def test_a_target_above_the_estimate_of_few_labels_may_be_reached() -> None:
