@@ -59,9 +59,13 @@ def curve_lines(found: LabelCurve, *, target: float | None, price: float | None)
         forecast = f", all {curve.labels} about {now:.3f} by the forecast"
     lines = [
         f"{measured} labels have {curve.scores[-1]:.3f} of accuracy on {curve.test_rows} rows of "
-        f"{curve.split}{forecast}. As far as these labels tell, their features allow about "
-        f"{curve.ceiling:.3f}: a nearest-neighbour estimate, which rises with more labels."
+        f"{curve.split}{forecast}."
     ]
+    if curve.ceiling > now:  # with few labels it is below what they reach
+        lines[0] += (
+            f" As far as these labels tell, their features allow about {curve.ceiling:.3f}: a "
+            "nearest-neighbour estimate, which rises with more labels."
+        )
     if found.no_forecast:
         lines.append(f"No forecast. {found.no_forecast}")
         counts = sorted({check.count for check in curve.checks})

@@ -69,10 +69,11 @@ def describe(curve: Curve, *, price: float | None, target: float | None) -> dict
         "reached": target is not None and curve.now >= target,
     }  # fmt: skip
     if not isinstance(curve.forecast, NoForecast):
-        counts = np.geomspace(1, AHEAD, _POINTS) * curve.labels - curve.labels
+        # A curve of many rows was measured on some of them.
+        counts = np.geomspace(curve.sizes[-1], AHEAD * curve.labels, _POINTS).round() - curve.labels
         content["ahead"] = [
             [curve.labels + one.more, one.score.value, one.score.low, one.score.high]
-            for one in curve.offers([round(n) for n in counts], None)
+            for one in curve.offers([int(n) for n in counts], None)
         ]
     return content
 

@@ -110,6 +110,15 @@ def test_a_target_above_the_estimate_of_few_labels_may_be_reached() -> None:
     assert found.needed(target) == replace(found, ceiling=target - 0.01).needed(target) is not None
 
 
+def test_a_ceiling_below_the_curve_is_not_told() -> None:
+    low = Curve((10, 20), (0.5, 0.6), 20, 40, "val", 0.55, NoForecast("too few"))
+    for curve_, words in ((low, 0), (replace(low, ceiling=0.7), 1)):
+        told = label_lines.curve_lines(
+            LabelCurve("data", curve_, (), None, "too few"), target=None, price=None
+        )
+        assert "".join(told).count("allow about") == words
+
+
 def test_no_forecast_promises_nothing() -> None:
     found = Curve((10, 20), (0.5, 0.6), 20, 40, "val", 0.9, NoForecast("too few"))
     assert found.offers([10], None) == []

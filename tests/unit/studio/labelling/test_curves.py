@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,14 @@ def test_it_says_what_the_next_labels_bring_and_cost() -> None:
     assert not told["reached"]
     assert told["ahead"][0][0] == 800
     assert told["ahead"][-1][0] == pytest.approx(3200)
+
+
+def test_the_forecast_is_drawn_from_the_last_size_that_was_measured() -> None:
+    sample = replace(curve(), labels=2000)
+    told = curves.describe(sample, price=None, target=None)
+    assert told["points"][-1][0] == told["ahead"][0][0] == 800
+    assert told["ahead"][-1][0] == 8000
+    assert told["score"] == sample.now > sample.scores[-1]
 
 
 def test_without_a_forecast_it_says_why() -> None:
