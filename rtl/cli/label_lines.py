@@ -98,11 +98,12 @@ def _check_lines(curve: Curve, offer: Offer) -> list[str]:
     if not checks:
         return []
     even = curve.break_even(offer)
-    verdict = (
-        f"With up to {checks[-1].share:.0%} wrong, new labels bring more."
-        if even is None
-        else f"From about {even:.1%} wrong labels on, checking brings more."
-    )
+    if not curve.tells_apart(offer):
+        verdict = "Both are too small to be told apart."
+    elif even is None:
+        verdict = f"With up to {checks[-1].share:.0%} wrong, new labels bring more."
+    else:
+        verdict = f"From about {even:.1%} wrong labels on, checking brings more."
     gains = _gains(curve, offer.more)
     return [f"  or the {offer.more} most doubtful labels checked: {gains}. {verdict}"]
 

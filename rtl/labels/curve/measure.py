@@ -26,6 +26,9 @@ SMALLEST_SHARE = 1 / 15
 
 FEWEST_TEST = 30
 
+LEAST_GAIN = 0.005
+"""Gain in accuracy below which chance decides which of two ways brings more."""
+
 MOST_ROWS = 6000
 """Training rows that are used at most: more are drawn at random."""
 
@@ -79,6 +82,11 @@ class Curve:
     def checks_of(self, count: int) -> list[Check]:
         """Checks of so many labels, by rising share of wrong ones; empty where not measured."""
         return [one for one in self.checks if one.count == count]
+
+    def tells_apart(self, offer: Offer) -> bool:
+        """Whether checking or the offer's new labels bring enough to say which brings more."""
+        gains = [offer.score.value - self.now, *(one.gain for one in self.checks_of(offer.more))]
+        return max(gains) >= LEAST_GAIN
 
     def break_even(self, offer: Offer) -> float | None:
         """Share of wrong labels from which on checking brings more than the offer's new labels.

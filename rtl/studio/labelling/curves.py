@@ -62,6 +62,7 @@ def describe(curve: Curve, *, price: float | None, target: float | None) -> dict
         "no_forecast": curve.forecast.reason if isinstance(curve.forecast, NoForecast) else "",
         "ahead": [], "offers": [
             {**asdict(one), "break_even": curve.break_even(one),
+             "tells_apart": curve.tells_apart(one),
              "checks": [asdict(check) for check in curve.checks_of(one.more)]}
             for one in curve.offers(MORE, price)
         ],

@@ -10,6 +10,7 @@ import torch
 
 from rtl.api.labels import LabelCurve
 from rtl.cli import label_lines
+from rtl.evaluation.metrics import Estimate
 from rtl.labels.curve import checking
 from rtl.labels.curve import measure as curve
 from rtl.labels.curve.checking import SHARES, Check, break_even
@@ -77,6 +78,18 @@ def test_a_curve_compares_both_for_the_same_count() -> None:
     assert sum("most doubtful labels checked" in line for line in told) == 1
     assert "wrong labels on, checking" in told[2] or "new labels bring more" in told[2]
     assert "if 2% of the labels are wrong" in told[2]
+
+
+def test_small_gains_are_not_told_apart() -> None:
+    few = tuple(Check(40, share, 1.0, share / 50, 0.0, 0.01) for share in SHARES)
+    found = replace(measured(), checks=few)
+    score = Estimate(found.now + 0.001, 0.5, 0.9)
+    for gain, words in ((0.001, "too small to be told apart"), (0.02, "new labels bring more")):
+        offer = curve.Offer(40, replace(score, value=found.now + gain), None)
+        told = label_lines.curve_lines(
+            LabelCurve("data", found, (offer,), None, ""), target=None, price=None
+        )
+        assert words in told[2]
 
 
 def test_checks_are_told_without_a_forecast_too() -> None:

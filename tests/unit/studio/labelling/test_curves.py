@@ -50,6 +50,7 @@ def test_it_says_what_the_next_labels_bring_and_cost() -> None:
     assert first["score"]["value"] > told["score"] - 0.01
     assert [one["gain"] for one in first["checks"]] == [share / 10 for share in SHARES]
     assert 0 < first["break_even"] < 0.2
+    assert first["tells_apart"]
     assert (told["offers"][1]["checks"], told["offers"][1]["break_even"]) == ([], None)
     assert told["needed"] > 0
     assert not told["reached"]
