@@ -58,16 +58,17 @@ def search(record: Record) -> Iterator[Row]:
     """A grid of 12 trials, the same with ASHA, one fit."""
     took = record["rtl_seconds"]
     plain = record["plain_grid_seconds_computed"]
+    photos = f"{record['rows']['train']:,} photos"
     yield Row(
-        f"Search: 12 trials, 8 epochs of {record['rows']['train']:,} photos", duration(took["grid"]),
+        f"Search: 12 trials, 8 epochs of {photos}", duration(took["grid"]),
         f"{record['speedup_same_epochs']:.3g} (tuned: {record['speedup_vs_tuned']:.3g})",
         duration(plain), duration(record["tuned_grid_seconds_computed"]),
     )  # fmt: skip
     asha = took["asha_with_cache"] + took["features"]
     yield Row("The same search with ASHA", duration(asha), f"{record['speedup_vs_grid']:.3g}")
     yield Row(
-        f"One fit: k = 0, 10 epochs of {record['rows']['train']:,} photos", duration(took["k0"]), f"{record['k0_speedup']:.3g}",
-        duration(took["k0"] * record["k0_speedup"]),
+        f"One fit: k = 0, 10 epochs of {photos}", duration(took["k0"]),
+        f"{record['k0_speedup']:.3g}", duration(took["k0"] * record["k0_speedup"]),
     )  # fmt: skip
 
 
