@@ -95,6 +95,11 @@ class Config(Section):
                 "train.compile is set and train.gpus_per_worker is 0; it is for GPUs alone: set "
                 "train.gpus_per_worker=1, or leave it out"
             )
+        if self.train.compile and self.train.minutes:
+            raise ValueError(
+                "train.compile and train.minutes are set; epochs are planned by the first one's "
+                "time, which compiling would distort: set train.epochs alone"
+            )
         if self.model.batch_norm == "train":
             for key, used in (
                 ("accumulate", self.train.accumulate > 1),

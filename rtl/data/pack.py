@@ -80,13 +80,7 @@ def _pack(
     counts = _count(placed, listing.classes)
 
     storage.delete(storage.join(target, MANIFEST))
-    try:
-        written = write(
-            plan_shards(placed, config), listing.classes, dest=target, progress=progress
-        )
-    except DataError:  # an image has changed: what the journal says of it is wrong
-        journal.delete()
-        raise
+    written = write(plan_shards(placed, config), listing.classes, dest=target, progress=progress)
     _delete_old_shards(target, written)
     manifest = Manifest(
         classes=listing.classes,

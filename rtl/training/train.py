@@ -99,7 +99,9 @@ def train(
                     callbacks.print_line("Solving the probe, whose head the fit starts from.")
                     storage.commit(task.head_uri, start.solve_head(config, features).encode())
                 if config.train.compile:
-                    callbacks.print_line("The first step compiles the network: minutes.")
+                    callbacks.print_line(
+                        "The first step takes minutes: it compiles the unfrozen blocks."
+                    )
                 run_workers(task, launch=launch, print_line=callbacks.print_line)
             outcome = read_outcome(uri)
             curves.outcome(outcome)

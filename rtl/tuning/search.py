@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from rtl import storage
 from rtl.config.tree import Config
 from rtl.data.shards import Manifest
-from rtl.errors import NotFoundError
+from rtl.errors import ConfigError, NotFoundError
 from rtl.feature_extraction import cost, extraction, framing
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.runs import mlflow_log, ray_metrics, run, tensorboard, trials
@@ -133,6 +133,11 @@ def check(config: Config) -> tuple[Config, Manifest]:
     """
     config, manifest = prepare(config)
     checks.check_points(config, manifest)
+    if config.train.compile:
+        raise ConfigError(
+            "train.compile is set; each fit of a search would compile, for minutes. It is for `rtl "
+            "train`: leave it out."
+        )
     mlflow_log.check(config)
     return config, manifest
 

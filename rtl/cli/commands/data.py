@@ -49,7 +49,7 @@ class Pack(Configured):
             return f"The data set that was at {self.dest} is whole."
         again = "packing begins anew"
         if storage.list_files(storage.join(self.dest, journal.FOLDER)):
-            again = "images that were checked are not decoded again"
+            again = "most images that were checked are not decoded again"
         return f"{self.dest} holds no data set yet; {again}."
 
 

@@ -41,26 +41,30 @@ def check(
 ) -> tuple[list[CheckedRow], list[Quarantined]]:
     """Returns the rows whose image decodes, and the others with a reason.
 
-    Images that the journal knows are not read again; what is found is added to it.
+    An image whose sha256 is the one that the journal has for its place is not decoded again; what
+    is found is added to it.
     """
-    checked = journal.recall(rows)
-    done = len(checked)
-    progress(done, len(rows), CHECKED)
+    known = journal.recall(rows)
     # Rows of one tar, and of one folder, are checked by one task.
-    left = (number for number in range(len(rows)) if number not in checked)
-    order = sorted(left, key=lambda i: (os.fsencode(rows[i].uri), rows[i].offset))
+    order = sorted(range(len(rows)), key=lambda i: (os.fsencode(rows[i].uri), rows[i].offset))
     tables = [
-        tasks.locations(rows, order[start : start + rows_per_task])
+        tasks.locations(rows, numbers).append_column(
+            "known", pa.array([known.get(number) for number in numbers], pa.string())
+        )
         for start in range(0, len(order), rows_per_task)
+        for numbers in [order[start : start + rows_per_task]]
     ]
+    checked: dict[int, CheckedRow] = {}
     quarantine: list[Quarantined] = []
+    done = 0
     for result in tasks.run(tables, _check_block, {"max_pixels": max_pixels}):
         for found in result.to_pylist():
             row = rows[found["number"]]
             if found["reason"] is None:
                 item = CheckedRow(row, found["sha256"], found["bytes"])
                 checked[found["number"]] = item
-                journal.add(item)
+                if known.get(found["number"]) != item.sha256:
+                    journal.add(item)
             else:
                 quarantine.append(Quarantined(row.id, found["reason"]))
         done += len(result)
@@ -79,7 +83,8 @@ def _check_block(block: Any, max_pixels: int) -> Any:
         try:
             data = tasks.fetch(location)
             entry.update(storage.describe(data))
-            decoding.decode(data, max_pixels)
+            if entry["sha256"] != location["known"]:
+                decoding.decode(data, max_pixels)
         except ImageError as error:
             entry["reason"] = str(error)
         except NotFoundError as error:

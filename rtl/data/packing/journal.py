@@ -1,8 +1,7 @@
 """Results of the first pass so far, so that a packing that was interrupted goes on from there.
 
-Only images that can be used are kept. The second pass compares the sha256 of each of them with
-what it fetches, so that an image that changed in between is found; one that could not be used is
-read again, as it may have been repaired.
+Only images that can be used are kept, with their sha256: whoever goes on reads each image again,
+and spares the decoding where its content is the same.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ PART = 2000
 _SCHEMA = pa.schema(
     [
         ("uri", pa.binary()), ("offset", pa.int64()), ("size", pa.int64()),
-        ("sha256", pa.string()), ("bytes", pa.int64()),
+        ("sha256", pa.string()),
     ]
 )  # fmt: skip
 
@@ -44,28 +43,26 @@ class Journal:
         self._schema = _SCHEMA.with_metadata({"max_pixels": str(max_pixels)})
         self._new: list[CheckedRow] = []
 
-    def recall(self, rows: Sequence[Row]) -> dict[int, CheckedRow]:
-        """Rows that an earlier packing has checked, by their place in `rows`."""
-        known: dict[_Key, tuple[str, int]] = {}
+    def recall(self, rows: Sequence[Row]) -> dict[int, str]:
+        """The sha256 of images that an earlier packing could use, by their place in `rows`."""
+        known: dict[_Key, str] = {}
         for entry in storage.list_files(self._folder):
             try:
                 table = pq.read_table(pa.BufferReader(storage.read_bytes(entry.uri)))
-            except pa.ArrowInvalid:
+            except (pa.ArrowInvalid, OSError):
                 continue  # damaged: its images are checked again
             if table.schema.equals(self._schema, check_metadata=True):
-                *key, sha256, size = (column.to_pylist() for column in table.columns)
-                known.update(
-                    zip(zip(*key, strict=True), zip(sha256, size, strict=True), strict=True)
-                )
+                *key, sha256 = (column.to_pylist() for column in table.columns)
+                known.update(zip(zip(*key, strict=True), sha256, strict=True))
         found = ((number, known.get(_key(row))) for number, row in enumerate(rows))
-        return {number: CheckedRow(rows[number], *one) for number, one in found if one}
+        return {number: sha256 for number, sha256 in found if sha256 is not None}
 
     def add(self, item: CheckedRow) -> None:
         """Keeps a row; parts are written once they are full. Raises StorageError."""
         self._new.append(item)
         if len(self._new) < self._part:
             return
-        values = [(*_key(one.row), one.sha256, one.size) for one in self._new]
+        values = [(*_key(one.row), one.sha256) for one in self._new]
         columns = [list(column) for column in zip(*values, strict=True)]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table(columns, schema=self._schema), sink)

@@ -70,6 +70,11 @@ class Curve:
             return self.scores[-1]
         return self.forecast.at(self.labels).value
 
+    @property
+    def known(self) -> int:
+        """Labels that `now` is the accuracy of."""
+        return self.sizes[-1] if isinstance(self.forecast, NoForecast) else self.labels
+
     def offers(self, counts: Sequence[int], price: float | None) -> list[Offer]:
         """Accuracy and price with so many labels more; empty without a forecast."""
         if isinstance(self.forecast, NoForecast):
@@ -85,7 +90,7 @@ class Curve:
 
     def tells_apart(self, offer: Offer) -> bool:
         """Whether checking or the offer's new labels bring enough to say which brings more."""
-        gains = [offer.score.value - self.now, *(one.gain for one in self.checks_of(offer.more))]
+        gains = [self._gain(offer), *(one.gain for one in self.checks_of(offer.more))]
         return max(gains) >= LEAST_GAIN
 
     def break_even(self, offer: Offer) -> float | None:
@@ -94,8 +99,13 @@ class Curve:
         None where the largest share that was measured brings less, or where none was.
         """
         checks = self.checks_of(offer.more)
-        gain = offer.score.value - self.now
-        return checking.break_even(checks, gain) if checks else None
+        return checking.break_even(checks, self._gain(offer)) if checks else None
+
+    def _gain(self, offer: Offer) -> float:
+        """Gain of an offer along the forecast, whose course tells more than a measured score."""
+        if isinstance(self.forecast, NoForecast):
+            return 0.0
+        return offer.score.value - self.forecast.at(self.labels).value
 
     def needed(self, target: float) -> int | None:
         """More labels until the forecast reaches a target, 0 where it is reached already.
@@ -106,7 +116,8 @@ class Curve:
             return 0
         if isinstance(self.forecast, NoForecast):
             return None
-        found = self.forecast.labels_for(target)
+        most = 50 * self.labels / self.sizes[-1]
+        found = self.forecast.labels_for(target, most=most)
         return None if found is None else max(0, round(found) - self.labels)
 
 

@@ -42,7 +42,7 @@ def compute(workspace: Workspace, work: Work) -> dict[str, Any]:
     found = measure(rows, MORE)
     storage.write_json(_place(workspace, manifest), to_dict(found))
     workspace.events.publish("curve", {"digest": manifest.digest[:16]})
-    return {"labels": found.labels, "score": found.now}
+    return {"labels": found.known, "score": found.now}
 
 
 def read(workspace: Workspace) -> Curve | None:
@@ -57,7 +57,7 @@ def describe(curve: Curve, *, price: float | None, target: float | None) -> dict
     """All that the page shows of a curve, as plain JSON values."""
     content: dict[str, Any] = {
         "points": [[n, score] for n, score in zip(curve.sizes, curve.scores, strict=True)],
-        "labels": curve.labels, "score": curve.now, "test_rows": curve.test_rows,
+        "labels": curve.known, "score": curve.now, "test_rows": curve.test_rows,
         "split": curve.split, "ceiling": curve.ceiling,
         "no_forecast": curve.forecast.reason if isinstance(curve.forecast, NoForecast) else "",
         "ahead": [], "offers": [

@@ -10,7 +10,6 @@ import torch
 
 from rtl.api.labels import LabelCurve
 from rtl.cli import label_lines
-from rtl.evaluation.metrics import Estimate
 from rtl.labels.curve import checking
 from rtl.labels.curve import measure as curve
 from rtl.labels.curve.checking import SHARES, Check, break_even
@@ -83,9 +82,10 @@ def test_a_curve_compares_both_for_the_same_count() -> None:
 def test_small_gains_are_not_told_apart() -> None:
     few = tuple(Check(40, share, 1.0, share / 50, 0.0, 0.01) for share in SHARES)
     found = replace(measured(), checks=few)
-    score = Estimate(found.now + 0.001, 0.5, 0.9)
+    assert isinstance(found.forecast, Forecast)
+    fitted = found.forecast.at(found.labels)
     for gain, words in ((0.001, "too small to be told apart"), (0.02, "new labels bring more")):
-        offer = curve.Offer(40, replace(score, value=found.now + gain), None)
+        offer = curve.Offer(40, replace(fitted, value=fitted.value + gain), None)
         told = label_lines.curve_lines(
             LabelCurve("data", found, (offer,), None, ""), target=None, price=None
         )

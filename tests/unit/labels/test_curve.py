@@ -110,6 +110,17 @@ def test_a_target_above_the_estimate_of_few_labels_may_be_reached() -> None:
     assert found.needed(target) == replace(found, ceiling=target - 0.01).needed(target) is not None
 
 
+def test_a_far_target_is_looked_for_among_all_labels() -> None:
+    found = forecast(SIZES, scores(power(SIZES)))
+    assert isinstance(found, Forecast)
+    sample = Curve(tuple(map(int, SIZES)), tuple(found.scores.mean(1)), 7500, 40, "val", 1.0, found)
+    target = found.at(60 * SIZES[-1]).value  # 6 times all labels, 60 times the measured ones
+    assert replace(sample, labels=750).needed(target) is None
+    needed = sample.needed(target)
+    assert needed is not None
+    assert 30_000 < needed < 70_000
+
+
 def test_a_ceiling_below_the_curve_is_not_told() -> None:
     low = Curve((10, 20), (0.5, 0.6), 20, 40, "val", 0.55, NoForecast("too few"))
     for curve_, words in ((low, 0), (replace(low, ceiling=0.7), 1)):

@@ -116,7 +116,10 @@ def test_a_compiled_tail_has_the_same_gradient(config: Config, whole: Any) -> No
 def test_only_a_gpu_is_compiled_for() -> None:
     with pytest.raises(ConfigError, match=r"train\.compile is set and train\.gpus_per_worker is 0"):
         loading.load(overrides=["train.compile=true"])
-    assert loading.load(overrides=["train.compile=true", "train.gpus_per_worker=1"]).train.compile
+    gpu = ["train.compile=true", "train.gpus_per_worker=1"]
+    assert loading.load(overrides=gpu).train.compile
+    with pytest.raises(ConfigError, match=r"train\.compile and train\.minutes are set"):
+        loading.load(overrides=[*gpu, "train.minutes=5"])
 
 
 def test_a_worker_without_rows_takes_its_step(config: Config) -> None:

@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 from ray import cloudpickle, tune
 
+from rtl.config import loading
 from rtl.config.tree import Config
 from rtl.display.progress_views import SearchView
+from rtl.errors import ConfigError
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.runs.records import TrialEpoch
 from rtl.runs.trials import Trial
-from rtl.tuning import sweep
+from rtl.tuning import search, sweep
 from rtl.tuning.proposals import Proposals
 from rtl.tuning.sweep import Sweep
 from rtl.tuning.tracker import Round, TrialTracker, TuneEvents
 from rtl.tuning.trial.process import Job, TrialSetup
+from tests.conftest import make_dataset
 from tests.support.screens import use_console
 
 POINT = {"model.unfrozen_layers": 1, "optimizer.lr": 1e-3}
@@ -113,3 +116,13 @@ def test_a_tracker_records_what_tune_reports(tmp_path: Path) -> None:
         lr=1e-3,  # type: ignore[arg-type]
     )
     assert (tracker.next_number, rounds[0].trials) == (5, 1)
+
+
+def test_a_search_compiles_nothing(tmp_path: Path) -> None:
+    manifest = make_dataset(f"{tmp_path}/data", train=12, val=3, test=0, shard_rows=6)
+    config = loading.load().replace(
+        storage=str(tmp_path), name="one", data={"uri": manifest.uri},
+        train={"compile": True, "gpus_per_worker": 1},
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="train.compile is set; each fit of a search"):
+        search.check(config)
