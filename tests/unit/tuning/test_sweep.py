@@ -124,5 +124,5 @@ def test_a_search_compiles_nothing(tmp_path: Path) -> None:
         storage=str(tmp_path), name="one", data={"uri": manifest.uri},
         train={"compile": True, "gpus_per_worker": 1},
     )  # fmt: skip
-    with pytest.raises(ConfigError, match="train.compile is set; each fit of a search"):
+    with pytest.raises(ConfigError, match=r"train\.compile is set; each fit of a search"):
         search.check(config)
