@@ -66,6 +66,11 @@ def curve_lines(found: LabelCurve, *, target: float | None, price: float | None)
             f" As far as these labels tell, their features allow about {curve.ceiling:.3f}: a "
             "nearest-neighbour estimate, which rises with more labels."
         )
+    if curve.label_ceiling < 1:
+        lines.append(
+            f"By their confidence {curve.label_ceiling:.1%} of these labels are right: a perfect "
+            f"model would have {curve.label_ceiling:.3f}."
+        )
     if found.no_forecast:
         lines.append(f"No forecast. {found.no_forecast}")
         counts = sorted({check.count for check in curve.checks})
@@ -86,7 +91,8 @@ def curve_content(found: LabelCurve) -> dict[str, Any]:
     return {
         "data": found.uri, "sizes": list(curve.sizes), "scores": list(curve.scores),
         "labels": curve.labels, "test_rows": curve.test_rows, "split": curve.split,
-        "ceiling": curve.ceiling, "offers": [asdict(offer) for offer in found.offers],
+        "ceiling": curve.ceiling, "label_ceiling": curve.label_ceiling,
+        "offers": [asdict(offer) for offer in found.offers],
         "needed": found.needed, "no_forecast": found.no_forecast,
         "checks": [asdict(check) for check in curve.checks],
     }  # fmt: skip

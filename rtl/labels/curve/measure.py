@@ -60,6 +60,8 @@ class Curve:
     """Nearest-neighbour estimate of the highest accuracy on these features; too low while labels
     are few."""
     forecast: Forecast | NoForecast
+    label_ceiling: float = 1.0
+    """Mean confidence in the labels of the test rows: a perfect model's accuracy on them."""
     checks: tuple[Check, ...] = ()
     """What checking labels would bring instead, for each count and each share of wrong labels."""
 
@@ -172,7 +174,8 @@ def measure(
     )
     return Curve(
         tuple(sizes), tuple(scores.mean(1).round(4).tolist()), total, len(test), split,
-        ceiling(wrong, classes), forecast(sizes, scores, seed=seed), tuple(checks),
+        ceiling(wrong, classes), forecast(sizes, scores, seed=seed),
+        round(float(rows.confidence[test].mean()), 4), tuple(checks),
     )  # fmt: skip
 
 

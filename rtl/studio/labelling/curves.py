@@ -59,6 +59,7 @@ def describe(curve: Curve, *, price: float | None, target: float | None) -> dict
         "points": [[n, score] for n, score in zip(curve.sizes, curve.scores, strict=True)],
         "labels": curve.known, "score": curve.now, "test_rows": curve.test_rows,
         "split": curve.split, "ceiling": curve.ceiling,
+        "label_ceiling": curve.label_ceiling,
         "no_forecast": curve.forecast.reason if isinstance(curve.forecast, NoForecast) else "",
         "ahead": [], "offers": [
             {**asdict(one), "break_even": curve.break_even(one),
@@ -83,6 +84,7 @@ def to_dict(curve: Curve) -> dict[str, Any]:
     """Plain JSON values; `from_dict` is the inverse."""
     found = curve.forecast
     content = {name: getattr(curve, name) for name in _PLAIN}
+    content["label_ceiling"] = curve.label_ceiling
     content["checks"] = [asdict(one) for one in curve.checks]
     if isinstance(found, NoForecast):
         return {**content, "forecast": {"reason": found.reason}}
@@ -106,9 +108,10 @@ def from_dict(content: dict[str, Any]) -> Curve:
             np.array(kept["weights"]), kept["backtest"],
         )  # fmt: skip
     checks = tuple(Check(**one) for one in content.get("checks", ()))  # older curves have none
+    sure = content.get("label_ceiling", 1.0)
     return replace(
-        Curve(**plain, forecast=found, checks=checks), sizes=tuple(plain["sizes"]),
-        scores=tuple(plain["scores"]),
+        Curve(**plain, forecast=found, label_ceiling=sure, checks=checks),
+        sizes=tuple(plain["sizes"]), scores=tuple(plain["scores"]),
     )  # fmt: skip
 
 

@@ -121,6 +121,19 @@ def test_a_far_target_is_looked_for_among_all_labels() -> None:
     assert 30_000 < needed < 70_000
 
 
+def test_doubtful_labels_bound_what_can_be_shown() -> None:
+    rows = make_rows(420, apart=3.0)
+    rows.splits[300:] = "test"
+    assert curve.measure(rows).label_ceiling == 1
+    rows.confidence[360:] = 0.6
+    found = curve.measure(rows)
+    assert found.label_ceiling == pytest.approx(0.8)
+    told = label_lines.curve_lines(LabelCurve("data", found, (), None, ""), target=None, price=None)
+    assert told[1] == (
+        "By their confidence 80.0% of these labels are right: a perfect model would have 0.800."
+    )
+
+
 def test_a_ceiling_below_the_curve_is_not_told() -> None:
     low = Curve((10, 20), (0.5, 0.6), 20, 40, "val", 0.55, NoForecast("too few"))
     for curve_, words in ((low, 0), (replace(low, ceiling=0.7), 1)):

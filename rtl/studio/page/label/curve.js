@@ -66,7 +66,7 @@ function Drawn({ curve, scores, price }) {
       y=${{ format: (value) => percent(value), most: 1, least: 0 }}
       bands=${curve.ahead.length ? [{ points: curve.ahead.map(([labels, , low, high]) => at([labels, low, high])), kind: "ahead" }] : []}
       lines=${[{ name: "Measured", points: curve.points.map(at), kind: "measured" }, ...(ahead.length ? [{ name: "Forecast", points: ahead.map(at), kind: "ahead" }] : [])]}
-      levels=${[...(curve.ceiling > curve.score ? [{ y: curve.ceiling, name: `ceiling on these features, ${percent(curve.ceiling)}` }] : []), ...(curve.target ? [{ y: curve.target, name: `target ${percent(curve.target)}` }] : [])]}
+      levels=${[...(curve.label_ceiling < 1 ? [{ y: curve.label_ceiling, name: `a perfect model, by the labels' confidence, ${percent(curve.label_ceiling)}` }] : []), ...(curve.ceiling > curve.score ? [{ y: curve.ceiling, name: `ceiling on these features, ${percent(curve.ceiling)}` }] : []), ...(curve.target ? [{ y: curve.target, name: `target ${percent(curve.target)}` }] : [])]}
       marks=${[{ x: curve.labels * scale, name: "you are here" }]}
       dots=${[{ x: curve.labels * scale, y: curve.score, name: "All labels", kind: "here" }, ...versions]} />
     <ul class="plot-key small"><li class="measured">measured on ${count(curve.test_rows)} ${curve.split} photos</li>

@@ -22,7 +22,7 @@ def curve() -> Curve:
     scores = mean[:, None] + rng.normal(0, 0.002, (len(SIZES), 6))
     return Curve(
         SIZES, tuple(scores.mean(1).tolist()), 800, 300, "test", 0.97, forecast(SIZES, scores),
-        tuple(Check(100, share, 5.0, share / 10, 0.0, 0.1) for share in SHARES),
+        0.98, tuple(Check(100, share, 5.0, share / 10, 0.0, 0.1) for share in SHARES),
     )  # fmt: skip
 
 
@@ -38,8 +38,9 @@ def test_a_curve_is_kept_whole() -> None:
 
 def test_a_curve_of_an_older_version_has_no_checks() -> None:
     kept = curves.to_dict(curve())
-    del kept["checks"]
-    assert curves.from_dict(kept).checks == ()
+    del kept["checks"], kept["label_ceiling"]
+    again = curves.from_dict(kept)
+    assert (again.checks, again.label_ceiling) == ((), 1.0)
 
 
 def test_it_says_what_the_next_labels_bring_and_cost() -> None:
@@ -51,6 +52,7 @@ def test_it_says_what_the_next_labels_bring_and_cost() -> None:
     assert [one["gain"] for one in first["checks"]] == [share / 10 for share in SHARES]
     assert 0 < first["break_even"] < 0.2
     assert first["tells_apart"]
+    assert told["label_ceiling"] == 0.98
     assert (told["offers"][1]["checks"], told["offers"][1]["break_even"]) == ([], None)
     assert told["needed"] > 0
     assert not told["reached"]
