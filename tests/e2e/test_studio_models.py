@@ -80,7 +80,8 @@ def test_a_version_is_promoted_after_a_question(page: Page, root: str) -> None:
     expect(question).to_be_hidden()
     assert registry.current(root, "colours") == 2
     page.get_by_role("button", name="Promote version 3").click()
-    page.keyboard.press("Enter")  # the answer has the focus
+    expect(question.get_by_role("button", name="Promote")).to_be_focused()
+    page.keyboard.press("Enter")
     expect(page.get_by_text("colours@3 is current.")).to_be_visible()
     assert registry.pointer(root, "colours") == registry.Pointer(3, 2)
 
