@@ -216,6 +216,8 @@ def label_curve(
         raise ConfigError(f"target is {target}; it must be an accuracy between 0 and 1.")
     if price is not None and price < 0:
         raise ConfigError(f"price is {price}; it must be the money for one label, 0 or more.")
+    if few := [count for count in counts if count < 1]:
+        raise ConfigError(f"counts has {few[0]}; it must be numbers of labels to add, 1 or more.")
     config = _configure(data, storage=storage, recipe=recipe, overrides=overrides)
     config, _, rows = _load(config, progress=progress)
     labels = int((rows.splits == "train").sum())

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from rtl.labels.curve.measure import Curve, Offer
     from rtl.labels.errors import Expectation
 
+LEAST_SHARE = 0.001
+"""Share of wrong labels below which none is told."""
+
 
 def suspects_table(suspects: Sequence[Suspect]) -> Table:
     """Doubtful labels, a row each."""
@@ -106,6 +109,8 @@ def _check_lines(curve: Curve, offer: Offer) -> list[str]:
     even = curve.break_even(offer)
     if not curve.tells_apart(offer):
         verdict = "Both are too small to be told apart."
+    elif even is not None and even < LEAST_SHARE:
+        verdict = "With few wrong labels already, checking brings more."
     elif even is None:
         verdict = f"With up to {checks[-1].share:.0%} wrong, new labels bring more."
     else:

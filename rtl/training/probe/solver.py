@@ -69,20 +69,26 @@ class Probe:
         return features.float() @ self.weight.T + self.bias
 
 
-def solve(rows: Rows, *, strengths: Sequence[float] = STRENGTHS, folds: int = FOLDS) -> Probe:
+def solve(
+    rows: Rows,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    folds: int = FOLDS,
+    many_rows: int = MANY_ROWS,
+) -> Probe:
     """Solves the probe, its strength chosen by the log loss of cross-validation over the groups.
 
-    Beyond `MANY_ROWS` rows the strength is chosen on that many by one of the folds, whose rows tell
+    Beyond `many_rows` rows the strength is chosen on that many by one of the folds, whose rows tell
     the strengths apart well enough, and two folds give the held-out logits.
     """
-    space = _Space(rows.features)
+    space = _Space(rows.features, many_rows)
     best = strengths[0]
     fold = assign_folds(rows.groups, folds)
     held_out: torch.Tensor | None = None
-    if len(rows.targets) <= MANY_ROWS:
+    if len(rows.targets) <= many_rows:
         best, held_out = _choose(space.rows, rows.targets, fold, strengths=strengths)
     elif len(strengths) > 1:
-        some = torch.from_numpy(np.random.default_rng(0).permutation(len(fold))[:MANY_ROWS])
+        some = torch.from_numpy(np.random.default_rng(0).permutation(len(fold))[:many_rows])
         one = np.where(fold[some] == 0, 0, _NEVER)
         best, _ = _choose(space.rows[some], rows.targets[some], one, strengths=strengths)
     if held_out is None:
@@ -152,16 +158,16 @@ class _Space:
     Of many rows a random sample spans it (Nystroem): the directions that it lacks vary least.
     """
 
-    def __init__(self, features: torch.Tensor) -> None:
+    def __init__(self, features: torch.Tensor, many_rows: int) -> None:
         values = features.float()
         self._mean = values.mean(0)
         deviation = values.std(0, correction=0)
         self._scale = torch.where(deviation > 1e-6 * self._mean.abs() + 1e-9, 1 / deviation, 0.0)
         values = (values - self._mean) * self._scale
         sample = values
-        if len(values) > MANY_ROWS:
+        if len(values) > many_rows:
             order = np.random.default_rng(0).permutation(len(values))
-            sample = values[torch.from_numpy(order[:_BASIS])]
+            sample = values[torch.from_numpy(order[: min(_BASIS, many_rows)])]
         # sample = U S V': V are the coordinates' axes. U and S come from the Gram matrix.
         squares, left = torch.linalg.eigh(sample @ sample.T)
         kept = squares > 1e-6 * squares[-1]

@@ -119,9 +119,13 @@ def test_a_curve_says_what_more_labels_bring(
     assert "90 labels have" in shown
     assert "0.99999" in shown
     assert main([*command, "--json", *options(root)]) == 0
-    assert json.loads(capsys.readouterr().out)["sizes"][-1] == 90
+    told = json.loads(capsys.readouterr().out)
+    assert told["sizes"][-1] == 90
+    assert {check["count"] for check in told["checks"]} == {22, 90}  # 270 are more than there are
 
 
 def test_a_share_that_is_none_is_an_error(root: Path) -> None:
     with pytest.raises(ConfigError, match="noise is 5"):
         rtl.label_review(root / "data", noise=5)
+    with pytest.raises(ConfigError, match="counts has 0; it must be numbers of labels to add"):
+        rtl.label_curve(root / "data", counts=[100, 0])

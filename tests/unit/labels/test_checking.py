@@ -84,11 +84,17 @@ def test_small_gains_are_not_told_apart() -> None:
     found = replace(measured(), checks=few)
     assert isinstance(found.forecast, Forecast)
     fitted = found.forecast.at(found.labels)
-    for gain, words in ((0.001, "too small to be told apart"), (0.02, "new labels bring more")):
+    cases = (
+        (0.001, few, "too small to be told apart"),
+        (0.02, few, "new labels bring more"),
+        (0.0, tuple(replace(one, gain=one.share) for one in few), "few wrong labels already"),
+    )
+    for gain, checks, words in cases:
         offer = curve.Offer(40, replace(fitted, value=fitted.value + gain), None)
         told = label_lines.curve_lines(
-            LabelCurve("data", found, (offer,), None, ""), target=None, price=None
-        )
+            LabelCurve("data", replace(found, checks=checks), (offer,), None, ""), target=None,
+            price=None,
+        )  # fmt: skip
         assert words in told[2]
 
 

@@ -195,3 +195,15 @@ def test_the_strength_is_the_best_of_cross_validation(
             torch.testing.assert_close(alone.weight, found.weight)
             torch.testing.assert_close(alone.held_out, found.held_out, atol=0.05, rtol=0)
     assert losses[found.strength] == pytest.approx(min(losses.values()), rel=1e-3)
+
+
+def test_of_many_rows_one_fold_chooses_and_the_solution_is_that_of_all() -> None:
+    data = make_rows(400, 20, seed=1, spread=30.0)
+    found = probe.solve(data, many_rows=200)  # these span the space of 20 features
+    whole = probe.solve(data)
+    assert abs(STRENGTHS.index(found.strength) - STRENGTHS.index(whole.strength)) <= 1
+    alone = probe.solve(data, strengths=[found.strength])
+    torch.testing.assert_close(found.weight, alone.weight, rtol=1e-2, atol=1e-3)
+    right = (found.held_out.argmax(1) == data.targets.argmax(1)).float().mean()
+    expected = (alone.held_out.argmax(1) == data.targets.argmax(1)).float().mean()
+    assert float(right) == pytest.approx(float(expected), abs=0.05)

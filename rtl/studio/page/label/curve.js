@@ -92,7 +92,7 @@ function Offers({ curve, price, target, setTarget, budget }) {
 
 function checking({ more, checks, break_even: even, tells_apart: told }) {
   const gains = checks.map((one) => `${one.gain < 0 ? "−" : "+"}${Math.abs(100 * one.gain).toFixed(1)} points if ${percent(one.share)} are wrong`).join(", ");
-  const verdict = !told ? "Both are too small to be told apart." : even === null ? `With up to ${percent(checks.at(-1).share)} wrong, new labels bring more.` : `From about ${percent(even, 1)} wrong labels on, checking brings more.`;
+  const verdict = !told ? "Both are too small to be told apart." : even !== null && even < 0.001 ? "With few wrong labels already, checking brings more." : even === null ? `With up to ${percent(checks.at(-1).share)} wrong, new labels bring more.` : `From about ${percent(even, 1)} wrong labels on, checking brings more.`;
   return `Or the ${count(more)} most doubtful labels checked: ${gains}. ${verdict}`;
 }
 
