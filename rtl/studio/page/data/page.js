@@ -2,7 +2,7 @@
 
 import { ask } from "../api.js";
 import { Notice, count, plural } from "../parts.js";
-import { html, useEffect, useState } from "../vendor/htm-preact.js";
+import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { Classes, Toolbar } from "./filters.js";
 import { Findings, Groups, Mend, isCopies, useAudit, words } from "./findings.js";
 import { Grid } from "./grid.js";
@@ -54,22 +54,26 @@ function linkTo(query, view) {
 function Browse({ workspace, query, go, data, view, map, findings }) {
   const search = searchOf(query);
   const rows = useRows(search);
-  const [active, setActive] = useState(null);
   const id = query.get("id");
-  useEffect(() => setActive(null), [search]);
+  const [active, setActive] = useState(null); // the place among the rows that is marked or open: ahead of `id` while a photo is on its way
+  const wanted = useRef(null); // the place that was asked for last: an answer for an earlier one comes too late
+  const leave = () => { wanted.current = null; setActive(null); };
+  useEffect(leave, [search]);
   useEffect(() => { // where a photo was opened by its address, its place is asked for
-    if (!id || (active != null && rows.at(active)?.id === id)) return undefined;
+    if (!id || (active != null && (rows.at(active) ? rows.at(active).id === id : active === wanted.current))) return undefined;
     let alive = true;
     ask(`api/rows?${search}&count=1&find=${encodeURIComponent(id)}`).then((found) => alive && setActive(found.place), () => {});
     return () => { alive = false; };
   }, [id, search]);
-  const open = (place) => {
+  const open = async (place) => {
+    wanted.current = place;
     setActive(place);
     rows.need(Math.max(0, place - 1), Math.min(rows.total - 1, place + 1));
-    const row = rows.at(place);
-    if (row) go({ id: row.id }, Boolean(id));
-    else ask(`api/rows?${search}&start=${place}&count=1`).then((found) => go({ id: found.rows[0].id }, Boolean(id)));
+    const row = rows.at(place) ?? (await ask(`api/rows?${search}&start=${place}&count=1`)).rows[0];
+    if (wanted.current === place) go({ id: row.id }, Boolean(id));
   };
+  const openRow = (row) => { leave(); go({ id: row }, Boolean(id)); };
+  const close = () => { wanted.current = null; go({ id: "" }, true); };
   const decisions = useDecisions();
   const finding = findings.find((one) => one.kind === query.get("finding"));
   const filtered = ["class", "split", "finding", "query", "decided", "box"].some((key) => query.get(key));
@@ -86,12 +90,12 @@ function Browse({ workspace, query, go, data, view, map, findings }) {
     <${Notice} problem=${rows.problem} />
     <div class=${view === "map" ? "browse mapped" : "browse"}>
       <${Classes} ...${{ workspace, query, go, colours }} />
-      ${view === "map" && html`<${FeatureMap} ...${{ workspace, query, go, data, map }} onOpen=${(row) => go({ id: row })} />`}
+      ${view === "map" && html`<${FeatureMap} ...${{ workspace, query, go, data, map }} onOpen=${openRow} />`}
       ${copies
-        ? html`<${Groups} data=${data} finding=${query.get("finding")} onOpen=${(row) => go({ id: row })} />`
+        ? html`<${Groups} data=${data} finding=${query.get("finding")} onOpen=${openRow} />`
         : html`${rows.total === 0 && html`<p class="none soft">No photo is left by these filters.</p>`}
           ${rows.total > 0 && (view !== "map" || map.points) && html`<${Grid} key=${search} rows=${rows} data=${data} decided=${decisions.of} active=${active} onActive=${setActive} onOpen=${open} />`}`}
     </div>
-    ${id && html`<${Photo} data=${data} id=${id} classes=${workspace.data.classes} decisions=${decisions} place=${active != null && (!rows.at(active) || rows.at(active).id === id) ? active : null} total=${rows.total ?? 0}
-      onMove=${open} onOpen=${(row) => go({ id: row }, true)} onClose=${() => go({ id: "" }, true)} />`}`;
+    ${id && html`<${Photo} data=${data} id=${id} classes=${workspace.data.classes} decisions=${decisions} place=${active} total=${rows.total ?? 0}
+      onMove=${open} onOpen=${openRow} onClose=${close} />`}`;
 }

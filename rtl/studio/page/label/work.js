@@ -109,7 +109,9 @@ export function Work({ queue, workspace, children }) {
       if (filter === null || document.querySelector(".class-filter[open]")) return;
       search(null); // closed, and its event comes after this key
     }
-    if (event.defaultPrevented || event.altKey || event.target.closest?.("input, select, textarea, dialog")) return;
+    // A dialog that has just closed may have the focus still.
+    const elsewhere = event.target.closest?.("dialog") ? event.target.closest("dialog[open]") : event.target.closest?.("input, select, textarea");
+    if (event.defaultPrevented || event.altKey || elsewhere) return;
     const command = event.ctrlKey || event.metaKey;
     if (command && !event.shiftKey && event.key.toLowerCase() === "z") { event.preventDefault(); takeBack(); return; }
     const pressed = event.target.closest?.("button, a, summary") && ["Enter", " "].includes(event.key);
