@@ -129,8 +129,9 @@ class ModelConfig(Section):
     """Whether the tail's BatchNorm keeps the pretrained statistics or follows the batches. With
     `train` and a `data.image_size` up to 106, each worker needs two rows in a batch: a single last
     row is left out of its epoch."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the network; `auto` is bf16 where the device computes in it, else fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the network; `auto` is bf16 where the device computes in it, else fp16 on a
+    GPU, else fp32. fp16 is for GPUs alone."""
 
 
 class OptimizerConfig(Section):

@@ -90,6 +90,11 @@ class Config(Section):
                     f"train.batch_size {self.train.batch_size} is not divisible by train.workers "
                     f"{workers}; every worker takes an equal part of the batch"
                 )
+        if self.model.precision == "fp16" and not self.train.gpus_per_worker:
+            raise ValueError(
+                "model.precision is fp16 and train.gpus_per_worker is 0; it is for GPUs alone: set "
+                "train.gpus_per_worker=1, or model.precision=auto"
+            )
         if self.train.compile and not self.train.gpus_per_worker:
             raise ValueError(
                 "train.compile is set and train.gpus_per_worker is 0; it is for GPUs alone: set "

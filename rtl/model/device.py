@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -13,7 +13,11 @@ from torch import nn
 
 from rtl.errors import ResourceError
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_FP16_SINCE = (7, 0)
+"""Compute capability from which on GPUs multiply matrices in fp16 (V100, T4)."""
 
 
 def pick(use_gpu: bool) -> torch.device:
@@ -33,17 +37,36 @@ def pick(use_gpu: bool) -> torch.device:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """Resolves `auto`: bf16 where the device multiplies in it, else fp32; emulated bf16 is slower.
+    """Resolves `auto`: bf16 where the device multiplies in it, else fp16 on a GPU, else fp32.
 
-    (On an AVX512 CPU without its BF16 part the network ran 2.7 times slower in bf16 than in fp32.)
+    Emulated bf16 is slower: on an AVX512 CPU without its BF16 part the network ran 2.7 times slower
+    in bf16 than in fp32.
     """
-    if precision == "auto":
-        if device.type == "cuda":
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            native = cpu_multiplies_in_bf16(torch.cpu.get_capabilities())
+    if precision != "auto":
+        return _DTYPES[precision]
+    if device.type == "cpu":
+        native = cpu_multiplies_in_bf16(torch.cpu.get_capabilities())
         return torch.bfloat16 if native else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    capable = torch.cuda.get_device_capability(device) >= _FP16_SINCE
+    return torch.float16 if capable else torch.float32
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """Returns the name of a precision that `resolve_precision` has made a dtype."""
+    return next(name for name, found in _DTYPES.items() if found is dtype)
+
+
+def common_precision(found: Iterable[str]) -> str:
+    """Returns the precision in which processes compute together that would choose these alone.
+
+    A GPU with bf16 multiplies in fp16 as well; all devices compute in fp32.
+    """
+    kinds = set(found)
+    if kinds == {"bf16"}:
+        return "bf16"
+    return "fp16" if kinds <= {"bf16", "fp16"} else "fp32"
 
 
 def cpu_multiplies_in_bf16(capabilities: Mapping[str, Any]) -> bool:
@@ -73,6 +96,15 @@ def rows_per_pass(device: torch.device) -> int:
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:
     """Context in which a trainable network with fp32 weights computes in `dtype`."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
+    """Makes the scaler of a loss: in fp16 small gradients would become 0; else it does nothing.
+
+    It takes the largest scale whose gradients are finite, and leaves out a step where they are not
+    (Micikevicius et al. 2018, section 3.2).
+    """
+    return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
 
 def compiled(module: nn.Module, *, backend: str = "inductor") -> nn.Module:

@@ -55,6 +55,8 @@ class Checkpoint:
     """The state_dict of the tail's moving average; empty where `train.ema` is 0."""
     part: EpochPart = EpochPart()
     """Steps since the last epoch of `history`."""
+    scaler: dict[str, float] = field(default_factory=dict)
+    """State of the loss's scaler; empty unless the fit computes in fp16."""
 
     @property
     def best_weights(self) -> dict[str, torch.Tensor]:
@@ -77,6 +79,7 @@ class Checkpoints:
             "history": [epoch.to_dict() for epoch in checkpoint.history],
             "best": checkpoint.best,
             "part": vars(checkpoint.part),
+            "scaler": checkpoint.scaler,
         }
         files = {
             "tail.safetensors": _encode(checkpoint.tail),
@@ -121,6 +124,7 @@ class Checkpoints:
             if "average.safetensors" in files
             else {},
             part=EpochPart(**state.get("part", {})),
+            scaler=state.get("scaler", {}),
         )
 
 

@@ -131,6 +131,8 @@ class _Fit:
         if start is not None:
             learner.tail.load_state_dict(start.tail)
             restore_optimizer(self._optimizer, start.optimizer)
+            if start.scaler:
+                learner.scaler.load_state_dict(start.scaler)
         self._average = make_average(learner.tail, settings.ema) if settings.ema else None
         if start is not None and self._average is not None:
             self._average.module.load_state_dict(start.best_weights)
@@ -219,6 +221,7 @@ class _Fit:
             history, best_epoch(history, self._setup.config.train.metric) if history else 0,
             self._setup.learner.tail.state_dict(), self._optimizer.state_dict(),
             self._average.module.state_dict() if self._average else {}, part,
+            self._setup.learner.scaler.state_dict(),
         )  # fmt: skip
 
 

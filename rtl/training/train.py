@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import ray
-import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rtl import storage
@@ -247,8 +246,7 @@ def resolve_precision(config: Config) -> Config:
         found = [local_precision(use_gpu=False)]  # a task would cost seconds
     else:
         found = _ask_nodes(nodes, gpus)
-    precision = "bf16" if set(found) == {"bf16"} else "fp32"
-    return config.replace(model={"precision": precision})
+    return config.replace(model={"precision": device.common_precision(found)})
 
 
 def _ask_nodes(nodes: list[str], gpus: float) -> list[str]:
@@ -264,7 +262,7 @@ def _ask_nodes(nodes: list[str], gpus: float) -> list[str]:
         raise ResourceError(
             f"{len(late)} of {len(asked)} nodes did not report within {limit:g} s the precision "
             f"they compute in. {capacity.describe_free()} End what holds the rest, or set "
-            "model.precision to bf16 or fp32."
+            "model.precision to bf16, fp16 or fp32."
         )
     with task_errors.raise_own_errors():
         found: list[str] = ray.get(answered)
@@ -273,5 +271,4 @@ def _ask_nodes(nodes: list[str], gpus: float) -> list[str]:
 
 def local_precision(use_gpu: bool) -> str:
     """Returns the precision that `auto` means in this process."""
-    dtype = device.resolve_precision("auto", device.pick(use_gpu))
-    return "bf16" if dtype is torch.bfloat16 else "fp32"
+    return device.precision_of(device.resolve_precision("auto", device.pick(use_gpu)))

@@ -198,7 +198,8 @@ def test_the_keyboard_moves_in_the_grid_and_opens_a_photo(
         # Two presses before the address of the first one has changed.
         large.evaluate("""async (dialog) => {
             for (let press = 0; press < 2; press++) {
-                dialog.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft", bubbles: true }));
+                const key = { key: "ArrowLeft", bubbles: true };
+                dialog.dispatchEvent(new KeyboardEvent("keydown", key));
                 for (let i = 0; i < 9; i++) await null;
             }
         }""")

@@ -155,7 +155,8 @@ def test_labels_are_made_by_keys(context: BrowserContext, link: str, workspace: 
     # A key before the page hears that the dialog has closed, which has the focus still.
     page.locator("#class-filter").evaluate("""(field) => {
         field.closest("dialog").close();
-        field.dispatchEvent(new KeyboardEvent("keydown", { key: "3", bubbles: true, cancelable: true }));
+        const key = { key: "3", bubbles: true, cancelable: true };
+        field.dispatchEvent(new KeyboardEvent("keydown", key));
     }""")
     at(page, 5)
     expect(page.locator(".saved")).to_have_text("Saved")

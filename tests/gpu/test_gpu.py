@@ -59,7 +59,9 @@ def trunk(network: torch.nn.Sequential, device: torch.device, dtype: torch.dtype
     return kernels.optimize_for_inference(part, device=device, dtype=dtype, mean=MEAN, std=STD)
 
 
-@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-3), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "near"), [(torch.float32, 1e-3), (torch.bfloat16, 3e-2), (torch.float16, 1e-2)]
+)
 def test_features_and_taps_are_the_cpus(
     network: torch.nn.Sequential, images: torch.Tensor, device: torch.device, dtype: torch.dtype,
     near: float,

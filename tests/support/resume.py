@@ -123,6 +123,7 @@ def _assert_equal(state: Checkpoint | None, expected: Checkpoint) -> None:
     assert [e.val for e in state.history] == [e.val for e in expected.history]
     assert [e.lr for e in state.history] == [e.lr for e in expected.history]
     assert state.best == expected.best
+    assert state.scaler == expected.scaler
     for name, tensor in expected.tail.items():
         assert torch.equal(tensor, state.tail[name]), name
         assert torch.equal(expected.best_weights[name], state.best_weights[name]), name

@@ -38,6 +38,7 @@ class Learner:
         self._pretrained = pretrained
         self.dtype = devices.resolve_precision(config.model.precision, device)
         self.device = device
+        self.scaler = devices.make_scaler(device, self.dtype)
         tail.recompute = config.train.activation_checkpointing
         self.tail = tail.to(device).to(memory_format=torch.channels_last)
         self.num_classes = num_classes

@@ -77,9 +77,12 @@ def training_step(
                 _check(value, setup, epoch=epoch, step=step)
             # Averaged over the workers, the gradient is that of the mean over all rows of the
             # batch.
-            (total * plan.num_ranks / batch.part.rows).backward()  # type: ignore[no-untyped-call]
+            mean = learner.scaler.scale(total * plan.num_ranks / batch.part.rows)
+            mean.backward()  # type: ignore[no-untyped-call]
+    learner.scaler.unscale_(optimizer)
     nn.utils.clip_grad_norm_(learner.tail.parameters(), config.optimizer.max_grad_norm)
-    optimizer.step()
+    learner.scaler.step(optimizer)
+    learner.scaler.update()
     return value
 
 

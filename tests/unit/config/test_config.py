@@ -136,7 +136,7 @@ def test_an_unknown_key_with_nothing_near_names_no_other() -> None:
         ('name="cells"', "name is '\"cells\"': string should match pattern"),
         ("data.uri=/data/\udcff", "'/data/\\udcff' is not UTF-8; rename the file or folder."),
         ("model.unfrozen_layers=17", "model.unfrozen_layers is 17: input should be less than or"),
-        ("model.precision=fp16", "model.precision is 'fp16': input should be 'auto', 'fp32' or"),
+        ("model.precision=fp8", "model.precision is 'fp8': input should be 'auto', 'fp32', 'bf16'"),
         ("search.unfrozen_layers=[0, a]", "search.unfrozen_layers.1 is 'a': input should be a"),
         ("name=../other", "name is '../other': string should match pattern"),
     ],

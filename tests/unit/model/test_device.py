@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import platform
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,15 +35,48 @@ def test_auto_on_a_cpu_is_bf16_only_where_it_multiplies_in_it() -> None:
         assert device.resolve_precision(asked, CPU) is expected  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_on_a_gpu_does_not_count_emulated_bf16(
-    monkeypatch: pytest.MonkeyPatch, native: bool, expected: torch.dtype
-) -> None:
+@pytest.mark.parametrize(
+    ("native", "capability", "expected"),
+    [
+        (True, (8, 0), torch.bfloat16),
+        (False, (7, 5), torch.float16),
+        (False, (7, 0), torch.float16),
+        (False, (6, 1), torch.float32),
+    ],
+)
+def test_auto_on_a_gpu_is_what_it_multiplies_in_without_emulation(
+    monkeypatch: pytest.MonkeyPatch, native: bool, capability: tuple[int, int],
+    expected: torch.dtype,
+) -> None:  # fmt: skip
     def supported(including_emulation: bool = True) -> bool:
         return including_emulation or native
 
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    gpu = SimpleNamespace(
+        is_bf16_supported=supported, get_device_capability=lambda _device: capability
+    )
+    monkeypatch.setattr(torch, "cuda", gpu)
     assert device.resolve_precision("auto", GPU) is expected
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (["bf16", "bf16"], "bf16"),
+        (["bf16", "fp16"], "fp16"),
+        (["fp16"], "fp16"),
+        (["bf16", "fp32"], "fp32"),
+        (["fp16", "fp32"], "fp32"),
+    ],
+)
+def test_processes_share_a_precision_that_all_of_them_multiply_in(
+    found: list[str], expected: str
+) -> None:
+    assert device.common_precision(found) == expected
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_precision_has_one_name(precision: device.Precision) -> None:
+    assert device.precision_of(device.resolve_precision(precision, GPU)) == precision
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other CPUs have other names")
@@ -50,11 +84,11 @@ def test_the_names_that_auto_looks_for_are_names_that_torch_reports() -> None:
     assert {"avx512_bf16", "amx_bf16"} <= set(torch.cpu.get_capabilities())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_autocast_computes_in_the_dtype_and_leaves_fp32_alone(dtype: torch.dtype) -> None:
     layer, batch = torch.nn.Linear(4, 4), torch.ones(2, 4)
     with device.autocast(CPU, dtype):
-        assert torch.is_autocast_enabled("cpu") is (dtype is torch.bfloat16)
+        assert torch.is_autocast_enabled("cpu") is (dtype is not torch.float32)
         assert layer(batch).dtype is dtype
 
 

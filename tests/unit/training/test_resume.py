@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 
 from rtl import storage
@@ -50,22 +51,31 @@ class Features(Reader):
         return dataclasses.replace(batch, inputs=inputs)
 
 
-def test_a_fit_resumes_after_every_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_fit_resumes_after_every_step(tmp_path: Path, precision: str) -> None:
     manifest = make_dataset(str(tmp_path / "data"), train=14, val=4, test=0, shard_rows=5)
     settings = loading.load().replace(
         storage=str(tmp_path), data={"uri": manifest.uri, "image_size": 75, "framing": "crop"},
-        model={"unfrozen_layers": 0, "precision": "fp32"},
-        train={"epochs": 3, "batch_size": 8, "ema": 0.9, "mixup": 0.3, "lanes": 2},
+        model={"unfrozen_layers": 0, "precision": precision},
+        train={
+            "epochs": 3, "batch_size": 8, "ema": 0.9, "mixup": 0.3, "lanes": 2,
+            "gpus_per_worker": int(precision == "fp16"),
+        },
     )  # fmt: skip
     weights = pretrained.load("packaged", settings.storage)
     learner = Learner(settings, weights, num_classes=3, device=torch.device("cpu"))
     fresh = {name: tensor.clone() for name, tensor in learner.tail.state_dict().items()}
+    scaler = learner.scaler.state_dict()
     plan = EpochSampler.from_config(settings, manifest)
     source = InMemorySource(plan, Features(ImageReader(manifest, settings.data), learner))
 
     def make(start: Position) -> FitSetup:
         # One network serves all fits; what a resumed one does not restore would be seen.
         strange = {name: torch.full_like(tensor, 7) for name, tensor in fresh.items()}
+        if scaler:
+            # Grows after five steps, and halves at once: the first gradients overflow.
+            scale = 2.0**24 if start == (0, 0) else 1.0
+            learner.scaler.load_state_dict({**scaler, "scale": scale, "growth_interval": 5})
         learner.tail.load_state_dict(fresh if start == (0, 0) else strange)
         return FitSetup(settings, learner, plan, source)
 

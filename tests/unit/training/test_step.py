@@ -18,6 +18,7 @@ from rtl.data.shards import load_manifest
 from rtl.errors import ConfigError
 from rtl.model import device as devices
 from rtl.model import inception, pretrained
+from rtl.training.optimizer import make_optimizer
 from rtl.training.steps.learner import FitSetup, Learner
 from rtl.training.steps.step import split_rows, training_step
 from tests.conftest import make_dataset
@@ -41,10 +42,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 Step = tuple[float, dict[str, torch.Tensor], int]
 
 
-def step(
-    config: Config, *, rows: int = 6, wrap: Callable[[nn.Module], nn.Module] = lambda tail: tail
-) -> Step:
-    """Loss and gradients of one step on new weights, and the bytes kept for its backward pass."""
+def prepare(config: Config) -> tuple[FitSetup, TrainBatch]:
+    """New weights, and the first batch."""
     manifest = load_manifest(str(config.data.uri))
     plan = EpochSampler.from_config(config, manifest)
     weights = pretrained.load("packaged", config.storage)
@@ -53,7 +52,15 @@ def step(
     setup = FitSetup(
         config, learner, plan, InMemorySource(plan, ImageReader(manifest, config.data))
     )
-    batch = next(setup.source.train_batches(0))
+    return setup, next(setup.source.train_batches(0))
+
+
+def step(
+    config: Config, *, rows: int = 6, wrap: Callable[[nn.Module], nn.Module] = lambda tail: tail
+) -> Step:
+    """Loss and gradients of one step on new weights, and the bytes kept for its backward pass."""
+    setup, batch = prepare(config)
+    learner = setup.learner
     if rows == 0:
         none = np.empty(0, np.int64)
         empty = batch.inputs[:0], batch.confidence[:0]
@@ -111,6 +118,46 @@ def test_a_compiled_tail_has_the_same_gradient(config: Config, whole: Any) -> No
     assert gradients.keys() == whole[1].keys()
     for name, gradient in whole[1].items():
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def in_fp16(config: Config) -> Config:
+    """The same fit, as if for a GPU."""
+    return config.replace(model={"precision": "fp16"}, train={"gpus_per_worker": 1})
+
+
+def test_a_step_in_fp16_has_the_gradient_of_fp32(config: Config, whole: Any) -> None:
+    loss, gradients, _ = step(in_fp16(config))
+    assert loss == pytest.approx(whole[0], rel=5e-3)
+    assert gradients.keys() == whole[1].keys()
+    for name, gradient in whole[1].items():
+        distance = (gradients[name] - gradient).norm()
+        assert distance <= 0.1 * gradient.norm() + 1e-4, name  # in bf16 0.19
+
+
+def test_a_step_in_fp16_whose_gradients_overflow_is_left_out(config: Config) -> None:
+    setup, batch = prepare(in_fp16(config))
+    tail, scaler = setup.learner.tail, setup.learner.scaler
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**30})
+    optimizer = make_optimizer(tail, config.optimizer)
+    before = {name: tensor.clone() for name, tensor in tail.state_dict().items()}
+    for number in range(25):
+        loss = training_step(
+            setup, batch, number=number, tail=tail, optimizer=optimizer, weights=torch.ones(3)
+        )
+        assert loss > 0
+        moved = any(not torch.equal(before[name], now) for name, now in tail.state_dict().items())
+        if moved:
+            break
+    assert number > 0
+    assert scaler.get_scale() == 2.0 ** (30 - number)
+    assert all(tensor.isfinite().all() for tensor in tail.state_dict().values())
+
+
+def test_fp16_is_for_gpus() -> None:
+    with pytest.raises(ConfigError, match=r"model\.precision is fp16 and train\.gpus_per_worker"):
+        loading.load(overrides=["model.precision=fp16"])
+    gpu = ["model.precision=fp16", "train.gpus_per_worker=1"]
+    assert loading.load(overrides=gpu).model.precision == "fp16"
 
 
 def test_only_a_gpu_is_compiled_for() -> None:
