@@ -15,7 +15,7 @@ from rtl.errors import RtlError
 from rtl.runs.records import Epoch
 from rtl.runtime import session
 
-Kind = Literal["epoch", "step"]
+Kind = Literal["epoch", "step", "features"]
 
 _POLL_SECONDS = 0.3
 """Time between two looks of the driver at the events."""
@@ -70,6 +70,10 @@ class EventChannel:
         """Sends the rows of an epoch that are done, without waiting."""
         self._actor.put.remote("step", (epoch, rows, total))
 
+    def features(self, done: int, total: int) -> None:
+        """Sends the number of images whose features are computed, without waiting."""
+        self._actor.put.remote("features", (done, total))
+
     def fail(self, error: RtlError) -> None:
         """Records why the run cannot go on and waits until it is kept; the first error counts."""
         ray.get(self._actor.fail.remote(error))
@@ -92,6 +96,8 @@ def open_channel(callbacks: RunCallbacks) -> Iterator[EventChannel]:
         for kind, content in ray.get(actor.take.remote()):
             if kind == "epoch":
                 callbacks.epoch(Epoch.from_dict(content))
+            elif kind == "features":
+                callbacks.features(*content)
             else:
                 callbacks.step(*content)
 

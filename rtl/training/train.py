@@ -96,7 +96,8 @@ def train(
                 task = FitTask(config, uri, features, channel, data_cpus=0 if own else 1)
                 if not storage.is_committed(task.head_uri):
                     callbacks.print_line("Solving the probe, whose head the fit starts from.")
-                    storage.commit(task.head_uri, start.solve_head(config, features).encode())
+                    head = start.solve_head(config, features, channel=channel)
+                    storage.commit(task.head_uri, head.encode())
                 if config.train.compile:
                     callbacks.print_line(
                         "The first step takes minutes: it compiles the unfrozen blocks."

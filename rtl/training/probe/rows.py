@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,8 @@ from rtl.data.batches import Batch, ImageReader, Reader, ShardRead
 from rtl.evaluation import metrics
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.feature_extraction.trunk import open_reader
+from rtl.model import device
+from rtl.runtime import session
 from rtl.training.loop import class_weights
 from rtl.training.probe.solver import Rows
 from rtl.training.steps.learner import FitSetup, Learner
@@ -55,21 +59,47 @@ class FeatureRows:
 
 
 def read(
-    setup: FitSetup, features: FeaturePlan, split: str, *, views: int = 1, share: float = 1.0
+    setup: FitSetup,
+    features: FeaturePlan,
+    split: str,
+    *,
+    views: int = 1,
+    share: float = 1.0,
+    progress: session.Progress = session.no_progress,
 ) -> FeatureRows:
     """Reads, or computes, a share of the rows of each shard of a split, in so many views.
 
-    `setup` is that of a fit at k = 0.
+    `setup` is that of a fit at k = 0. Each of the thread's cores computes the images of a shard of
+    its own.
     """
-    reader = _open_reader(setup, features)
-    reads = (
+    found, manifest = features.load(0), setup.plan.manifest
+    reader: Reader = ImageReader(manifest, setup.config.data)
+    threads = torch.get_num_threads()
+    if found is not None:
+        reader, threads = open_reader(setup.config, manifest, found, keep=False), 1
+    else:
+        _ = setup.learner.frozen  # built once, before the threads want it
+    reads = [
         ShardRead(0, split, shard, np.arange(math.ceil(share * shard.rows)), view)
-        for shard in setup.plan.manifest.split(split)
+        for shard in manifest.split(split)
         for view in range(views)
-    )
-    return concatenate(
-        [_part(setup.learner, batch, read.view) for read in reads for batch in reader(read)]
-    )
+    ]
+    total = sum(len(read.rows) for read in reads)
+    done = 0
+    counting = threading.Lock()
+
+    def compute(read: ShardRead) -> list[FeatureRows]:
+        nonlocal done
+        parts = []
+        for batch in reader(read):
+            parts.append(_part(setup.learner, batch, read.view))
+            with counting:
+                done += len(batch)
+                progress(done, total)
+        return parts
+
+    with ThreadPoolExecutor(threads, "rows", device.compute_with, (1,)) as cores:
+        return concatenate([part for parts in cores.map(compute, reads) for part in parts])
 
 
 def concatenate(parts: Sequence[FeatureRows]) -> FeatureRows:
@@ -81,13 +111,6 @@ def concatenate(parts: Sequence[FeatureRows]) -> FeatureRows:
         torch.cat([part.views for part in parts]),
         torch.cat([part.features for part in parts]),
     )
-
-
-def _open_reader(setup: FitSetup, features: FeaturePlan) -> Reader:
-    manifest, found = setup.plan.manifest, features.load(0)
-    if found is None:
-        return ImageReader(manifest, setup.config.data)
-    return open_reader(setup.config, manifest, found, keep=False)
 
 
 def _part(learner: Learner, batch: Batch, view: int) -> FeatureRows:

@@ -3,6 +3,7 @@ Pretrained Features and Underperform Out-of-Distribution")."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,8 @@ from rtl.config.tree import Config
 from rtl.feature_extraction import cost
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.model import device
-from rtl.runtime import capacity
+from rtl.runs.progress import EventChannel
+from rtl.runtime import capacity, session
 from rtl.runtime.capacity import ResourceRequest
 from rtl.training.probe import rows, solver
 from rtl.training.probe.head import Head
@@ -34,38 +36,50 @@ class Start:
     """The head that fits of any depth start from."""
 
 
-def solve(config: Config, features: FeaturePlan, *, where: torch.device) -> Start:
+def solve(
+    config: Config,
+    features: FeaturePlan,
+    *,
+    where: torch.device,
+    progress: session.Progress = session.no_progress,
+) -> Start:
     """Solves the probe on the training rows, on the features in `features` or on images.
 
-    It takes `cost.PROBE_ROWS` rows at most, the first of each shard, which are in random order.
-    Raises DataError where planned features are gone or a shard is not what was packed.
+    It takes `cost.PROBE_ROWS` rows at most, the first of each shard, which are in random order;
+    `progress` receives those that are read. Raises DataError where planned features are gone or a
+    shard is not what was packed.
     """
     config = config.replace(model={"unfrozen_layers": 0})
     setup = build_fit(config, features, where=where)
     views = config.features.views
     share = min(1.0, cost.PROBE_ROWS / (views * setup.plan.manifest.rows("train")))
-    train = rows.read(setup, features, "train", views=views, share=share)
+    train = rows.read(setup, features, "train", views=views, share=share, progress=progress)
     found = solver.solve(train.for_solver(setup))
     load(found, setup.learner)
     return Start(setup, train, found, _head(found, train, setup))
 
 
-def solve_head(config: Config, features: FeaturePlan) -> Head:
+def solve_head(config: Config, features: FeaturePlan, *, channel: EventChannel) -> Head:
     """Solves the probe on the cluster's largest node, in a process of its own; returns its head.
 
     Raises the errors of `solve`, and ResourceError where no node has room.
     """
     gpus = config.train.gpus_per_worker
     request = ResourceRequest("The probe", 1, capacity.most_cpus(gpus), gpus)
-    (head,) = capacity.run(request, _solve_head, config, features, int(request.cpus))
+    function = functools.partial(_solve_head, channel=channel, threads=int(request.cpus))
+    (head,) = capacity.run(request, function, config, features)
     found: Head = head
     return found
 
 
-def _solve_head(config: Config, features: FeaturePlan, threads: int) -> Head:
+def _solve_head(
+    config: Config, features: FeaturePlan, *, channel: EventChannel, threads: int
+) -> Head:
     torch.set_num_threads(threads)
     where = device.pick(bool(config.train.gpus_per_worker))
-    return solve(config, features, where=where).head
+    # Features that are read from a cache take seconds.
+    progress = session.no_progress if features.load(0) else channel.features
+    return solve(config, features, where=where, progress=progress).head
 
 
 def load(found: Probe, learner: Learner) -> None:

@@ -28,7 +28,7 @@ from rtl.model import bundle
 from rtl.model.inference import calibrate
 from rtl.model.pretrained import load as load_weights
 from rtl.runs import run
-from rtl.runs.progress import RunCallbacks
+from rtl.runs.progress import RunCallbacks, open_channel
 from rtl.runs.records import Epoch
 from rtl.runtime import capacity, session
 from rtl.training import train
@@ -173,6 +173,21 @@ def test_train_from_cached_features_over_s3(s3: str, ray_cluster: None) -> None:
         train.train(settings)
     with pytest.raises(RunExistsError, match=r"optimizer\.lr was 0\.003, is 0\.1"):
         train.train(settings.replace(optimizer={"lr": 0.1}), resume=True)
+
+
+def test_the_probe_of_a_streamed_fit_says_how_many_images_it_has_read(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    manifest = make_dataset(str(tmp_path / "data"), train=24)
+    settings = make_config(str(tmp_path), features={"cache": "off", "views": 2})
+    seen: list[tuple[int, int]] = []
+    with open_channel(RunCallbacks(features=lambda *count: seen.append(count))) as channel:
+        head = start.solve_head(settings, FeaturePlan(), channel=channel)
+    assert sorted(head.ids) == head.ids
+    assert len(head.ids) == manifest.rows("train")
+    assert seen == sorted(seen)
+    assert seen[-1] == (48, 48)
+    assert len(seen) >= 2 * len(manifest.split("train"))
 
 
 def test_two_workers_go_on_with_the_losses_of_one_process(

@@ -15,7 +15,7 @@ from rtl.data.order import Part
 from rtl.errors import DataError
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.training import probe
-from rtl.training.probe import start
+from rtl.training.probe import rows, start
 from rtl.training.regularization import mixup_shares
 from rtl.training.setup import build_fit
 from rtl.training.steps.learner import FitSetup, Learner
@@ -107,9 +107,34 @@ def test_a_start_is_solved_from_images_and_answers_as_its_probe(config: Config) 
     torch.testing.assert_close(answers(begun, inputs), given, atol=0.02, rtol=0)
     exact = found.probe.held_out - found.probe.logits(found.train.features)
     for view in (0, 1):
-        rows = (found.train.views == view).nonzero()[:, 0]
-        corrections = found.head.corrections_of([found.train.ids[row] for row in rows], view)
-        torch.testing.assert_close(corrections, exact[rows])
+        chosen = (found.train.views == view).nonzero()[:, 0]
+        corrections = found.head.corrections_of([found.train.ids[row] for row in chosen], view)
+        torch.testing.assert_close(corrections, exact[chosen])
+
+
+def test_several_threads_read_what_one_does(config: Config) -> None:
+    setup = build_fit(config, FeaturePlan(), where=CPU)
+    found, counts = [], []
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        counted: list[tuple[int, int]] = []
+        found.append(
+            rows.read(
+                setup, FeaturePlan(), "train", views=2,
+                progress=lambda *count, own=counted: own.append(count),
+            )
+        )  # fmt: skip
+        counts.append(counted)
+    torch.set_num_threads(before)
+    one, three = found
+    assert one.ids == three.ids
+    assert len(one.ids) == 36
+    assert torch.equal(one.views, three.views)
+    assert torch.equal(one.features, three.features)
+    for counted in counts:
+        assert counted == sorted(counted)
+        assert counted[-1] == (36, 36)
 
 
 def test_a_label_that_is_no_class_is_an_error(config: Config, tmp_path: Path) -> None:
