@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -31,6 +32,19 @@ def make_image(path: Path, number: int) -> None:
     path.write_bytes(buffer.getvalue())
 
 
+def make_tiny_source(root: Path, images: int) -> None:
+    """A folder a class of distinct JPEGs of 24 x 24 pixels, which differ in their comment."""
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    Image.fromarray(noise).save(buffer, "JPEG", comment=b"%08d" % 0)
+    head, tail = buffer.getvalue().split(b"%08d" % 0)
+    for name in CLASSES:
+        (root / name).mkdir(parents=True)
+    for number in range(images):
+        path = root / CLASSES[number % len(CLASSES)] / f"{number:08}.jpg"
+        path.write_bytes(head + b"%08d" % number + tail)
+
+
 def make_source(root: Path, images: int) -> None:
     """A folder a class."""
     for name in CLASSES:
@@ -41,7 +55,7 @@ def make_source(root: Path, images: int) -> None:
 
 
 def sample(driver: psutil.Process) -> dict[str, float]:
-    """MB of PSS now: the driver, all Ray workers, the largest worker."""
+    """MB now: PSS of the driver, all Ray workers, the largest worker; the driver's own."""
     workers = [0.0]
     for process in driver.children(recursive=True):
         try:
@@ -49,13 +63,21 @@ def sample(driver: psutil.Process) -> dict[str, float]:
                 workers.append(process.memory_full_info().pss / 1e6)
         except psutil.Error:
             continue  # ended meanwhile
-    own = driver.memory_full_info().pss / 1e6
+    whole = driver.memory_full_info().pss / 1e6
     return {
-        "driver": own,
+        "driver": whole,
+        "driver_own": own_memory(driver.pid),
         "workers": sum(workers),
         "worker": max(workers),
-        "sum": own + sum(workers),
+        "sum": whole + sum(workers),
     }
+
+
+def own_memory(pid: int) -> float:
+    """MB that a process has for itself: neither code and files, nor Ray's store of objects."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) * 1024 / 1e6 if found else 0.0
 
 
 def peaks_of(child: str, *arguments: str) -> dict[str, Any]:
@@ -72,7 +94,7 @@ def peaks_of(child: str, *arguments: str) -> dict[str, Any]:
     while process.poll() is None:
         try:
             now = sample(watched)
-        except psutil.Error:
+        except (psutil.Error, OSError):
             break  # it ended between the two looks
         samples += 1
         peaks = {key: max(value, peaks.get(key, 0.0)) for key, value in now.items()}

@@ -21,7 +21,7 @@ from rtl.data.sources.files import visible_files
 from rtl.data.sources.rows import shown
 from rtl.errors import DataError, ImageError
 from rtl.runtime.session import Progress, no_progress
-from rtl.storage.walk import Entry
+from rtl.storage.entries import Entry
 
 CLASS = "unlabelled"
 """Name of a pool's only class."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,25 +50,26 @@ def look_at(uri: str, config: PackConfig) -> Source:
     rows = listing.rows
     places = np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().astype(int)
     began = time.monotonic()
-    sample = [(rows[place].id, _fetch(rows[place])) for place in places]
+    sample = [(row.id, _fetch(row)) for row in rows.take(places)]
     fetch = (time.monotonic() - began) / len(sample)
     size = float(np.mean([len(encoded) for _, encoded in sample]))
     return Source(predict_manifest(rows, config, image_bytes=size, uri=uri), sample, fetch)
 
 
 def predict_manifest(
-    rows: Sequence[Row], config: PackConfig, *, image_bytes: float, uri: str
+    rows: Iterable[Row], config: PackConfig, *, image_bytes: float, uri: str
 ) -> Manifest:
     """The data set that some rows would make, as far as sizes go."""
-    classes = tuple(sorted({row.label for row in rows}))
+    given = Counter((row.split, row.label) for row in rows)
+    classes = tuple(sorted({label for _, label in given}))
     drawn = {"val": config.val_fraction, "test": config.test_fraction}
-    free = Counter(row.label for row in rows if row.split is None)
-    taken = {split: {c: round(share * free[c]) for c in classes} for split, share in drawn.items()}
-    taken["train"] = {c: free[c] - sum(taken[split][c] for split in drawn) for c in classes}
+    taken = {
+        split: {c: round(share * given[None, c]) for c in classes} for split, share in drawn.items()
+    }
+    taken["train"] = {c: given[None, c] - sum(taken[split][c] for split in drawn) for c in classes}
     found: dict[str, tuple[int, ...]] = {}
     for split in SPLITS:
-        own = Counter(row.label for row in rows if row.split == split)
-        found[split] = tuple(own[c] + taken[split][c] for c in classes)
+        found[split] = tuple(given[split, c] + taken[split][c] for c in classes)
     shards = [
         Shard(f"{split}/{number:05}.parquet", split, part, int(part * image_bytes), "")
         for split, counts in found.items()

@@ -25,7 +25,8 @@ import pyarrow.fs as pafs
 from rtl.errors import DataError, reason
 from rtl.storage import retry, s3, walk
 from rtl.storage import uri as uris
-from rtl.storage.walk import Entry, Tree
+from rtl.storage.entries import Entry
+from rtl.storage.walk import Tree
 
 COMMIT = "COMMIT"
 """Name of the marker that is written last: a folder without it counts as missing."""
@@ -171,7 +172,7 @@ def list_files(uri: str | Path) -> list[Entry]:
 
     Links to folders and links that lead out of the folder are left out. Raises StorageError.
     """
-    return list_tree(uri).files
+    return list(list_tree(uri).files)
 
 
 def list_tree(uri: str | Path, *, found: Callable[[int], None] = lambda _: None) -> Tree:

@@ -6,12 +6,13 @@ import contextlib
 import functools
 import os
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rtl.storage import s3
+from rtl.storage.entries import Entries, Entry
 
 LINKS = "links that are not followed (copy the files, or pack the folder that they point to)"
 BROKEN_LINKS = "links to what is not there"
@@ -22,26 +23,14 @@ TELL_EVERY = 1000
 
 
 @dataclass(frozen=True)
-class Entry:
-    """File or object."""
-
-    uri: str
-    """URI of the file, for `storage.read_bytes`."""
-    path: str
-    """Path relative to the folder that was listed, with `/`."""
-    size: int
-    """Size in bytes."""
-
-
-@dataclass(frozen=True)
 class Tree:
     """Everything below a folder or prefix."""
 
-    files: list[Entry] = field(default_factory=list)
+    files: Entries
     """Sorted by path."""
-    folders: list[str] = field(default_factory=list)
+    folders: list[str]
     """Paths of local folders and of S3's folder markers, of empty ones too."""
-    others: list[tuple[str, str]] = field(default_factory=list)
+    others: list[tuple[str, str]]
     """Path and kind (a constant of this module) of everything that is not a file; sorted."""
 
 
@@ -51,37 +40,40 @@ def walk_folder(root: Path, found: Callable[[int], None], *, tell_every: int = T
     `found` is called with the number of files so far, after every `tell_every` of them. Links to
     folders and links that lead out of the folder are not followed.
     """
-    tree, real_root = Tree(), root.resolve()
+    folders: list[str] = []
+    others: list[tuple[str, str]] = []
 
     def fail(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise error
 
-    # pyarrow follows links to folders: in circles, or through the whole file system.
-    for folder, folders, names in os.walk(root, onerror=fail):
-        for path in (Path(folder, name) for name in (*folders, *names)):
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # deleted meanwhile: a temporary file of another process
-                _add(tree, path, relative=str(path.relative_to(root)), real_root=real_root)
-                if len(tree.files) % tell_every == 0:
-                    found(len(tree.files))
-    tree.files.sort(key=lambda entry: entry.path)
-    tree.others.sort()
-    return tree
+    def files() -> Iterator[Entry]:
+        number, real_root = 0, root.resolve()
+        # pyarrow follows links to folders: in circles, or through the whole file system.
+        for folder, inside, names in os.walk(root, onerror=fail):
+            for path in (Path(folder, name) for name in (*inside, *names)):
+                with contextlib.suppress(
+                    FileNotFoundError
+                ):  # deleted meanwhile: a temporary file of another process
+                    relative = str(path.relative_to(root))
+                    if kind := _other_kind(path, real_root):
+                        others.append((relative, kind))
+                    elif path.is_dir():
+                        folders.append(relative)
+                    else:
+                        yield Entry(str(path), relative, path.stat().st_size)
+                        number += 1
+                    if number % tell_every == 0:
+                        found(number)
+
+    entries = Entries.gather(f"{root}/", files())
+    return Tree(entries, folders, sorted(others))
 
 
-def _add(tree: Tree, path: Path, *, relative: str, real_root: Path) -> None:
-    mode = path.lstat().st_mode
-    kind = _link_kind(path, real_root) if stat.S_ISLNK(mode) else None
-    if kind:
-        tree.others.append((relative, kind))
-    elif stat.S_ISDIR(mode):
-        tree.folders.append(relative)
-    elif path.is_file():
-        tree.files.append(Entry(str(path), relative, path.stat().st_size))
-    else:
-        tree.others.append((relative, SPECIAL))
+def _other_kind(path: Path, real_root: Path) -> str | None:
+    """Returns the kind of what is neither a file nor a folder, None for these."""
+    kind = _link_kind(path, real_root) if stat.S_ISLNK(path.lstat().st_mode) else None
+    return kind or (None if path.is_dir() or path.is_file() else SPECIAL)
 
 
 def _link_kind(path: Path, real_root: Path) -> str | None:
@@ -105,23 +97,29 @@ def walk_prefix(
     `fetch` runs a request and retries it after a passing fault. `found` is called with the number
     of files so far. Empty where there is no such bucket.
     """
-    tree, token = Tree(), ""
-    while True:
-        page = fetch(functools.partial(_page, bucket, prefix, token))
-        for item in page.get("Contents", ()):
-            path = item["Key"][len(prefix) :]
-            if not path.endswith("/"):
-                tree.files.append(Entry(f"s3://{bucket}/{item['Key']}", path, item["Size"]))
-            elif item["Size"]:
-                tree.others.append((path, NAMELESS))
-            elif path.strip("/"):
-                tree.folders.append(path.rstrip("/"))
-        found(len(tree.files))
-        if not page.get("IsTruncated"):
-            break
-        token = page["NextContinuationToken"]
-    tree.files.sort(key=lambda entry: entry.path)
-    return tree
+    folders: list[str] = []
+    others: list[tuple[str, str]] = []
+
+    def files() -> Iterator[Entry]:
+        number, token = 0, ""
+        while True:
+            page = fetch(functools.partial(_page, bucket, prefix, token))
+            for item in page.get("Contents", ()):
+                path = item["Key"][len(prefix) :]
+                if not path.endswith("/"):
+                    yield Entry(f"s3://{bucket}/{item['Key']}", path, item["Size"])
+                    number += 1
+                elif item["Size"]:
+                    others.append((path, NAMELESS))
+                elif path.strip("/"):
+                    folders.append(path.rstrip("/"))
+            found(number)
+            if not page.get("IsTruncated"):
+                return
+            token = page["NextContinuationToken"]
+
+    entries = Entries.gather(f"s3://{bucket}/{prefix}", files())
+    return Tree(entries, folders, others)
 
 
 def _page(bucket: str, prefix: str, token: str) -> Any:

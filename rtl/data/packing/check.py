@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -15,12 +16,15 @@ from rtl.data.images import decoding
 from rtl.data.packing import tasks
 from rtl.data.packing.journal import Journal
 from rtl.data.packing.tasks import Progress
-from rtl.data.placement import CheckedRow
+from rtl.data.placement import CheckedRows
 from rtl.data.shards import Quarantined
-from rtl.data.sources import Row
+from rtl.data.sources import Rows
 from rtl.errors import ImageError, NotFoundError, RtlError
 
 CHECKED = "images checked"
+
+_UNUSABLE = -1
+"""Size of an image that cannot be used, or was not seen yet."""
 
 _RESULT = pa.schema(
     [
@@ -32,45 +36,54 @@ _RESULT = pa.schema(
 
 
 def check(
-    rows: Sequence[Row],
+    rows: Rows,
     journal: Journal,
     *,
     max_pixels: int,
     rows_per_task: int,
     progress: Progress,
-) -> tuple[list[CheckedRow], list[Quarantined]]:
+) -> tuple[CheckedRows, list[Quarantined]]:
     """Returns the rows whose image decodes, and the others with a reason.
 
     An image whose sha256 is the one that the journal has for its place is not decoded again; what
     is found is added to it.
     """
-    known = journal.recall(rows)
-    # Rows of one tar, and of one folder, are checked by one task.
-    order = sorted(range(len(rows)), key=lambda i: (os.fsencode(rows[i].uri), rows[i].offset))
-    tables = [
-        tasks.locations(rows, numbers).append_column(
-            "known", pa.array([known.get(number) for number in numbers], pa.string())
-        )
-        for start in range(0, len(order), rows_per_task)
-        for numbers in [order[start : start + rows_per_task]]
-    ]
-    checked: dict[int, CheckedRow] = {}
+    hashes = journal.recall(rows)
+    sizes = np.full(len(rows), _UNUSABLE)
     quarantine: list[Quarantined] = []
     done = 0
+    tables = _tables(rows, hashes, rows_per_task)
     for result in tasks.run(tables, _check_block, {"max_pixels": max_pixels}):
-        for found in result.to_pylist():
-            row = rows[found["number"]]
-            if found["reason"] is None:
-                item = CheckedRow(row, found["sha256"], found["bytes"])
-                checked[found["number"]] = item
-                if known.get(found["number"]) != item.sha256:
-                    journal.add(item)
-            else:
+        chosen = rows.take(result["number"].to_numpy())
+        for row, found in zip(chosen, result.to_pylist(), strict=True):
+            number, sha256 = found["number"], found["sha256"]
+            if found["reason"] is not None:
                 quarantine.append(Quarantined(row.id, found["reason"]))
+                continue
+            sizes[number] = found["bytes"]
+            if sha256 != _text(hashes[number]):
+                hashes[number] = np.frombuffer(bytes.fromhex(sha256), np.uint8)
+                journal.add(row, sha256)
         done += len(result)
         progress(done, len(rows), CHECKED)
     tasks.check_complete(done, len(rows), CHECKED)
-    return [checked[number] for number in sorted(checked)], quarantine
+    usable = np.flatnonzero(sizes != _UNUSABLE)
+    return CheckedRows(rows, hashes, sizes, rows.split_numbers, usable), quarantine
+
+
+def _tables(rows: Rows, known: np.ndarray, rows_per_task: int) -> Iterator[pa.Table]:
+    """Yields the input of each task: rows of one tar, and of one folder, are checked together."""
+    order = rows.by_place()
+    for start in range(0, len(order), rows_per_task):
+        numbers = order[start : start + rows_per_task]
+        texts = pa.array([_text(sha256) for sha256 in known[numbers]], pa.string())
+        table = tasks.locations(rows.take(numbers)).append_column("known", texts)
+        yield table.append_column("number", pa.array(numbers))
+
+
+def _text(sha256: np.ndarray) -> str | None:
+    """A hash in hexadecimal digits, None where it is not known."""
+    return sha256.tobytes().hex() if sha256.any() else None
 
 
 def _check_block(block: Any, max_pixels: int) -> Any:

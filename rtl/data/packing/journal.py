@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rtl import storage
-from rtl.data.placement import CheckedRow
-from rtl.data.sources import Row
+from rtl.data.sources import Row, Rows
 
 FOLDER = ".checked"
 """Below the destination, until the data set is there."""
@@ -41,28 +40,38 @@ class Journal:
         self._part = part
         self._folder = storage.join(dest, FOLDER)
         self._schema = _SCHEMA.with_metadata({"max_pixels": str(max_pixels)})
-        self._new: list[CheckedRow] = []
+        self._new: list[tuple[Row, str]] = []
 
-    def recall(self, rows: Sequence[Row]) -> dict[int, str]:
-        """The sha256 of images that an earlier packing could use, by their place in `rows`."""
-        known: dict[_Key, str] = {}
-        for entry in storage.list_files(self._folder):
+    def recall(self, rows: Rows) -> np.ndarray:
+        """The sha256 of images that an earlier packing could use, uint8 (N, 32); else zeros."""
+        known = np.zeros((len(rows), 32), np.uint8)
+        files = storage.list_files(self._folder)
+        if not files:
+            return known
+        # Two places with one hash do no harm: who reads bytes of a known sha256 knows them usable.
+        hashes = np.fromiter((hash(_key(row)) for row in rows), np.int64, len(rows))
+        order = np.argsort(hashes, kind="stable")
+        hashes = hashes[order]
+        for entry in files:
             try:
                 table = pq.read_table(pa.BufferReader(storage.read_bytes(entry.uri)))
             except (pa.ArrowInvalid, OSError):
                 continue  # damaged: its images are checked again
             if table.schema.equals(self._schema, check_metadata=True):
-                *key, sha256 = (column.to_pylist() for column in table.columns)
-                known.update(zip(zip(*key, strict=True), sha256, strict=True))
-        found = ((number, known.get(_key(row))) for number, row in enumerate(rows))
-        return {number: sha256 for number, sha256 in found if sha256 is not None}
+                *keys, found = (column.to_pylist() for column in table.columns)
+                wanted = [hash(key) for key in zip(*keys, strict=True)]
+                starts = np.searchsorted(hashes, wanted, "left")
+                ends = np.searchsorted(hashes, wanted, "right")
+                for start, end, sha256 in zip(starts, ends, found, strict=True):
+                    known[order[start:end]] = np.frombuffer(bytes.fromhex(sha256), np.uint8)
+        return known
 
-    def add(self, item: CheckedRow) -> None:
+    def add(self, row: Row, sha256: str) -> None:
         """Keeps a row; parts are written once they are full. Raises StorageError."""
-        self._new.append(item)
+        self._new.append((row, sha256))
         if len(self._new) < self._part:
             return
-        values = [(*_key(one.row), one.sha256) for one in self._new]
+        values = [(*_key(row), sha256) for row, sha256 in self._new]
         columns = [list(column) for column in zip(*values, strict=True)]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table(columns, schema=self._schema), sink)

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import ray.data
 
 from rtl import storage
-from rtl.data.sources import Row
+from rtl.data.sources import Rows
 from rtl.errors import DataError, NotFoundError
 from rtl.runtime import task_errors
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, unit); the total is 0 while it is unknown."""
 
+TASKS_PER_CPU = 64
+"""Tasks that are given to Ray Data at a time, for each CPU of the cluster."""
+
 LOCATION = pa.schema([("uri", pa.binary()), ("offset", pa.int64()), ("size", pa.int64())])
 """Columns of a task's input: where an image's bytes lie."""
 
 
-def locations(rows: Sequence[Row], numbers: Sequence[int]) -> pa.Table:
-    """Returns where the images of these rows lie, as a task's input: `LOCATION` and `number`."""
-    chosen = [rows[number] for number in numbers]
-    locations = [(os.fsencode(row.uri), row.offset, row.size) for row in chosen]
-    columns = [list(column) for column in zip(*locations, strict=True)]
-    return pa.table(columns, schema=LOCATION).append_column("number", pa.array(numbers, pa.int64()))
+def locations(rows: Rows) -> pa.Table:
+    """Returns where the images of these rows lie, as a task's input."""
+    places = [(os.fsencode(row.uri), row.offset, row.size) for row in rows]
+    return pa.table([list(column) for column in zip(*places, strict=True)], schema=LOCATION)
 
 
 def fetch(location: dict[str, Any]) -> bytes:
@@ -46,18 +48,27 @@ def gone(error: NotFoundError) -> DataError:
 
 
 def run(
-    tables: Sequence[pa.Table], task: Callable[..., Any], options: dict[str, Any]
+    tables: Iterable[pa.Table],
+    task: Callable[..., Any],
+    options: dict[str, Any],
+    *,
+    per_cpu: int = TASKS_PER_CPU,
 ) -> Iterator[pa.Table]:
-    """Yields the result of each table, one task of Ray Data each, in any order."""
-    if not tables:
-        return
-    dataset = ray.data.from_arrow(list(tables)).map_batches(
-        task, batch_size=None, batch_format="pyarrow", fn_kwargs=options
-    )
-    with task_errors.raise_own_errors():
-        for result in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            table: Any = result
-            yield table
+    """Yields the result of each table, one task of Ray Data each, in any order.
+
+    The driver holds no more than `per_cpu` tables at a time for each CPU of the cluster: choose as
+    many as keep it at work for some seconds.
+    """
+    rest = iter(tables)
+    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    while window := list(itertools.islice(rest, per_cpu * max(1, cpus))):
+        dataset = ray.data.from_arrow(window).map_batches(
+            task, batch_size=None, batch_format="pyarrow", fn_kwargs=options
+        )
+        with task_errors.raise_own_errors():
+            for result in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+                table: Any = result
+                yield table
 
 
 def check_complete(done: int, total: int, unit: str) -> None:

@@ -6,40 +6,56 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from rtl import storage
 from rtl.data import shards
 from rtl.data.packing import tasks
 from rtl.data.packing.tasks import Progress
-from rtl.data.placement import CheckedRow
+from rtl.data.placement import CheckedRows
 from rtl.data.shards import SPLITS, Shard
+from rtl.data.sources import Rows
 from rtl.errors import DataError, NotFoundError
 
 WRITTEN = "shards written"
 
+_SHARDS_PER_CPU = 4
+"""Tasks that are given to Ray Data at a time: each takes as long as many of the first pass."""
+
 
 def write(
-    plan: dict[str, list[CheckedRow]], classes: Sequence[str], *, dest: str, progress: Progress
-) -> list[Shard]:
-    """Writes the shards of a plan, rows by path. Raises DataError where an image has changed."""
+    plan: dict[str, np.ndarray], checked: CheckedRows, classes: Sequence[str], *, dest: str,
+    progress: Progress,
+) -> list[Shard]:  # fmt: skip
+    """Writes the shards of a plan, rows' numbers by path.
+
+    Raises DataError where an image has changed.
+    """
     labels = {name: label for label, name in enumerate(classes)}
-    tables = []
-    for path, items in plan.items():
-        table = tasks.locations([item.row for item in items], range(len(items)))
-        table = table.append_column("id", [[item.row.id for item in items]])
-        table = table.append_column("label", [[labels[item.row.label] for item in items]])
-        sure = pa.array([item.row.confidence for item in items], pa.float32())
-        table = table.append_column("confidence", sure)
-        table = table.append_column("sha256", [[item.sha256 for item in items]])
-        tables.append(table.append_column("path", [[path] * len(items)]))
+    tables = (
+        _table(path, checked.rows.take(numbers), checked.sha256[numbers], labels=labels)
+        for path, numbers in plan.items()
+    )
     written: list[Shard] = []
     progress(0, len(plan), WRITTEN)
-    for result in tasks.run(tables, _write_block, {"dest": dest}):
+    options = {"dest": dest}
+    for result in tasks.run(tables, _write_block, options, per_cpu=_SHARDS_PER_CPU):
         written += [Shard(split=row["path"].split("/")[0], **row) for row in result.to_pylist()]
         progress(len(written), len(plan), WRITTEN)
     tasks.check_complete(len(written), len(plan), WRITTEN)
     return sorted(written, key=lambda shard: (SPLITS.index(shard.split), shard.path))
+
+
+def _table(path: str, rows: Rows, hashes: np.ndarray, *, labels: dict[str, int]) -> pa.Table:
+    """The input of the task that writes one shard."""
+    table = tasks.locations(rows)
+    table = table.append_column("id", [[row.id for row in rows]])
+    table = table.append_column("label", [[labels[row.label] for row in rows]])
+    sure = pa.array([row.confidence for row in rows], pa.float32())
+    table = table.append_column("confidence", sure)
+    table = table.append_column("sha256", [[sha256.tobytes().hex() for sha256 in hashes]])
+    return table.append_column("path", [[path] * len(rows)])
 
 
 def _write_block(block: Any, dest: str) -> Any:

@@ -14,7 +14,8 @@ beside). Ids are paths relative to the source, so that they do not change with i
 
 from rtl.data.sources.clutter import Tally
 from rtl.data.sources.files import visible_files
-from rtl.data.sources.listing import list_source
-from rtl.data.sources.rows import Listing, Row, shown
+from rtl.data.sources.gathered import Rows
+from rtl.data.sources.listing import Listing, list_source
+from rtl.data.sources.rows import Row, shown
 
-__all__ = ["Listing", "Row", "Tally", "list_source", "shown", "visible_files"]
+__all__ = ["Listing", "Row", "Rows", "Tally", "list_source", "shown", "visible_files"]

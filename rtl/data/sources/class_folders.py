@@ -11,7 +11,6 @@ from rtl.data.sources.names import fold
 from rtl.data.sources.rows import Row, shown, unlabelled
 from rtl.data.sources.splits import names_by_split, split_of
 from rtl.errors import DataError
-from rtl.storage.walk import Entry
 
 BESIDE = "files outside the class folders that are no images"
 
@@ -24,19 +23,21 @@ def class_folders(
     Raises DataError for a class folder without a file, and for a tree that can be read in two ways.
     """
     parents = _parents(root, files)
-    groups: dict[str, list[Entry]] = {
-        f"{parent}{name}/": [] for parent in parents for name in files.below(parent)
-    }
-    for entry in files.entries:
-        folder = _class_folder(entry.path, parents)
+    # What lies in one folder follows one another, as entries are sorted by path.
+    first = {f"{parent}{name}/": 0 for parent in parents for name in files.below(parent)}
+    count = dict.fromkeys(first, 0)
+    for place, path in enumerate(files.entries.paths()):
+        folder = _class_folder(path, parents)
         if folder is not None:
-            groups[folder].append(entry)
-        elif looks_like_image(entry.path):
-            quarantine.append(unlabelled(shown(entry.path), "it lies in no class folder"))
+            if not count[folder]:
+                first[folder] = place
+            count[folder] += 1
+        elif looks_like_image(path):
+            quarantine.append(unlabelled(shown(path), "it lies in no class folder"))
         else:
-            left_out.add(BESIDE, entry.path)
-    for folder, entries in groups.items():
-        if not entries:
+            left_out.add(BESIDE, path)
+    for folder, start in first.items():
+        if not count[folder]:
             raise DataError(
                 f"The class folder {shown(folder[:-1])!r} of {root} holds no file that counts "
                 "(hidden files, clutter of systems and links that lead out do not). Fill it or "
@@ -44,7 +45,7 @@ def class_folders(
             )
         parent, _, name = folder[:-1].rpartition("/")
         split = parents[f"{parent}/" if parent else ""]
-        for entry in entries:
+        for entry in files.entries[start : start + count[folder]]:
             yield Row(shown(entry.path), entry.uri, shown(name), split, size=entry.size)
 
 
@@ -85,7 +86,7 @@ def _innermost(files: Files, name: str) -> str:
 
 def _check_one_reading(root: str, files: Files, folders: Sequence[str]) -> None:
     """Raises DataError where SRC/A/B may mean class A as well as class B."""
-    direct = [entry.path for entry in files.entries if entry.path.count("/") == 1]
+    direct = (path for path in files.entries.paths() if path.count("/") == 1)
     if len(folders) < 2 or any(looks_like_image(path) for path in direct):
         return
     inside = [frozenset(files.below(f"{name}/")) for name in folders]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from rtl import storage
 from rtl.data.sources.clutter import Tally, clutter_kind
 from rtl.data.sources.rows import shown
 from rtl.errors import NotFoundError
-from rtl.storage.walk import Entry
+from rtl.storage.entries import Entries, Entry
 
 IMAGE_SUFFIXES = (
     "jpg", "jpeg", "jpe", "jfif", "pjpeg", "pjp", "png", "apng", "webp", "gif", "bmp", "dib", "tif",
@@ -29,7 +29,7 @@ OTHER_IMAGE_SUFFIXES = (
 class Files:
     """Files below a folder that are not clutter."""
 
-    entries: list[Entry]
+    entries: Entries
     """Sorted by path; an empty name between two `/` of an S3 key is no part of the path."""
     folders: dict[str, list[str]]
     """Path of a folder (`/` at its end, empty for the source) to the names of those inside."""
@@ -50,18 +50,21 @@ def visible_files(
     tree = storage.list_tree(root, found=found)
     if not (tree.files or tree.others or tree.folders or storage.exists(root)):
         raise NotFoundError(f"{shown(root)} does not exist; check the path or URI.")
-    entries = []
-    for entry in tree.files:
-        path = "/".join(filter(None, entry.path.split("/")))
-        if kind := clutter_kind(path):
-            left_out.add(kind, path)
-        else:
-            entries.append(replace(entry, path=path) if path != entry.path else entry)
+    paths = {path for path in tree.folders if not clutter_kind(path)}
+
+    def visible() -> Iterator[Entry]:
+        for entry in tree.files:
+            path = "/".join(filter(None, entry.path.split("/")))
+            if kind := clutter_kind(path):
+                left_out.add(kind, path)
+            else:
+                paths.add(path.rpartition("/")[0])
+                yield replace(entry, path=path) if path != entry.path else entry
+
+    entries = Entries.gather(tree.files.folder, visible())
     for path, kind in tree.others:
         left_out.add(clutter_kind(path) or kind, path)
-    paths = {path for path in tree.folders if not clutter_kind(path)}
-    paths |= {entry.path.rpartition("/")[0] for entry in entries} - {""}
-    return Files(sorted(entries, key=lambda entry: entry.path), _by_parent(paths))
+    return Files(entries, _by_parent(paths - {""}))
 
 
 def _by_parent(paths: set[str]) -> dict[str, list[str]]:

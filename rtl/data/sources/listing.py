@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from rtl import storage
 from rtl.config.schema import PackConfig
@@ -11,14 +14,15 @@ from rtl.data.shards import LeftOut, Quarantined
 from rtl.data.sources.class_folders import class_folders
 from rtl.data.sources.clutter import Tally
 from rtl.data.sources.files import Files, looks_like_image, visible_files
+from rtl.data.sources.gathered import Rows
 from rtl.data.sources.labels import classes_of
 from rtl.data.sources.names import merge_spellings
-from rtl.data.sources.rows import Listing, Row, by_reason, shown, unique
+from rtl.data.sources.rows import by_reason, shown
 from rtl.data.sources.stanford_dogs import DOGS_LISTS, stanford_dogs
 from rtl.data.sources.tables.listing import TABLE_SUFFIXES, table_rows
 from rtl.data.sources.webdataset.tars import webdataset_rows
 from rtl.errors import DataError
-from rtl.storage.walk import Entry
+from rtl.storage.entries import Entry
 
 LAYOUTS = (
     "a folder a class (SRC/CLASS/IMAGE), also below train, val and test; a .csv, .tsv or .parquet "
@@ -29,6 +33,26 @@ BESIDE_TARS = "files beside the tars"
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is counted); the total is 0 while it is not known."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Rows of a source, and what was left out. Either every row has a split or none has."""
+
+    layout: str
+    """`class folders`, `table`, `Stanford Dogs` or `WebDataset`."""
+    rows: Rows
+    quarantine: tuple[Quarantined, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    """The files that are neither, most first."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels that occur: by value where all are whole numbers, else by name."""
+        labels = {self.rows.labels[number] for number in np.unique(self.rows.label_numbers)}
+        if all(label.isascii() and label.isdigit() for label in labels):
+            return tuple(sorted(labels, key=lambda label: (int(label), label)))
+        return tuple(sorted(labels))
 
 
 def list_source(
@@ -45,7 +69,7 @@ def list_source(
     layout, rows = lister.rows()
     rows = merge_spellings(rows, root, quarantine=lister.quarantine)
     left_out = lister.left_out.result()
-    listing = Listing(layout, tuple(unique(rows)), tuple(lister.quarantine), left_out)
+    listing = Listing(layout, rows.with_unique_ids(), tuple(lister.quarantine), left_out)
     _check_classes(root, listing)
     return listing
 
@@ -60,23 +84,25 @@ class _Lister:
     quarantine: list[Quarantined] = field(default_factory=list)
     left_out: Tally = field(default_factory=Tally)
 
-    def rows(self) -> tuple[str, list[Row]]:
+    def rows(self) -> tuple[str, Rows]:
         """The layout and the rows."""
         name = self.root.rsplit("/", 1)[-1]
         if name.lower().endswith(TABLE_SUFFIXES):
-            return "table", list(table_rows(self.root, self.config, self.quarantine))
+            folder = self.root.rsplit("/", 1)[0]
+            rows = table_rows(self.root, self.config, self.quarantine)
+            return "table", Rows.gather(f"{folder}/", rows)
         if _is_tar(name):
             return "WebDataset", self._tars([Entry(self.root, name, 0)])
         return self._folder()
 
-    def _folder(self) -> tuple[str, list[Row]]:
+    def _folder(self) -> tuple[str, Rows]:
         files = visible_files(
             self.root, self.left_out, found=lambda done: self.progress(done, 0, FILES)
         )
         self.progress(len(files.entries), len(files.entries), FILES)
-        paths = {entry.path for entry in files.entries}
-        found = [pair for pair in DOGS_LISTS if paths.issuperset(pair)]
-        if found and any(path.startswith("Images/") for path in paths):
+        lists = set(itertools.chain(*DOGS_LISTS)).intersection(files.entries.paths())
+        found = [pair for pair in DOGS_LISTS if lists.issuperset(pair)]
+        if found and any(path.startswith("Images/") for path in files.entries.paths()):
             dogs = stanford_dogs(
                 self.root,
                 files.entries,
@@ -84,19 +110,21 @@ class _Lister:
                 quarantine=self.quarantine,
                 left_out=self.left_out,
             )
-            return "Stanford Dogs", list(dogs)
+            return "Stanford Dogs", Rows.gather(f"{self.root}/", dogs)
         tars = [entry for entry in files.entries if _is_tar(entry.path)]
-        if tars and not any("/" in path and looks_like_image(path) for path in paths):
-            for path in sorted(paths - {tar.path for tar in tars}):
+        photos = ("/" in path and looks_like_image(path) for path in files.entries.paths())
+        if tars and not any(photos):
+            for path in sorted({path for path in files.entries.paths() if not _is_tar(path)}):
                 self.left_out.add(BESIDE_TARS, path)
             return "WebDataset", self._tars(tars)
         if files.below(""):
-            return "class folders", list(
-                class_folders(self.root, files, quarantine=self.quarantine, left_out=self.left_out)
+            rows = class_folders(
+                self.root, files, quarantine=self.quarantine, left_out=self.left_out
             )
+            return "class folders", Rows.gather(f"{self.root}/", rows)
         raise DataError(_unknown(self.root, files, self.left_out.result()))
 
-    def _tars(self, tars: Sequence[Entry]) -> list[Row]:
+    def _tars(self, tars: Sequence[Entry]) -> Rows:
         done = 0
 
         def read(members: int) -> None:
@@ -104,7 +132,8 @@ class _Lister:
             done = members
             self.progress(done, 0, MEMBERS)
 
-        rows = list(
+        rows = Rows.gather(
+            f"{self.root}/",
             webdataset_rows(
                 self.root,
                 tars,
@@ -112,11 +141,10 @@ class _Lister:
                 quarantine=self.quarantine,
                 left_out=self.left_out,
                 read=read,
-            )
+            ),
         )
         self.progress(done, done, MEMBERS)
-        classes = classes_of({row.label for row in rows}, self.root)
-        return [replace(row, label=classes[row.label]) for row in rows]
+        return rows.relabel(classes_of(rows.labels, self.root))
 
 
 def _check_classes(root: str, listing: Listing) -> None:
@@ -139,7 +167,7 @@ def _check_classes(root: str, listing: Listing) -> None:
 
 
 def _unknown(root: str, files: Files, left_out: Sequence[LeftOut]) -> str:
-    tables = [e.path for e in files.entries if e.path.lower().endswith(TABLE_SUFFIXES)]
+    tables = [path for path in files.entries.paths() if path.lower().endswith(TABLE_SUFFIXES)]
     hint = (
         f" Did you mean the table {shown(root)}/{shown(tables[0])}? Then give its path."
         if tables

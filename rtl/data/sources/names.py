@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
+
+import numpy as np
 
 from rtl.data.shards import Quarantined
-from rtl.data.sources.rows import Row, unlabelled
+from rtl.data.sources.gathered import Rows
+from rtl.data.sources.rows import unlabelled
 from rtl.errors import DataError
 
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
@@ -18,22 +20,18 @@ def clean(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name.translate(_INVISIBLE)).split())
 
 
-def merge_spellings(rows: Sequence[Row], root: str, *, quarantine: list[Quarantined]) -> list[Row]:
+def merge_spellings(rows: Rows, root: str, *, quarantine: list[Quarantined]) -> Rows:
     """Rows whose labels stand in their one spelling; those whose label is blank are quarantined.
 
     Raises DataError for labels that still differ in letter case or invisible signs alone: some
     sources mean two classes by them, most do not.
     """
-    spellings = {label: clean(label) for label in {row.label for row in rows}}
+    spellings = {label: clean(label) for label in rows.labels}
     _check_distinct(spellings.values(), root)
-    merged = []
-    for row in rows:
-        label = spellings[row.label]
-        if not label:
-            quarantine.append(unlabelled(row.id, "the name of its class is blank"))
-        else:
-            merged.append(row if label == row.label else replace(row, label=label))
-    return merged
+    named = np.array([bool(spellings[label]) for label in rows.labels], bool)[rows.label_numbers]
+    for identity in rows.ids(np.flatnonzero(~named)):
+        quarantine.append(unlabelled(identity, "the name of its class is blank"))
+    return (rows if named.all() else rows.take(np.flatnonzero(named))).relabel(spellings)
 
 
 def fold(name: str) -> str:

@@ -1,13 +1,13 @@
-"""Records of a source that every layout gives: its rows, and what it left out."""
+"""Records that every layout gives: rows, and those that cannot be used."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from rtl.data.shards import LeftOut, Quarantined
+from rtl.data.shards import Quarantined
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,43 +30,23 @@ class Row:
     """Bytes of the image; None where it was not listed, only named by a table."""
 
 
-@dataclass(frozen=True)
-class Listing:
-    """Rows of a source, and what was left out. Either every row has a split or none has."""
-
-    layout: str
-    """`class folders`, `table`, `Stanford Dogs` or `WebDataset`."""
-    rows: tuple[Row, ...]
-    quarantine: tuple[Quarantined, ...]
-    left_out: tuple[LeftOut, ...] = ()
-    """The files that are neither, most first."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The labels that occur: by value where all are whole numbers, else by name."""
-        labels = {row.label for row in self.rows}
-        if all(label.isascii() and label.isdigit() for label in labels):
-            return tuple(sorted(labels, key=lambda label: (int(label), label)))
-        return tuple(sorted(labels))
-
-
 def shown(name: str) -> str:
     """The name itself, or with escapes where its bytes are not UTF-8."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def unique(rows: Iterable[Row]) -> Iterator[Row]:
-    """An id that occurs again gets `#2`, `#3`, ..."""
+def unique(ids: Iterable[str]) -> Iterator[str]:
+    """Yields the ids; one that occurs again gets `#2`, `#3`, ..."""
     taken: set[str] = set()
     last: dict[str, int] = {}
-    for row in rows:
-        identity, number = row.id, last.get(row.id, 1)
+    for wanted in ids:
+        identity, number = wanted, last.get(wanted, 1)
         while identity in taken:
             number += 1
-            identity = f"{row.id}#{number}"
-        last[row.id] = number
+            identity = f"{wanted}#{number}"
+        last[wanted] = number
         taken.add(identity)
-        yield row if identity == row.id else replace(row, id=identity)
+        yield identity
 
 
 def unlabelled(identity: str, why: str) -> Quarantined:

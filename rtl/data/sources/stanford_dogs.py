@@ -11,7 +11,7 @@ from rtl.data.shards import Quarantined
 from rtl.data.sources.clutter import Tally
 from rtl.data.sources.rows import Row, no_image, shown, unlabelled
 from rtl.errors import DataError
-from rtl.storage.walk import Entry
+from rtl.storage.entries import Entry
 
 DOGS_LISTS = tuple(
     tuple(f"{folder}{split}_list.mat" for split in ("train", "test")) for folder in ("", "lists/")

@@ -18,7 +18,6 @@ from rtl.data import pack, shards
 from rtl.data.images import decoding
 from rtl.data.packing.check import check
 from rtl.data.packing.journal import Journal
-from rtl.data.placement import CheckedRow
 from rtl.data.shards import Manifest
 from rtl.data.sources import list_source
 from rtl.errors import DataError, NotFoundError, StorageError
@@ -346,7 +345,7 @@ def test_what_was_checked_is_not_decoded_again_unless_it_changed(
     for size, quarantined in ((800, 0), (801, 1)):  # found usable, as the journal has it
         journal = Journal(out, CONFIG.max_pixels, part=1)
         sha256 = hashlib.sha256((b"no image" * 101)[:size]).hexdigest()
-        journal.add(CheckedRow(row, sha256, 800))
+        journal.add(row, sha256)
         assert len(pack.pack(str(source), out, lenient).quarantine) == quarantined
 
 

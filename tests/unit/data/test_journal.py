@@ -9,8 +9,7 @@ import pytest
 
 from rtl import storage
 from rtl.data.packing.journal import Journal
-from rtl.data.placement import CheckedRow
-from rtl.data.sources import Row
+from rtl.data.sources import Row, Rows
 
 ROWS = [Row(f"a/{n}.jpg", f"/src/a/{n}.jpg", "a", None, size=100 + n) for n in range(7)] + [
     Row("b", "/src/\udcffb.tar", "b", "train", offset=512, size=9),
@@ -18,40 +17,44 @@ ROWS = [Row(f"a/{n}.jpg", f"/src/a/{n}.jpg", "a", None, size=100 + n) for n in r
 ]
 
 
-def items(rows: list[Row]) -> list[CheckedRow]:
-    return [CheckedRow(row, f"{n:064x}", 50 + n) for n, row in enumerate(rows)]
+def sha256(number: int) -> str:
+    return f"{number + 1:064x}"
+
+
+def recalled(place: Path, rows: list[Row], max_pixels: int = 1000) -> dict[int, str]:
+    found = Journal(str(place), max_pixels).recall(Rows.gather("/src/", rows))
+    assert found.shape == (len(rows), 32)
+    return {number: one.tobytes().hex() for number, one in enumerate(found) if one.any()}
 
 
 def kept(place: Path, part: int) -> Journal:
     journal = Journal(str(place), 1000, part=part)
-    for item in items(ROWS):
-        journal.add(item)
+    for number, row in enumerate(ROWS):
+        journal.add(row, sha256(number))
     return journal
 
 
 @pytest.mark.parametrize(("part", "known"), [(3, 9), (4, 8), (9, 9), (10, 0)])
 def test_full_parts_are_recalled(tmp_path: Path, part: int, known: int) -> None:
     kept(tmp_path, part)
-    found = Journal(str(tmp_path), 1000).recall(ROWS)
-    assert found == {n: item.sha256 for n, item in enumerate(items(ROWS)[:known])}
+    assert recalled(tmp_path, ROWS) == {n: sha256(n) for n in range(known)}
 
 
 def test_rows_are_known_by_where_their_bytes_lie(tmp_path: Path) -> None:
     kept(tmp_path, 9)
     changed = [replace(ROWS[0], size=1), replace(ROWS[7], offset=0), replace(ROWS[1], uri="/x")]
     same = replace(ROWS[2], id="other", label="b")
-    found = Journal(str(tmp_path), 1000).recall([*changed, same])
-    assert found == {3: f"{2:064x}"}
+    assert recalled(tmp_path, [*changed, same, same]) == {3: sha256(2), 4: sha256(2)}
 
 
 def test_another_limit_of_pixels_and_a_damaged_part_do_not_count(tmp_path: Path) -> None:
     kept(tmp_path, 3)
-    assert Journal(str(tmp_path), 999).recall(ROWS) == {}
+    assert recalled(tmp_path, ROWS, 999) == {}
     part = storage.list_files(tmp_path / ".checked")[0]
     whole = storage.read_bytes(part.uri)
     for damaged in (whole[:-9], whole[:20] + b"?" * 60 + whole[80:], whole[:4] + whole[-8:], b""):
         storage.write_bytes(part.uri, damaged)
-        assert len(Journal(str(tmp_path), 1000).recall(ROWS)) == 6
+        assert len(recalled(tmp_path, ROWS)) == 6
 
 
 def test_a_journal_is_deleted_whole(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from rtl.data.sources.rows import Row, shown
 from rtl.data.sources.splits import names_by_split, split_of
 from rtl.data.sources.webdataset.samples import BESIDE, LABELS, Member, inside, pair, part_of
 from rtl.errors import DataError
-from rtl.storage.walk import Entry
+from rtl.storage.entries import Entry
 
 _TAR_BUFFER = 4 * 2**20
 _MAX_LABEL_BYTES = 2**20
