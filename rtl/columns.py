@@ -13,12 +13,17 @@ CHUNK = 1024
 """Records that are Python objects at a time."""
 
 
-def gather(records: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
-    """Gathers records, each with one value a column, into columns that are each one piece."""
+def gather(
+    records: Iterable[tuple[Any, ...]], schema: pa.Schema, *, chunk: int = CHUNK
+) -> pa.RecordBatch:
+    """Gathers records, each with one value a column, into columns that are each one piece.
+
+    `chunk` records are Python objects at a time.
+    """
     pieces: list[list[pa.Array]] = [[pa.array([], field.type)] for field in schema]
     rest = iter(records)
-    while chunk := list(itertools.islice(rest, CHUNK)):
-        for field, values, found in zip(schema, zip(*chunk, strict=True), pieces, strict=True):
+    while part := list(itertools.islice(rest, chunk)):
+        for field, values, found in zip(schema, zip(*part, strict=True), pieces, strict=True):
             found.append(pa.array(values, field.type))
     columns = []
     for found in pieces:
@@ -27,10 +32,10 @@ def gather(records: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBa
     return pa.record_batch(columns, schema=schema)
 
 
-def records(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
+def records(batch: pa.RecordBatch, *, chunk: int = CHUNK) -> Iterator[tuple[Any, ...]]:
     """Yields the records of columns, one after another."""
-    for start in range(0, len(batch), CHUNK):
-        part = batch.slice(start, CHUNK)
+    for start in range(0, len(batch), chunk):
+        part = batch.slice(start, chunk)
         yield from zip(*(column.to_pylist() for column in part.columns), strict=True)
 
 

@@ -7,11 +7,14 @@ joins for each that leaves.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import queue
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -27,7 +30,7 @@ from rtl import storage
 from rtl.config import loading
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.runs.progress import RunCallbacks, open_channel
-from rtl.runtime import ray_private, session
+from rtl.runtime import nodes, ray_private, session
 from rtl.training import train
 from rtl.training.probe import Head
 from rtl.training.workers.trainer import launch
@@ -41,13 +44,15 @@ _NODE = {"num_cpus": 3, **_STORE}
 
 
 def give_notice(address: str) -> None:
-    """Tells the oldest node but the head that it will be taken away, as a cloud does."""
+    """Tells a node that has a worker that it will be taken away, as a cloud does."""
     leaving = ray_private.draining_nodes()
+    free = nodes.free_resources()
     staying = [
         node["NodeID"]
         for node in ray.nodes()
         if node["Alive"] and node["NodeID"] not in leaving and node["Resources"].get("CPU") == 3
-    ]
+        and free.get(node["NodeID"], {}).get("CPU", 0) < 2
+    ]  # fmt: skip
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     deadline = int((time.time() + NOTICE_S) * 1000)
     accepted, why = ray._raylet.GcsClient(address=address).drain_node(
@@ -78,6 +83,7 @@ def main(place: str, drains: int, replace: bool) -> None:
     lines: list[str] = []
     given: list[tuple[int, int]] = []
     lock = threading.Lock()
+    due: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def on_step(epoch: int, rows: int, _: int) -> None:
         with lock:
@@ -85,9 +91,7 @@ def main(place: str, drains: int, replace: bool) -> None:
             seen = len(steps) - attempts[-1]["from"]
             if len(given) < drains and len(given) < len(attempts) and seen >= 3 + len(given):
                 given.append((epoch, rows))
-                if replace:
-                    cluster.add_node(**_NODE)
-                give_notice(cluster.address)
+                due.put(None)
 
     def counted(worker: Any, task: Any, *, config: Any) -> Any:
         attempt = {"from": len(steps), "most": config.train.most_workers}
@@ -101,9 +105,16 @@ def main(place: str, drains: int, replace: bool) -> None:
     head = Head({}, [f"{row:05}" for row in range(24)], torch.zeros(2, 24, 3))
     uri = f"{place}/root/runs/fit"
     storage.commit(f"{uri}/head", head.encode())
-    with open_channel(RunCallbacks(step=on_step)) as channel:
+    with open_channel(RunCallbacks(step=on_step)) as channel, ThreadPoolExecutor(1) as beside:
         task = FitTask(config, uri, FeaturePlan(), channel, data_cpus=1)
-        train.run_workers(task, launch=counted, print_line=lines.append)
+        fit = beside.submit(train.run_workers, task, launch=counted, print_line=lines.append)
+        while not fit.done():
+            with contextlib.suppress(queue.Empty):
+                due.get(timeout=0.1)
+                if replace:
+                    cluster.add_node(**_NODE)  # in the main thread alone: it handles signals
+                give_notice(cluster.address)
+        fit.result()
     found = {"steps": steps, "given": given, "attempts": attempts, "lines": lines, "total": 24}
     sys.stdout.write(json.dumps(found) + "\n")
     ray.shutdown()

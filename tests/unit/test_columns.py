@@ -12,13 +12,12 @@ SCHEMA = pa.schema([("name", pa.large_string()), ("size", pa.int64())])
 
 
 @pytest.mark.parametrize("number", [0, 1, 3, 4, 7])
-def test_records_come_back_in_their_order(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columns, "CHUNK", 3)
+def test_records_come_back_in_their_order(number: int) -> None:
     wanted = [(f"n{n}", n if n % 2 else None) for n in range(number)]
-    found = columns.gather(iter(wanted), SCHEMA)
+    found = columns.gather(iter(wanted), SCHEMA, chunk=3)
     assert found.schema == SCHEMA
-    assert list(columns.records(found)) == wanted
-    assert list(columns.records(found.slice(1))) == wanted[1:]
+    assert list(columns.records(found, chunk=3)) == wanted
+    assert list(columns.records(found.slice(1), chunk=2)) == wanted[1:]
 
 
 @pytest.mark.parametrize(

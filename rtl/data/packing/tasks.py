@@ -18,7 +18,7 @@ from rtl.runtime import task_errors
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, unit); the total is 0 while it is unknown."""
 
-TASKS_PER_CPU = 64
+TASKS_PER_CPU = 128
 """Tasks that are given to Ray Data at a time, for each CPU of the cluster."""
 
 LOCATION = pa.schema([("uri", pa.binary()), ("offset", pa.int64()), ("size", pa.int64())])

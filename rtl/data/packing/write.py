@@ -20,7 +20,7 @@ from rtl.errors import DataError, NotFoundError
 
 WRITTEN = "shards written"
 
-_SHARDS_PER_CPU = 4
+_SHARDS_PER_CPU = 16
 """Tasks that are given to Ray Data at a time: each takes as long as many of the first pass."""
 
 

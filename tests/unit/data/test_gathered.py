@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -66,20 +65,6 @@ def test_ids_are_numbered_as_if_all_were_held(ids: list[str]) -> None:
     found = gathered(ids).with_unique_ids()
     assert [row.id for row in found] == list(unique(ids))
     assert [row.uri for row in found] == [f"/src/{one}" for one in ids]
-
-
-def test_numbering_holds_only_ids_that_may_be_meant(monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[str] = []
-
-    def spy(ids: Iterable[str]) -> list[str]:
-        held.extend(ids)
-        return list(unique(held))
-
-    monkeypatch.setattr("rtl.data.sources.gathered.unique", spy)
-    gathered(["a", "b", "c#2"]).with_unique_ids()
-    assert held == []
-    gathered(["a", "b", "c#2", "b", "d"]).with_unique_ids()
-    assert held == ["b", "c#2", "b"]
 
 
 def test_the_columns_take_less_than_a_tenth_of_a_kilobyte_a_row() -> None:
