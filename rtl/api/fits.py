@@ -135,7 +135,7 @@ def train(
         return _finish(training.train(config, resume=resume), config, manifest)
     with progress_views.FitView(config.train.epochs) as view:
         callbacks = RunCallbacks(
-            features=view.features, step=view.step, epoch=view.epoch,
+            features=view.features, probe=view.probe, step=view.step, epoch=view.epoch,
             print_line=console.print_line,
         )  # fmt: skip
         result = training.train(config, resume=resume, callbacks=callbacks)

@@ -204,6 +204,10 @@ class FitView(Bars):
         """Shows the number of images whose features are computed."""
         self(done, total, "features")
 
+    def probe(self, done: int, total: int) -> None:
+        """Shows the number of images that the probe has read."""
+        self(done, total, "images of the probe")
+
     def step(self, epoch: int, rows: int, total: int) -> None:
         """Shows the rows of an epoch that are done."""
         self(rows, total, f"epoch {epoch + 1} of {self._epochs}", last_line=False)

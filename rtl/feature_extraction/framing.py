@@ -229,7 +229,8 @@ def _features(
     framings: tuple[Framing, ...] = get_args(Framing)
     network = inception.build(num_classes=1)
     inception.load_part(network, weights.state)
-    dtype = device.resolve_precision("auto", torch.device("cpu"))  # the config's may be a GPU's
+    precision = "auto" if config.train.gpus_per_worker else config.model.precision
+    dtype = device.resolve_precision(precision, torch.device("cpu"))
     trunk = kernels.optimize_for_inference(
         inception.split(network, _CUT)[0], device=torch.device("cpu"), dtype=dtype,
         mean=weights.mean, std=weights.std,

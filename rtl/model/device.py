@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -56,17 +56,6 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
 def precision_of(dtype: torch.dtype) -> str:
     """Returns the name of a precision that `resolve_precision` has made a dtype."""
     return next(name for name, found in _DTYPES.items() if found is dtype)
-
-
-def common_precision(found: Iterable[str]) -> str:
-    """Returns the precision in which processes compute together that would choose these alone.
-
-    A GPU with bf16 multiplies in fp16 as well; all devices compute in fp32.
-    """
-    kinds = set(found)
-    if kinds == {"bf16"}:
-        return "bf16"
-    return "fp16" if kinds <= {"bf16", "fp16"} else "fp32"
 
 
 def cpu_multiplies_in_bf16(capabilities: Mapping[str, Any]) -> bool:

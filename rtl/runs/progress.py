@@ -15,7 +15,7 @@ from rtl.errors import RtlError
 from rtl.runs.records import Epoch
 from rtl.runtime import session
 
-Kind = Literal["epoch", "step", "features"]
+Kind = Literal["epoch", "step", "probe"]
 
 _POLL_SECONDS = 0.3
 """Time between two looks of the driver at the events."""
@@ -27,6 +27,8 @@ class RunCallbacks:
 
     features: session.Progress = session.no_progress
     """Images whose features are computed, and all of them."""
+    probe: session.Progress = session.no_progress
+    """Images that the probe of a streamed fit has read, and all of them."""
     step: Callable[[int, int, int], None] = field(default=lambda *_: None)
     """The epoch, its rows so far, and all of them."""
     epoch: Callable[[Epoch], None] = field(default=lambda _: None)
@@ -70,9 +72,9 @@ class EventChannel:
         """Sends the rows of an epoch that are done, without waiting."""
         self._actor.put.remote("step", (epoch, rows, total))
 
-    def features(self, done: int, total: int) -> None:
-        """Sends the number of images whose features are computed, without waiting."""
-        self._actor.put.remote("features", (done, total))
+    def probe(self, done: int, total: int) -> None:
+        """Sends the number of images that the probe has read, without waiting."""
+        self._actor.put.remote("probe", (done, total))
 
     def fail(self, error: RtlError) -> None:
         """Records why the run cannot go on and waits until it is kept; the first error counts."""
@@ -96,8 +98,8 @@ def open_channel(callbacks: RunCallbacks) -> Iterator[EventChannel]:
         for kind, content in ray.get(actor.take.remote()):
             if kind == "epoch":
                 callbacks.epoch(Epoch.from_dict(content))
-            elif kind == "features":
-                callbacks.features(*content)
+            elif kind == "probe":
+                callbacks.probe(*content)
             else:
                 callbacks.step(*content)
 

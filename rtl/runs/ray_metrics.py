@@ -175,6 +175,7 @@ def combine(*callbacks: RunCallbacks) -> RunCallbacks:
     """Callbacks that call all of the given ones, in order."""
     return RunCallbacks(
         features=each(*(one.features for one in callbacks)),
+        probe=each(*(one.probe for one in callbacks)),
         step=each(*(one.step for one in callbacks)),
         epoch=each(*(one.epoch for one in callbacks)),
         print_line=each(*(one.print_line for one in callbacks)),

@@ -55,25 +55,22 @@ def walk_folder(root: Path, found: Callable[[int], None], *, tell_every: int = T
                 with contextlib.suppress(
                     FileNotFoundError
                 ):  # deleted meanwhile: a temporary file of another process
-                    relative = str(path.relative_to(root))
-                    if kind := _other_kind(path, real_root):
+                    relative, mode = str(path.relative_to(root)), path.lstat().st_mode
+                    kind = _link_kind(path, real_root) if stat.S_ISLNK(mode) else None
+                    if kind:
                         others.append((relative, kind))
-                    elif path.is_dir():
+                    elif stat.S_ISDIR(mode):
                         folders.append(relative)
-                    else:
+                    elif path.is_file():
                         yield Entry(str(path), relative, path.stat().st_size)
                         number += 1
+                    else:
+                        others.append((relative, SPECIAL))
                     if number % tell_every == 0:
                         found(number)
 
     entries = Entries.gather(f"{root}/", files())
     return Tree(entries, folders, sorted(others))
-
-
-def _other_kind(path: Path, real_root: Path) -> str | None:
-    """Returns the kind of what is neither a file nor a folder, None for these."""
-    kind = _link_kind(path, real_root) if stat.S_ISLNK(path.lstat().st_mode) else None
-    return kind or (None if path.is_dir() or path.is_file() else SPECIAL)
 
 
 def _link_kind(path: Path, real_root: Path) -> str | None:

@@ -247,7 +247,8 @@ def resolve_precision(config: Config) -> Config:
         found = [local_precision(use_gpu=False)]  # a task would cost seconds
     else:
         found = _ask_nodes(nodes, gpus)
-    return config.replace(model={"precision": device.common_precision(found)})
+    precision = found[0] if len(set(found)) == 1 else "fp32"
+    return config.replace(model={"precision": precision})
 
 
 def _ask_nodes(nodes: list[str], gpus: float) -> list[str]:

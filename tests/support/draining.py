@@ -1,8 +1,9 @@
-"""A fit on a cluster of its own, whose nodes are given notice to leave, one after another.
+"""A fit on a cluster of its own, whose nodes leave and join.
 
-`python -m tests.support.draining FOLDER DRAINS [replace]` prints a line of JSON: the steps that the
-driver saw, the workers of each attempt, and the lines that a user would see. With `replace` a node
-joins for each that leaves.
+`python -m tests.support.draining FOLDER DRAINS [replace|grow]` prints a line of JSON: the steps
+that the driver saw, the workers of each attempt, and the lines that a user would see. Nodes are
+given notice to leave, one after another; with `replace` one joins for each that leaves. With `grow`
+the fit begins on one node, others join, and none leaves.
 """
 
 from __future__ import annotations
@@ -61,11 +62,11 @@ def give_notice(address: str) -> None:
     assert accepted, why
 
 
-def main(place: str, drains: int, replace: bool) -> None:
-    """Fits, and gives notice `drains` times, each time some steps after an attempt began."""
+def main(place: str, drains: int, change: str) -> None:
+    """Fits, and changes the cluster `drains` times, each time some steps after an attempt began."""
     session.silence()
     cluster = Cluster(True, head_node_args={"num_cpus": 1, **_STORE})
-    for _ in range(2):
+    for _ in range(1 if change == "grow" else 2):
         cluster.add_node(**_NODE)
     ray.init(cluster.address, log_to_driver=False)
     manifest = make_dataset(f"{place}/data", train=24, val=6, test=3, shard_rows=6)
@@ -111,9 +112,10 @@ def main(place: str, drains: int, replace: bool) -> None:
         while not fit.done():
             with contextlib.suppress(queue.Empty):
                 due.get(timeout=0.1)
-                if replace:
+                if change in ("replace", "grow"):
                     cluster.add_node(**_NODE)  # in the main thread alone: it handles signals
-                give_notice(cluster.address)
+                if change != "grow":
+                    give_notice(cluster.address)
         fit.result()
     found = {"steps": steps, "given": given, "attempts": attempts, "lines": lines, "total": 24}
     sys.stdout.write(json.dumps(found) + "\n")
@@ -122,4 +124,4 @@ def main(place: str, drains: int, replace: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), "replace" in sys.argv[3:])
+    main(sys.argv[1], int(sys.argv[2]), "".join(sys.argv[3:]))

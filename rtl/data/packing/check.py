@@ -76,8 +76,9 @@ def _tables(rows: Rows, known: np.ndarray, rows_per_task: int) -> Iterator[pa.Ta
     order = rows.by_place()
     for start in range(0, len(order), rows_per_task):
         numbers = order[start : start + rows_per_task]
-        texts = pa.array([_text(sha256) for sha256 in known[numbers]], pa.string())
-        table = tasks.locations(rows.take(numbers)).append_column("known", texts)
+        texts = [_text(sha256) for sha256 in known[numbers]] if known[numbers].any() else None
+        table = rows.take(numbers).locations()
+        table = table.append_column("known", pa.array(texts or [None] * len(numbers), pa.string()))
         yield table.append_column("number", pa.array(numbers))
 
 

@@ -54,17 +54,26 @@ class Journal:
         hashes = hashes[order]
         for entry in files:
             try:
-                table = pq.read_table(pa.BufferReader(storage.read_bytes(entry.uri)))
-            except (pa.ArrowInvalid, OSError):
+                wanted, found = self._read(storage.read_bytes(entry.uri))
+            except (pa.ArrowInvalid, OSError, TypeError, ValueError):
                 continue  # damaged: its images are checked again
-            if table.schema.equals(self._schema, check_metadata=True):
-                *keys, found = (column.to_pylist() for column in table.columns)
-                wanted = [hash(key) for key in zip(*keys, strict=True)]
-                starts = np.searchsorted(hashes, wanted, "left")
-                ends = np.searchsorted(hashes, wanted, "right")
-                for start, end, sha256 in zip(starts, ends, found, strict=True):
-                    known[order[start:end]] = np.frombuffer(bytes.fromhex(sha256), np.uint8)
+            starts = np.searchsorted(hashes, wanted, "left")
+            ends = np.searchsorted(hashes, wanted, "right")
+            for start, end, sha256 in zip(starts, ends, found, strict=True):
+                known[order[start:end]] = sha256
         return known
+
+    def _read(self, part: bytes) -> tuple[list[int], np.ndarray]:
+        """The hashes of a part's places, and its sha256, uint8 (n, 32); none of another journal.
+
+        Raises ArrowInvalid, OSError, TypeError or ValueError for a part that is damaged.
+        """
+        table = pq.read_table(pa.BufferReader(part))
+        if not table.schema.equals(self._schema, check_metadata=True):
+            return [], np.empty((0, 32), np.uint8)
+        *keys, found = (column.to_pylist() for column in table.columns)
+        sha256 = np.frombuffer(bytes.fromhex("".join(found)), np.uint8).reshape(len(found), 32)
+        return [hash(key) for key in zip(*keys, strict=True)], sha256
 
     def add(self, row: Row, sha256: str) -> None:
         """Keeps a row; parts are written once they are full. Raises StorageError."""

@@ -11,7 +11,6 @@ import pyarrow as pa
 import ray.data
 
 from rtl import storage
-from rtl.data.sources import Rows
 from rtl.errors import DataError, NotFoundError
 from rtl.runtime import task_errors
 
@@ -21,14 +20,8 @@ Progress = Callable[[int, int, str], None]
 TASKS_PER_CPU = 128
 """Tasks that are given to Ray Data at a time, for each CPU of the cluster."""
 
-LOCATION = pa.schema([("uri", pa.binary()), ("offset", pa.int64()), ("size", pa.int64())])
-"""Columns of a task's input: where an image's bytes lie."""
-
-
-def locations(rows: Rows) -> pa.Table:
-    """Returns where the images of these rows lie, as a task's input."""
-    places = [(os.fsencode(row.uri), row.offset, row.size) for row in rows]
-    return pa.table([list(column) for column in zip(*places, strict=True)], schema=LOCATION)
+_LEAST_CPUS = 8
+"""CPUs that a cluster is taken to have at least: one that grows by demand begins with none."""
 
 
 def fetch(location: dict[str, Any]) -> bytes:
@@ -60,8 +53,7 @@ def run(
     many as keep it at work for some seconds.
     """
     rest = iter(tables)
-    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-    while window := list(itertools.islice(rest, per_cpu * max(1, cpus))):
+    while window := list(itertools.islice(rest, per_cpu * max(_LEAST_CPUS, _cpus()))):
         dataset = ray.data.from_arrow(window).map_batches(
             task, batch_size=None, batch_format="pyarrow", fn_kwargs=options
         )
@@ -69,6 +61,11 @@ def run(
             for result in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                 table: Any = result
                 yield table
+
+
+def _cpus() -> int:
+    """The cluster's CPUs as it is now: it may grow while it packs."""
+    return int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
 
 
 def check_complete(done: int, total: int, unit: str) -> None:

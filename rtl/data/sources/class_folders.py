@@ -23,7 +23,7 @@ def class_folders(
     Raises DataError for a class folder without a file, and for a tree that can be read in two ways.
     """
     parents = _parents(root, files)
-    # What lies in one folder follows one another, as entries are sorted by path.
+    # Entries are sorted by path: those of one folder follow one another.
     first = {f"{parent}{name}/": 0 for parent in parents for name in files.below(parent)}
     count = dict.fromkeys(first, 0)
     for place, path in enumerate(files.entries.paths()):

@@ -90,6 +90,21 @@ class Rows(Sequence[Row]):
             part = pa.array(numbers[start : start + columns.CHUNK], pa.int64())
             yield from self._batch["id"].take(part).to_pylist()
 
+    def column(self, name: str) -> pa.Array:
+        """Returns a column of the rows as it is held."""
+        return self._batch[name]
+
+    def locations(self) -> pa.Table:
+        """Returns where the images' bytes lie: `uri`, binary, `offset` and `size`, int64."""
+        folder, nothing = (
+            pa.scalar(part, pa.large_binary()) for part in (os.fsencode(self._folder), b"")
+        )
+        ids = self._batch["id"].cast(pa.large_binary())
+        beside = pc.binary_join_element_wise(folder, ids, nothing)
+        uri = pc.coalesce(self._batch["uri"], beside).cast(pa.binary())
+        names = ["uri", "offset", "size"]
+        return pa.table([uri, self._batch["offset"], self._batch["size"]], names=names)
+
     @property
     def label_numbers(self) -> np.ndarray:
         """Each row's place in `labels`, int32."""

@@ -55,15 +55,22 @@ class TracedPart(nn.Module):
         """Maps (N, C, H, W), in the part's dtype and channels_last; for inference mode only."""
         key = (torch.get_num_threads(), *x.shape)
         weights = self._weights.get(key)
-        if weights is None or self._traced is None:
+        if weights is None:
             with self._lock:
-                output: torch.Tensor = self._part(x)
-                weights = [c.last for c in self._convolutions if c.last is not None]
-                if self._traced is None:
-                    self._traced = self._trace(x, weights)
-                self._weights[key] = weights
-            return output
+                weights = self._weights.get(key)  # another thread may have been first
+                if weights is None:
+                    return self._prepare(x, key)
+        assert self._traced is not None  # noqa: S101 -- made before the first weights are kept
         return self._traced(x, *weights)
+
+    def _prepare(self, x: torch.Tensor, key: tuple[int, ...]) -> torch.Tensor:
+        """Computes the first input of a shape; keeps its weights, and the trace of the first."""
+        output: torch.Tensor = self._part(x)
+        weights = [c.last for c in self._convolutions if c.last is not None]
+        if self._traced is None:
+            self._traced = self._trace(x, weights)
+        self._weights[key] = weights
+        return output
 
     def _trace(self, x: torch.Tensor, weights: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
         def compute(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:

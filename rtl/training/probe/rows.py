@@ -69,16 +69,13 @@ def read(
 ) -> FeatureRows:
     """Reads, or computes, a share of the rows of each shard of a split, in so many views.
 
-    `setup` is that of a fit at k = 0. Each of the thread's cores computes the images of a shard of
-    its own.
+    `setup` is that of a fit at k = 0. Where features are computed, each of the calling thread's
+    cores takes a shard of its own.
     """
     found, manifest = features.load(0), setup.plan.manifest
     reader: Reader = ImageReader(manifest, setup.config.data)
-    threads = torch.get_num_threads()
     if found is not None:
-        reader, threads = open_reader(setup.config, manifest, found, keep=False), 1
-    else:
-        _ = setup.learner.frozen  # built once, before the threads want it
+        reader = open_reader(setup.config, manifest, found, keep=False)
     reads = [
         ShardRead(0, split, shard, np.arange(math.ceil(share * shard.rows)), view)
         for shard in manifest.split(split)
@@ -98,7 +95,10 @@ def read(
                 progress(done, total)
         return parts
 
-    with ThreadPoolExecutor(threads, "rows", device.compute_with, (1,)) as cores:
+    if found is not None:  # read and decompressed, not computed
+        return concatenate([part for read in reads for part in compute(read)])
+    _ = setup.learner.frozen  # built once, before the threads want it
+    with ThreadPoolExecutor(torch.get_num_threads(), "rows", device.compute_with, (1,)) as cores:
         return concatenate([part for parts in cores.map(compute, reads) for part in parts])
 
 
@@ -114,9 +114,12 @@ def concatenate(parts: Sequence[FeatureRows]) -> FeatureRows:
 
 
 def _part(learner: Learner, batch: Batch, view: int) -> FeatureRows:
+    found = []
     with torch.inference_mode():
-        maps, taps = learner.features(batch.inputs)
-        features = torch.cat([maps.float(), taps], 1).cpu()
+        for inputs in torch.split(batch.inputs, device.rows_per_pass(learner.device)):
+            maps, taps = learner.features(inputs)
+            found.append(torch.cat([maps.float(), taps], 1).cpu())
+    features = torch.cat(found)
     return FeatureRows(
         batch.ids, batch.labels, batch.confidence, torch.full_like(batch.labels, view), features
     )

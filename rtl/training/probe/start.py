@@ -78,7 +78,7 @@ def _solve_head(
     torch.set_num_threads(threads)
     where = device.pick(bool(config.train.gpus_per_worker))
     # Features that are read from a cache take seconds.
-    progress = session.no_progress if features.load(0) else channel.features
+    progress = session.no_progress if features.load(0) else channel.probe
     return solve(config, features, where=where, progress=progress).head
 
 

@@ -61,6 +61,17 @@ def test_ten_notices_lose_no_step(tmp_path: Path) -> None:
     assert {one["most"] for one in found["attempts"]} <= {1, 2}
 
 
+@pytest.mark.slow
+def test_a_fit_goes_on_with_more_workers_where_a_node_joins(tmp_path: Path) -> None:
+    found = drained(tmp_path, 1, "grow", timeout=400)
+    assert_no_step_is_lost(found)
+    assert [(one["most"], one["ending"]) for one in found["attempts"]] == [
+        (1, "grown"), (2, "done"),
+    ]  # fmt: skip
+    (line,) = found["lines"]
+    assert line.startswith("A node has joined: the fit goes on from epoch ")
+
+
 @pytest.mark.parametrize(
     ("faults", "allowed", "starts", "says"),
     [

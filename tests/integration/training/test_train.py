@@ -181,7 +181,7 @@ def test_the_probe_of_a_streamed_fit_says_how_many_images_it_has_read(
     manifest = make_dataset(str(tmp_path / "data"), train=24)
     settings = make_config(str(tmp_path), features={"cache": "off", "views": 2})
     seen: list[tuple[int, int]] = []
-    with open_channel(RunCallbacks(features=lambda *count: seen.append(count))) as channel:
+    with open_channel(RunCallbacks(probe=lambda *count: seen.append(count))) as channel:
         head = start.solve_head(settings, FeaturePlan(), channel=channel)
     assert sorted(head.ids) == head.ids
     assert len(head.ids) == manifest.rows("train")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from rtl import columns
 from rtl.data.sources import Row, Rows
 from rtl.data.sources.rows import unique
+
+LOCATION = pa.schema([("uri", pa.binary()), ("offset", pa.int64()), ("size", pa.int64())])
 
 ROWS = [
     Row("b/1.jpg", "/src/b/1.jpg", "b", None, size=7),
@@ -43,6 +47,16 @@ def test_rows_of_one_folder_and_one_tar_follow_one_another() -> None:
     assert [ROWS[n].id for n in found.by_place()] == [
         "caf\\xe9", "t.tar/2", "t.tar/1", "a/1.jpg", "b/1.jpg",
     ]  # fmt: skip
+
+
+def test_locations_are_those_of_the_rows() -> None:
+    found = Rows.gather("/src/", ROWS).take(np.array([3, 0, 2, 4]))
+    assert found.locations().schema == LOCATION
+    assert [tuple(one.values()) for one in found.locations().to_pylist()] == [
+        (os.fsencode(row.uri), row.offset, row.size) for row in found
+    ]
+    strange = Rows.gather("/s\udce9/", [Row("a/\u00e9.jpg", "/s\udce9/a/\u00e9.jpg", "a", None)])
+    assert strange.locations()["uri"].to_pylist() == [b"/s\xe9/a/\xc3\xa9.jpg"]
 
 
 def test_labels_may_become_one() -> None:

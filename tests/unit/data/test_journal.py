@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rtl import storage
@@ -55,6 +57,18 @@ def test_another_limit_of_pixels_and_a_damaged_part_do_not_count(tmp_path: Path)
     for damaged in (whole[:-9], whole[:20] + b"?" * 60 + whole[80:], whole[:4] + whole[-8:], b""):
         storage.write_bytes(part.uri, damaged)
         assert len(recalled(tmp_path, ROWS)) == 6
+
+
+@pytest.mark.parametrize("wrong", [None, "zz" * 32, "ab"])
+def test_a_part_with_what_is_no_hash_does_not_count(tmp_path: Path, wrong: str | None) -> None:
+    kept(tmp_path, 9)
+    (part,) = storage.list_files(tmp_path / ".checked")
+    table = pq.read_table(pa.BufferReader(storage.read_bytes(part.uri)))
+    hashes = pa.array([wrong, *table["sha256"].to_pylist()[1:]], pa.string())
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.set_column(3, table.schema.field("sha256"), hashes), sink)
+    storage.write_bytes(part.uri, sink.getvalue().to_pybytes())
+    assert recalled(tmp_path, ROWS) == {}
 
 
 def test_a_journal_is_deleted_whole(tmp_path: Path) -> None:

@@ -58,22 +58,6 @@ def test_auto_on_a_gpu_is_what_it_multiplies_in_without_emulation(
     assert device.resolve_precision("auto", GPU) is expected
 
 
-@pytest.mark.parametrize(
-    ("found", "expected"),
-    [
-        (["bf16", "bf16"], "bf16"),
-        (["bf16", "fp16"], "fp16"),
-        (["fp16"], "fp16"),
-        (["bf16", "fp32"], "fp32"),
-        (["fp16", "fp32"], "fp32"),
-    ],
-)
-def test_processes_share_a_precision_that_all_of_them_multiply_in(
-    found: list[str], expected: str
-) -> None:
-    assert device.common_precision(found) == expected
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_precision_has_one_name(precision: device.Precision) -> None:
     assert device.precision_of(device.resolve_precision(precision, GPU)) == precision

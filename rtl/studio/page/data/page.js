@@ -69,8 +69,9 @@ function Browse({ workspace, query, go, data, view, map, findings }) {
     wanted.current = place;
     setActive(place);
     rows.need(Math.max(0, place - 1), Math.min(rows.total - 1, place + 1));
-    const row = rows.at(place) ?? (await ask(`api/rows?${search}&start=${place}&count=1`)).rows[0];
-    if (wanted.current === place) go({ id: row.id }, Boolean(id));
+    const row = rows.at(place) ?? (await ask(`api/rows?${search}&start=${place}&count=1`).catch(() => null))?.rows[0];
+    if (!row) leave();
+    else if (wanted.current === place) go({ id: row.id }, Boolean(id));
   };
   const openRow = (row) => { leave(); go({ id: row }, Boolean(id)); };
   const close = () => { wanted.current = null; go({ id: "" }, true); };
