@@ -73,6 +73,7 @@ def test_labels_may_become_one() -> None:
         ["x", "x", "x#2", "x", "y", "x"],
         ["x#2", "x", "x", "x#2#2", "x#2"],
         ["y", "x#3", "x", "x", "x", "x#2", "y#9"],
+        [*11 * ["x"], "x#10"],
     ],
 )
 def test_ids_are_numbered_as_if_all_were_held(ids: list[str]) -> None:

@@ -98,6 +98,14 @@ def test_draw(given: list[str | None], drawn: list[str], sizes: dict[str, int]) 
     assert all(found[one.id] == one.split for one in rows if one.split in ("val", "test"))
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_class_of_few_photos_keeps_one_in_train(number: int) -> None:
+    config = PackConfig(val_fraction=0.5, test_fraction=0.4)
+    item = checked([row(n, "a", None) for n in range(number)])
+    found = Counter(splits(placement.draw_splits(item, config)[0]).values())
+    assert found == Counter({"train": 1, "val": number - 1})
+
+
 def test_copies_are_drawn_together() -> None:
     contents = [n // 4 for n in range(200)]
     item = checked([row(n, "a", None) for n in range(200)], contents)
