@@ -20,7 +20,7 @@ Progress = Callable[[int, int, str], None]
 TASKS_PER_CPU = 128
 """Tasks that are given to Ray Data at a time, for each CPU of the cluster."""
 
-_LEAST_CPUS = 8
+_LEAST_CPUS = 2
 """CPUs that a cluster is taken to have at least: one that grows by demand begins with none."""
 
 

@@ -19,7 +19,7 @@ def double(block: Any, factor: int) -> Any:
 
 
 def test_few_tables_are_taken_at_a_time(ray_cluster: None) -> None:
-    window = max(8, int(ray.cluster_resources()["CPU"]))  # type: ignore[no-untyped-call]
+    window = max(2, int(ray.cluster_resources()["CPU"]))  # type: ignore[no-untyped-call]
     taken = 0
 
     def tables() -> Iterator[pa.Table]:
