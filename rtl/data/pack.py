@@ -5,7 +5,7 @@ size, or the reason why it cannot be used. From these the driver decides which r
 which split each row belongs to, and the order (`rtl.data.placement`). The second pass has one task
 for each shard, which fetches its rows again, checks each sha256 and writes the shard. So no process
 ever holds more than one shard, and the driver holds none: it has columns of what was listed and
-found, a third of a kB a row, and the input of as many tasks as keep the cluster at work. An
+found, some 0.4 kB a row, and the input of as many tasks as keep the cluster at work. An
 interrupted packing does not decode again what its first pass has found
 (`rtl.data.packing.journal`).
 
