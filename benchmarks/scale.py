@@ -13,18 +13,24 @@ every worker every shard.
 `memory_growth` is the peak memory of the process that packs the most tiny rows of `--memory-rows`
 from a local folder, over the peak with the fewest; the bar is 1.1. Counted is what that process has
 for itself (anonymous memory), not code and not Ray's store of objects; each size has a fresh
-process. The last line is one JSON object.
+process.
+
+`efficiency_2` is the rate of two workers that read from disk and decode, each pinned to a core,
+over that of one: medians of five turns. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import statistics
 import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from measuring import pinned, runner
 from measuring.bytes_out import BytesOut, counted
 from measuring.memory import make_source, make_tiny_source, peaks_of
 from measuring.record import write
@@ -83,6 +89,8 @@ def packing_memory(rows: int) -> dict[str, Any]:
 
 def main() -> None:
     """Packs, reads with each number of workers, and records."""
+    import ray
+
     from rtl.config.schema import PackConfig
     from rtl.data import pack
     from rtl.runtime import session
@@ -102,17 +110,27 @@ def main() -> None:
         manifest = pack.pack(str(source), uri, PackConfig(shard_mb=options.shard_mb))
         with counted() as counter:
             runs = [read_epoch(uri, workers, counter) for workers in WORKERS]
+        disk = f"{folder}/packed"
+        pack.pack(str(source), disk, PackConfig(shard_mb=options.shard_mb))
+        ray.shutdown()
+        rows = manifest.rows("train")
+        rates = runner.in_turns(
+            {str(n): functools.partial(pinned.rate, disk, n, rows) for n in (1, 2)}, turns=5
+        )
     for run in (*runs, *memory):
         print(run)
     result = {f"amplification_{run['workers']}": run["amplification"] for run in runs}
     result["memory_growth"] = round(memory[-1]["driver_mb"] / memory[0]["driver_mb"], 3)
-    details = {"runs": runs, "memory": memory, "shards": len(manifest.split("train"))}
+    one, two = (statistics.median(rates[name]) for name in ("1", "2"))
+    result["efficiency_2"] = round(two / one, 3)
+    details = {
+        "runs": runs, "memory": memory, "rates": rates, "shards": len(manifest.split("train")),
+    }  # fmt: skip
     if options.rows < RECORDED_FROM:
         print(json.dumps(result))
     else:
-        write(
-            "scale", "bytes fetched in an epoch, memory of packing", result=result, details=details
-        )
+        what = "bytes fetched in an epoch, memory of packing, rate of two workers"
+        write("scale", what, result=result, details=details)
 
 
 if __name__ == "__main__":
