@@ -41,7 +41,7 @@ def rate(uri: str, workers: int, rows: int) -> float:
     ]
     for process in processes:
         process.start()
-    found = [seconds.get() for _ in processes]
+    found: list[float] = [seconds.get() for _ in processes]
     for process in processes:
         process.join()
     return rows / max(found)
