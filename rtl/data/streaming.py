@@ -1,8 +1,9 @@
 """Images or features that Ray Data reads ahead of the training loop.
 
 Reading has two stages: few tasks fetch the shards of a read and hand on its rows as they are
-stored, a block at a time; a task for each block decodes it. So every shard is fetched once, and as
-many cores decode as Ray Data finds free.
+stored; other tasks decode them, some blocks each. So every shard is fetched once, and as many cores
+decode as Ray Data finds free. A task decodes for about a second: Ray Data looks for finished tasks
+ten times a second, and a core waits that long for its next one.
 
 One execution streams all epochs, each with its `train` rows first and its `val` rows after them:
 starting an execution costs seconds, and this way the next epoch is decoded during evaluation.
@@ -10,6 +11,7 @@ starting an execution costs seconds, and this way the next epoch is decoded duri
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
@@ -21,6 +23,7 @@ import torch
 from ray.data.block import BlockMetadata
 
 from rtl.data.batches import (
+    ROWS_PER_BLOCK,
     Batch,
     EpochSampler,
     Position,
@@ -30,11 +33,17 @@ from rtl.data.batches import (
     cut_batches,
     stored_rows,
 )
-from rtl.runtime import ray_private, session
+from rtl.runtime import capacity, ray_private, session
 from rtl.runtime.task_errors import raise_own_errors
 
 _READS = 2
 """Reads whose shards are held at the same time: one that is decoded, and the next."""
+
+_BLOCKS_PER_TASK = 16
+"""Most blocks that one task decodes; those of later tasks wait in the object store for its end."""
+
+_TASKS_PER_CPU = 2
+"""Tasks that a read is cut into, for each CPU: a read of few blocks keeps all of them at work."""
 
 _PAUSE_S = 0.02
 """Seconds between two steps of Ray Data's scheduler, each of which takes all blocks that are ready
@@ -92,7 +101,8 @@ class RayDataSource:
         return (batch for _, batch in self._stream(reads))
 
     def _stream(self, reads: Sequence[Read]) -> Generator[tuple[Read, Batch]]:
-        return stream(reads, self._reader, between_steps=self._between_steps)
+        ranks = self._sampler.num_ranks
+        return stream(reads, self._reader, num_ranks=ranks, between_steps=self._between_steps)
 
     def _take(self, epoch: int, split: str) -> Iterator[Batch]:
         if self._blocks is None:
@@ -110,28 +120,35 @@ class RayDataSource:
 
 
 def stream(
-    reads: Sequence[Read], reader: Reader, *, between_steps: Callable[[], None] = pause
+    reads: Sequence[Read],
+    reader: Reader,
+    *,
+    num_ranks: int = 1,
+    between_steps: Callable[[], None] = pause,
 ) -> Generator[tuple[Read, Batch]]:
     """Reads by Ray Data, ahead and in order, with memory bounded by its back-pressure.
 
-    Rows come as blocks of at most `ROWS_PER_BLOCK`. Ray Data's scheduler is a thread of this
+    Rows come as blocks of at most `ROWS_PER_BLOCK`. `num_ranks` workers share the cluster's CPUs,
+    each with a stream of its own. Ray Data's scheduler is a thread of this
     process that steps without a pause while blocks wait for space in the object store:
     `between_steps` makes it wait, so that the training loop gets the CPU.
     """
     if not reads:
         return
     session.quiet()
+    tasks = max(1, _TASKS_PER_CPU * capacity.total("CPU") // num_ranks)
     dataset = ray.data.read_datasource(
-        _Reads(reads, ray.put(reader)),
+        _Reads(reads, ray.put(reader), tasks),
         override_num_blocks=len(reads),
-        num_cpus=0,  # it fetches and hands on: the CPUs are for decoding
+        num_cpus=1,
         concurrency=_READS,
     ).map_batches(
         _decode, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_kwargs={"reader": reader}
     )
     ray_private.after_scheduler_steps(dataset.context, between_steps)
-    # A row of both stages is a whole block: with any size above this Ray Data would join some.
+    # Rows of both stages are large ones: with any size above this Ray Data would join some.
     dataset.context.target_max_block_size = 1
+    dataset.context.memory_usage_poll_interval_s = None  # for statistics that nobody reads
     dataset.context.execution_options.preserve_order = True
     blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     with raise_own_errors():
@@ -144,11 +161,12 @@ def stream(
 class _Reads(ray.data.Datasource):
     """Data source of exactly one fetching task for each read, whatever parallelism Ray asks for."""
 
-    def __init__(self, reads: Sequence[Read], reader: Any) -> None:
-        """`reader` is a reference to the `Reader`."""
+    def __init__(self, reads: Sequence[Read], reader: Any, tasks: int) -> None:
+        """`reader` is a reference to the `Reader`; each read is decoded by so many `tasks`."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._reads = reads
         self._reader = reader
+        self._tasks = tasks
 
     def get_read_tasks(self, *_: Any, **__: Any) -> list[ray.data.ReadTask]:
         return [self._task(number, read) for number, read in enumerate(self._reads)]
@@ -157,20 +175,29 @@ class _Reads(ray.data.Datasource):
         return None
 
     def _task(self, number: int, read: Read) -> ray.data.ReadTask:
-        reader = self._reader
+        reader, tasks = self._reader, self._tasks
         size = sum(shard.bytes for shard in read.shards)
         metadata = BlockMetadata(num_rows=None, size_bytes=size, input_files=None, exec_stats=None)
-        return ray.data.ReadTask(lambda: _fetch(number, read, reader), metadata)
+        return ray.data.ReadTask(lambda: _fetch(number, read, reader, tasks=tasks), metadata)
 
 
-def _fetch(number: int, read: Read, reader: Any) -> Iterator[Any]:
-    """Yields the rows of a read as they are stored, a block of them in each row."""
-    for rows in stored_rows(ray.get(reader), read):
+def _fetch(number: int, read: Read, reader: Any, *, tasks: int) -> Iterator[Any]:
+    """Yields the rows of a read as they are stored: in each row, the blocks that a task decodes."""
+    blocks = stored_rows(ray.get(reader), read)
+    size = blocks_per_task(len(read.order()[0]), tasks)
+    while (first := next(blocks, None)) is not None:
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, rows.schema) as writer:
-            writer.write_table(rows)
+        with pa.ipc.new_stream(sink, first.schema) as writer:
+            for rows in itertools.chain([first], itertools.islice(blocks, size - 1)):
+                writer.write_table(rows)
         packed = _whole(sink.getvalue())
         yield pa.table({"read": [number], "view": [read.view], "rows": packed})
+
+
+def blocks_per_task(rows: int, tasks: int) -> int:
+    """Returns how many blocks of `rows` a task decodes, so that there are at least `tasks`."""
+    blocks = -(-rows // ROWS_PER_BLOCK)
+    return min(_BLOCKS_PER_TASK, max(1, blocks // tasks))
 
 
 def _whole(data: pa.Buffer) -> pa.Array:
@@ -179,25 +206,26 @@ def _whole(data: pa.Buffer) -> pa.Array:
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, data])
 
 
-def _decode(block: Any, reader: Reader) -> Iterator[Any]:
-    """Decodes each row of `_fetch`; ids, labels and pixels stand in one row again."""
+def _decode(tasks: Any, reader: Reader) -> Iterator[Any]:
+    """Yields the blocks of each row of `_fetch`, each with ids, labels and pixels in one row."""
     torch.set_num_threads(1)  # a task has one CPU; more threads would take the trainer's
-    for row in range(len(block)):
-        rows = pa.ipc.open_stream(block["rows"][row].as_buffer()).read_all()
-        batch = reader.decode(rows, block["view"][row].as_py())
-        inputs = batch.inputs.contiguous()
-        data = inputs.view(torch.uint8).reshape(-1).numpy()
-        yield pa.table(
-            {
-                "read": [block["read"][row].as_py()],
-                "ids": [batch.ids],
-                "labels": [batch.labels.numpy()],
-                "confidence": [batch.confidence.numpy()],
-                "inputs": _whole(pa.py_buffer(data)),
-                "shape": [list(inputs.shape)],
-                "bits": [inputs.element_size() * 8],
-            }
-        )
+    for task in range(len(tasks)):
+        number, view = tasks["read"][task].as_py(), tasks["view"][task].as_py()
+        for rows in pa.ipc.open_stream(tasks["rows"][task].as_buffer()):
+            batch = reader.decode(pa.Table.from_batches([rows]), view)
+            inputs = batch.inputs.contiguous()
+            data = inputs.view(torch.uint8).reshape(-1).numpy()
+            yield pa.table(
+                {
+                    "read": [number],
+                    "ids": [batch.ids],
+                    "labels": [batch.labels.numpy()],
+                    "confidence": [batch.confidence.numpy()],
+                    "inputs": _whole(pa.py_buffer(data)),
+                    "shape": [list(inputs.shape)],
+                    "bits": [inputs.element_size() * 8],
+                }
+            )
 
 
 def _unpack(table: Any, row: int) -> Batch:

@@ -12,7 +12,7 @@ import ray.data
 
 from rtl import storage
 from rtl.errors import DataError, NotFoundError
-from rtl.runtime import task_errors
+from rtl.runtime import capacity, task_errors
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, unit); the total is 0 while it is unknown."""
@@ -53,7 +53,7 @@ def run(
     many as keep it at work for some seconds.
     """
     rest = iter(tables)
-    while window := list(itertools.islice(rest, per_cpu * max(_LEAST_CPUS, _cpus()))):
+    while window := list(itertools.islice(rest, per_cpu * _cpus())):
         dataset = ray.data.from_arrow(window).map_batches(
             task, batch_size=None, batch_format="pyarrow", fn_kwargs=options
         )
@@ -65,7 +65,7 @@ def run(
 
 def _cpus() -> int:
     """The cluster's CPUs as it is now: it may grow while it packs."""
-    return int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+    return max(_LEAST_CPUS, capacity.total("CPU"))
 
 
 def check_complete(done: int, total: int, unit: str) -> None:

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from rtl import storage
+from rtl.data import shards, streaming
+from rtl.data.batches import Batch, Reader, ShardRead
+from rtl.data.shards import Manifest, Shard
+
+
+class PixelReader(Reader):
+    """Reads images of one byte, each of which is the image's only pixel."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+
+    def fetch(self, shard: Shard, view: int) -> pa.Table:  # noqa: ARG002
+        return shards.read_shard(self._manifest, shard)
+
+    def decode(self, rows: pa.Table, view: int) -> Batch:
+        pixels = torch.tensor([data[0] + view for data in rows["image"].to_pylist()])
+        labels = torch.from_numpy(rows["label"].to_numpy().astype(np.int64))
+        inputs = pixels.to(torch.uint8).reshape(-1, 1, 1, 1)
+        return Batch(rows["id"].to_pylist(), labels, inputs, torch.ones(len(labels)))
+
+
+def pack(folder: Path, *sizes: int) -> Manifest:
+    """Writes shards of so many rows each, and returns their manifest."""
+    found = []
+    for number, size in enumerate(sizes):
+        ids = [f"{number}/{row}" for row in range(size)]
+        images = [bytes([row % 200]) for row in range(size)]
+        data = shards.encode_shard(ids, images, [row % 3 for row in range(size)])
+        path = f"train/{number:05}.parquet"
+        storage.write_bytes(str(folder / path), data)
+        found.append(Shard(path, "train", size, **storage.describe(data)))
+    return Manifest(("a", "b", "c"), {}, tuple(found), uri=str(folder))
+
+
+def test_blocks_come_in_order_whatever_tasks_decode_them(tmp_path: Path, ray_cluster: None) -> None:
+    manifest = pack(tmp_path, 700, 5)  # on 4 CPUs, tasks of two blocks and one of a few rows
+    reader = PixelReader(manifest)
+    reads = [
+        ShardRead(0, "train", shard, np.random.default_rng(0).permutation(shard.rows), 1)
+        for shard in manifest.shards
+    ]
+    found = list(streaming.stream(reads, reader))
+    wanted = [(read, batch) for read in reads for batch in reader(read)]
+    assert len(found) == 23
+    for (read, batch), (wanted_read, wanted_batch) in zip(found, wanted, strict=True):
+        assert read is wanted_read
+        assert batch.ids == wanted_batch.ids
+        assert torch.equal(batch.labels, wanted_batch.labels)
+        assert torch.equal(batch.inputs, wanted_batch.inputs)
+        assert torch.equal(batch.confidence, wanted_batch.confidence)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tasks", "blocks"),
+    [(8000, 4, 16), (2000, 4, 15), (2000, 32, 1), (100, 4, 1), (1, 4, 1), (0, 4, 1)],
+)
+def test_a_read_is_cut_into_so_many_tasks_of_limited_size(
+    rows: int, tasks: int, blocks: int
+) -> None:
+    assert streaming.blocks_per_task(rows, tasks) == blocks
