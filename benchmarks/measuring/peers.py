@@ -24,8 +24,15 @@ def read_whole(path: str) -> dict[str, Any]:
     return {"image": Path(path).read_bytes(), "id": Path(path).stem}
 
 
+def decode_row(row: dict[str, Any]) -> Any:
+    """A row of `read_whole` as a fit sees it."""
+    return decode(row["image"], row["id"])
+
+
 def webdataset(files: list[Path], folder: Path) -> Any:
     """WebDataset: tars, whose rows are mixed in a buffer."""
+    import torch
+
     wds = importlib.import_module("webdataset")
     if not folder.exists():
         folder.mkdir()
@@ -34,7 +41,7 @@ def webdataset(files: list[Path], folder: Path) -> Any:
                 sink.write({"__key__": path.stem, "jpg": path.read_bytes()})
     tars = sorted(map(str, folder.glob("*.tar")))
     found = wds.WebDataset(tars, shardshuffle=len(tars)).shuffle(1000)
-    found = found.map(lambda row: decode(row["jpg"], row["__key__"])).batched(BATCH)
+    found = found.map(lambda row: decode(row["jpg"], row["__key__"])).batched(BATCH, collation_fn=torch.stack)
     return wds.WebLoader(found, batch_size=None, num_workers=CORES)
 
 
@@ -51,8 +58,7 @@ def mosaicml(files: list[Path], folder: Path) -> Any:
 
     class Decoded(streaming.StreamingDataset):  # type: ignore[misc, name-defined]
         def __getitem__(self, number: int) -> Any:
-            row = super().__getitem__(number)
-            return decode(row["image"], row["id"])
+            return decode_row(super().__getitem__(number))
 
     dataset = Decoded(local=str(folder), shuffle=True, batch_size=BATCH)
     return DataLoader(dataset, BATCH, num_workers=CORES)
@@ -65,13 +71,9 @@ def litdata(files: list[Path], folder: Path) -> Any:
         paths = [str(path) for path in files]
         ld.optimize(read_whole, paths, str(folder), chunk_bytes=SHARD_BYTES, num_workers=CORES)
 
-    class Decoded(ld.StreamingDataset):  # type: ignore[misc, name-defined]
-        def __getitem__(self, index: Any) -> Any:
-            row = super().__getitem__(index)
-            return decode(row["image"], row["id"])
-
     loader: Any = ld.StreamingDataLoader
-    return loader(Decoded(str(folder), shuffle=True), batch_size=BATCH, num_workers=CORES)
+    dataset = ld.StreamingDataset(str(folder), shuffle=True, transform=decode_row)
+    return loader(dataset, batch_size=BATCH, num_workers=CORES)
 
 
 def main() -> None:

@@ -119,11 +119,10 @@ def stored_rows(reader: Reader, read: Read) -> Iterator[pa.Table]:
         tables = list(pool.map(reader.fetch, read.shards, itertools.repeat(read.view)))
     members, numbers = read.order()
     for start in range(0, len(numbers), ROWS_PER_BLOCK):
-        chosen = slice(start, start + ROWS_PER_BLOCK)
-        found = [tables[m].take(numbers[chosen][members[chosen] == m]) for m in range(len(tables))]
-        # Taken shard by shard, then put in order: `take` on joined tables would copy them.
-        places = np.argsort(np.argsort(members[chosen], kind="stable"), kind="stable")
-        yield pa.concat_tables(found).combine_chunks().take(places)
+        block = slice(start, start + ROWS_PER_BLOCK)
+        places = zip(members[block], numbers[block], strict=True)
+        # Slices copy nothing; `take` on joined tables would copy all of them.
+        yield pa.concat_tables([tables[m].slice(n, 1) for m, n in places]).combine_chunks()
 
 
 class BatchSource(Protocol):
@@ -258,7 +257,10 @@ def cut_batches(blocks: Iterator[Batch], parts: Iterable[Part]) -> Iterator[Trai
             ids = ids + block.ids
             labels = torch.cat([labels, block.labels])
             confidence = torch.cat([confidence, block.confidence])
-            inputs = block.inputs if inputs is None else torch.cat([inputs, block.inputs])
+            if inputs is None or not len(inputs):  # most blocks are a whole batch: no copy
+                inputs = block.inputs
+            else:
+                inputs = torch.cat([inputs, block.inputs])
         yield TrainBatch(ids[:size], labels[:size], inputs[:size], confidence[:size], part)
         ids, labels, inputs = ids[size:], labels[size:], inputs[size:]
         confidence = confidence[size:]
