@@ -41,8 +41,9 @@ def webdataset(files: list[Path], folder: Path) -> Any:
                 sink.write({"__key__": path.stem, "jpg": path.read_bytes()})
     tars = sorted(map(str, folder.glob("*.tar")))
     found = wds.WebDataset(tars, shardshuffle=len(tars)).shuffle(1000)
-    found = found.map(lambda row: decode(row["jpg"], row["__key__"])).batched(BATCH, collation_fn=torch.stack)
-    return wds.WebLoader(found, batch_size=None, num_workers=CORES)
+    found = found.map(lambda row: decode(row["jpg"], row["__key__"]))
+    batches = found.batched(BATCH, collation_fn=torch.stack)
+    return wds.WebLoader(batches, batch_size=None, num_workers=CORES)
 
 
 def mosaicml(files: list[Path], folder: Path) -> Any:
