@@ -2,7 +2,7 @@
 
 Reading has two stages: few tasks fetch the shards of a read and hand on its rows as they are
 stored; other tasks decode them, some blocks each. So every shard is fetched once, and as many cores
-decode as Ray Data finds free. A task decodes for about a second: Ray Data looks for finished tasks
+decode as Ray Data finds free. A task decodes for some seconds: Ray Data looks for finished tasks
 ten times a second, and a core waits that long for its next one.
 
 One execution streams all epochs, each with its `train` rows first and its `val` rows after them:
@@ -39,11 +39,8 @@ from rtl.runtime.task_errors import raise_own_errors
 _READS = 2
 """Reads whose shards are held at the same time: one that is decoded, and the next."""
 
-_BLOCKS_PER_TASK = 16
-"""Most blocks that one task decodes; those of later tasks wait in the object store for its end."""
-
-_TASKS_PER_CPU = 2
-"""Tasks that a read is cut into, for each CPU: a read of few blocks keeps all of them at work."""
+_BLOCKS_PER_TASK = range(4, 33)
+"""Blocks that one task decodes; those of later tasks wait in the object store for its end."""
 
 _PAUSE_S = 0.02
 """Seconds between two steps of Ray Data's scheduler, each of which takes all blocks that are ready
@@ -136,7 +133,7 @@ def stream(
     if not reads:
         return
     session.quiet()
-    tasks = max(1, _TASKS_PER_CPU * capacity.total("CPU") // num_ranks)
+    tasks = max(1, capacity.total("CPU") // num_ranks)
     dataset = ray.data.read_datasource(
         _Reads(reads, ray.put(reader), tasks),
         override_num_blocks=len(reads),
@@ -195,9 +192,9 @@ def _fetch(number: int, read: Read, reader: Any, *, tasks: int) -> Iterator[Any]
 
 
 def blocks_per_task(rows: int, tasks: int) -> int:
-    """Returns how many blocks of `rows` a task decodes, so that there are at least `tasks`."""
+    """Returns how many blocks a task decodes where `rows` are dealt to about so many `tasks`."""
     blocks = -(-rows // ROWS_PER_BLOCK)
-    return min(_BLOCKS_PER_TASK, max(1, blocks // tasks))
+    return min(_BLOCKS_PER_TASK[-1], max(_BLOCKS_PER_TASK[0], -(-blocks // tasks)))
 
 
 def _whole(data: pa.Buffer) -> pa.Array:

@@ -138,9 +138,10 @@ class CostModel:
             if self._train + self._val <= 5000:
                 seconds += self._solving(self._train * views + self._val, width)
             seconds += 0.3 * self._start
-        if 0 not in self._setting.cached:  # its process computes them, one image after another
+        if 0 not in self._setting.cached:  # its process computes them, on all of its cores
             read = rows + (self._val if first_answer else 0)
-            seconds += self._speeds.images.core_seconds(read) + read * self._on_one_node(0)
+            decoding = self._speeds.images.core_seconds(read) / self._speeds.rates.cpus
+            seconds += decoding + read * self._on_one_node(0)
         memory = self._speeds.images.memory + NETWORK_BYTES + 3 * 4 * rows * width
         stored = BUNDLE_BYTES if first_answer else 0
         return StageForecast(PROBE, seconds, memory, stored)

@@ -21,7 +21,7 @@ from rtl.model import device, registry
 from rtl.runs import trials
 from rtl.runs.records import Epoch, TrialEpoch
 from rtl.runs.trials import Choice, Trial
-from rtl.runtime import capacity
+from rtl.runtime import capacity, session
 from rtl.runtime.capacity import ResourceRequest
 from rtl.training.checkpoint import Checkpoint, Checkpoints
 from rtl.training.finalize import finalize, read_outcome
@@ -49,6 +49,7 @@ class _Task:
     setup: TrialSetup
     threads: int
     alone: bool
+    progress: session.Progress
 
 
 @dataclass(frozen=True)
@@ -147,16 +148,19 @@ def standard_errors(mine: Predictions, others: Predictions, metric: str) -> floa
     return float(np.nanmean(differences) / max(float(np.nanstd(differences)), 1e-9))
 
 
-def solve_first_answer(setup: TrialSetup, *, alone: bool = False) -> Trial:
+def solve_first_answer(
+    setup: TrialSetup, *, alone: bool = False, progress: session.Progress = session.no_progress
+) -> Trial:
     """Solves the probe on the largest node and writes its bundle; returns it as a trial.
 
-    `alone` is whether it is the search's result, which is scored on `test`.
+    `alone` is whether it is the search's result, which is scored on `test`. `progress` is called
+    there with the images whose features are computed, if they are not cached.
     """
     gpus = setup.config.train.gpus_per_worker
     cpus = capacity.most_cpus(gpus)
     started = time.monotonic()
     (solved,) = capacity.run(
-        ResourceRequest("The probe", 1, cpus, gpus), _solve, _Task(setup, cpus, alone)
+        ResourceRequest("The probe", 1, cpus, gpus), _solve, _Task(setup, cpus, alone, progress)
     )
     wall = time.monotonic() - started
     score = solved.epoch.val.score(setup.config.train.metric)
@@ -180,7 +184,7 @@ def _solve(task: _Task) -> _Solved:
         task.setup.config, {"model.unfrozen_layers": 0}, task.setup.config.train.seed
     )
     where = device.pick(bool(config.train.gpus_per_worker))
-    solved = start.solve(config, task.setup.features, where=where)
+    solved = start.solve(config, task.setup.features, where=where, progress=task.progress)
     storage.commit(task.setup.head_uri, solved.head.encode())
     setup, train, found = solved.setup, solved.train, solved.probe
     manifest = setup.plan.manifest

@@ -22,6 +22,7 @@ from rtl.errors import ConfigError, NotFoundError
 from rtl.feature_extraction import cost, extraction, framing
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.runs import mlflow_log, ray_metrics, run, tensorboard, trials
+from rtl.runs.progress import RunCallbacks, open_channel
 from rtl.runs.ray_metrics import Meter
 from rtl.runs.records import (
     OUTCOME_FILE,
@@ -275,13 +276,29 @@ class _Search:
             on_round=self._callbacks.on_round,
         )  # fmt: skip
         if first_answer.find(self._tracker.trials) is None:
-            self._callbacks.on_stage("Solving the probe")
-            self._tracker.add(first_answer.solve_first_answer(self._setup, alone=self.probe_alone))
+            self._tracker.add(self._solve_probe())
         if self.probe_alone:
             return
         version = first_answer.register(self._setup)
         if version is not None:
             self.announce(version)
+
+    def _solve_probe(self) -> Trial:
+        """Solves the probe, with progress where its features have to be computed for it alone."""
+        callbacks, alone = self._callbacks, self.probe_alone
+        if 0 in self._setup.features.uris:
+            callbacks.on_stage("Solving the probe")
+            return first_answer.solve_first_answer(self._setup, alone=alone)
+
+        def progress(done: int, total: int) -> None:
+            callbacks.progress(done, total)
+            if done == total:
+                callbacks.on_stage("Solving the probe")
+
+        with open_channel(RunCallbacks(probe=progress)) as channel:
+            return first_answer.solve_first_answer(
+                self._setup, alone=alone, progress=channel.probe
+            )
 
     def announce(self, version: int) -> None:
         """Says how good the first answer is and how to serve it."""

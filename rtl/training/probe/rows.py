@@ -70,7 +70,8 @@ def read(
     """Reads, or computes, a share of the rows of each shard of a split, in so many views.
 
     `setup` is that of a fit at k = 0. Where features are computed, each of the calling thread's
-    cores takes a shard of its own.
+    cores takes a shard of its own, and `progress` receives the number of rows; reading them from a
+    cache takes seconds.
     """
     found, manifest = features.load(0), setup.plan.manifest
     reader: Reader = ImageReader(manifest, setup.config.data)
@@ -90,9 +91,10 @@ def read(
         parts = []
         for batch in reader(read):
             parts.append(_part(setup.learner, batch, read.view))
-            with counting:
-                done += len(batch)
-                progress(done, total)
+            if found is None:
+                with counting:
+                    done += len(batch)
+                    progress(done, total)
         return parts
 
     if found is not None:  # read and decompressed, not computed

@@ -46,8 +46,8 @@ def solve(
     """Solves the probe on the training rows, on the features in `features` or on images.
 
     It takes `cost.PROBE_ROWS` rows at most, the first of each shard, which are in random order;
-    `progress` receives those that are read. Raises DataError where planned features are gone or a
-    shard is not what was packed.
+    `progress` receives those that are computed. Raises DataError where planned features are gone or
+    a shard is not what was packed.
     """
     config = config.replace(model={"unfrozen_layers": 0})
     setup = build_fit(config, features, where=where)
@@ -77,9 +77,7 @@ def _solve_head(
 ) -> Head:
     torch.set_num_threads(threads)
     where = device.pick(bool(config.train.gpus_per_worker))
-    # Features that are read from a cache take seconds.
-    progress = session.no_progress if features.load(0) else channel.probe
-    return solve(config, features, where=where, progress=progress).head
+    return solve(config, features, where=where, progress=channel.probe).head
 
 
 def load(found: Probe, learner: Learner) -> None:

@@ -43,7 +43,7 @@ def pack(folder: Path, *sizes: int) -> Manifest:
 
 
 def test_blocks_come_in_order_whatever_tasks_decode_them(tmp_path: Path, ray_cluster: None) -> None:
-    manifest = pack(tmp_path, 700, 5)  # on 4 CPUs, tasks of two blocks and one of a few rows
+    manifest = pack(tmp_path, 700, 5)  # on 4 CPUs, tasks of six blocks, of four, and of five rows
     reader = PixelReader(manifest)
     reads = [
         ShardRead(0, "train", shard, np.random.default_rng(0).permutation(shard.rows), 1)
@@ -62,9 +62,9 @@ def test_blocks_come_in_order_whatever_tasks_decode_them(tmp_path: Path, ray_clu
 
 @pytest.mark.parametrize(
     ("rows", "tasks", "blocks"),
-    [(8000, 4, 16), (2000, 4, 15), (2000, 32, 1), (100, 4, 1), (1, 4, 1), (0, 4, 1)],
+    [(8000, 4, 32), (2000, 2, 32), (2000, 4, 16), (2000, 32, 4), (100, 1, 4), (0, 4, 4)],
 )
-def test_a_read_is_cut_into_so_many_tasks_of_limited_size(
+def test_a_read_is_dealt_to_so_many_tasks_of_limited_size(
     rows: int, tasks: int, blocks: int
 ) -> None:
     assert streaming.blocks_per_task(rows, tasks) == blocks

@@ -107,7 +107,8 @@ def told_search(
         write_outcome(run.locate(settings), model)
         return []
 
-    def solve(setup: TrialSetup, *, alone: bool) -> Trial:
+    def solve(setup: TrialSetup, *, alone: bool, progress: Progress) -> Trial:
+        progress(1, 1)
         assert not alone  # fits follow it
         write_outcome(first_answer.folder(setup.uri), model)
         epoch = TrialEpoch(0, 0.5, 0.8, 0.5, 1.0, 1.0)  # better than any fit

@@ -10,6 +10,7 @@ import pytest
 
 from rtl import storage
 from rtl.config import loading
+from rtl.data.shards import load_manifest
 from rtl.errors import RunExistsError
 from rtl.feature_extraction.cache import FeaturePlan
 from rtl.model import bundle, registry
@@ -34,9 +35,11 @@ def test_a_minute_is_the_probe_alone_which_is_solved_scored_and_registered_once(
         register_as="cells",
         storage=f"{tmp_path}/root",
         data={"uri": f"{tmp_path}/data", "image_size": 80, "framing": "crop"},
+        features={"cache": "off", "views": 2},
         search={"unfrozen_layers": [1], "budget_minutes": 1.0},
     )
     said: list[str] = []
+    computed: list[tuple[int, int]] = []
     stages: list[str] = []
     answered: list[int] = []
     uri = run.locate(settings)
@@ -46,7 +49,13 @@ def test_a_minute_is_the_probe_alone_which_is_solved_scored_and_registered_once(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        search.search(settings, watch=die, on_stage=stages.append, measure_rates=never)
+        search.search(
+            settings, progress=lambda *count: computed.append(count), watch=die,
+            on_stage=stages.append, measure_rates=never,
+        )  # fmt: skip
+    rows = 2 * load_manifest(f"{tmp_path}/data").rows("train")
+    assert computed == sorted(computed)
+    assert computed[-1] == (rows, rows)
     assert stages == ["Solving the probe"]
     assert registry.versions(settings.storage, "cells") == []
     (known,) = trials.recorded(uri)
