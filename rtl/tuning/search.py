@@ -296,9 +296,7 @@ class _Search:
                 callbacks.on_stage("Solving the probe")
 
         with open_channel(RunCallbacks(probe=progress)) as channel:
-            return first_answer.solve_first_answer(
-                self._setup, alone=alone, progress=channel.probe
-            )
+            return first_answer.solve_first_answer(self._setup, alone=alone, progress=channel.probe)
 
     def announce(self, version: int) -> None:
         """Says how good the first answer is and how to serve it."""

@@ -35,7 +35,7 @@ def test_a_minute_is_the_probe_alone_which_is_solved_scored_and_registered_once(
         register_as="cells",
         storage=f"{tmp_path}/root",
         data={"uri": f"{tmp_path}/data", "image_size": 80, "framing": "crop"},
-        features={"cache": "off", "views": 2},
+        features={"cache": "off"},
         search={"unfrozen_layers": [1], "budget_minutes": 1.0},
     )
     said: list[str] = []
@@ -53,7 +53,7 @@ def test_a_minute_is_the_probe_alone_which_is_solved_scored_and_registered_once(
             settings, progress=lambda *count: computed.append(count), watch=die,
             on_stage=stages.append, measure_rates=never,
         )  # fmt: skip
-    rows = 2 * load_manifest(f"{tmp_path}/data").rows("train")
+    rows = load_manifest(f"{tmp_path}/data").rows("train")  # a minute is for one view
     assert computed == sorted(computed)
     assert computed[-1] == (rows, rows)
     assert stages == ["Solving the probe"]
