@@ -42,6 +42,9 @@ _READS = 2
 _BLOCKS_PER_TASK = range(4, 33)
 """Blocks that one task decodes; those of later tasks wait in the object store for its end."""
 
+_BLOCKS_AHEAD = 4
+"""Blocks that a task decodes while Ray Data's scheduler is busy or rests."""
+
 _PAUSE_S = 0.02
 """Seconds between two steps of Ray Data's scheduler, each of which takes all blocks that are ready
 and fit into the object store."""
@@ -143,6 +146,7 @@ def stream(
         _decode, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_kwargs={"reader": reader}
     )
     ray_private.after_scheduler_steps(dataset.context, between_steps)
+    ray_private.let_tasks_go_ahead(dataset.context, _BLOCKS_AHEAD)
     # Rows of both stages are large ones: with any size above this Ray Data would join some.
     dataset.context.target_max_block_size = 1
     dataset.context.memory_usage_poll_interval_s = None  # for statistics that nobody reads

@@ -116,6 +116,15 @@ def after_scheduler_steps(context: Any, action: Callable[[], None]) -> None:
     context.custom_execution_callback_classes = [AfterStep]
 
 
+def let_tasks_go_ahead(context: Any, blocks: int) -> None:
+    """Sets how many blocks a task may have ready that Ray Data's scheduler has not taken yet.
+
+    `context` is a data set's `DataContext`. Ray's limit is 2. Without this, a task would wait where
+    it makes two blocks faster than the scheduler, which rests between its steps, comes by.
+    """
+    context._max_num_blocks_in_streaming_gen_buffer = blocks
+
+
 # Ray Train
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +23,9 @@ from rtl.runtime import ray_private
 
 CALLED = {
     "free_resources", "draining_nodes", "temp_dir_option", "dashboard_runs", "patient_start",
-    "after_scheduler_steps", "worker_startup_errors", "drop_placement_group_cleaner",
-    "keep_from_trials", "record_in_asha", "serve_address", "serve_uses_haproxy", "with_version",
+    "after_scheduler_steps", "let_tasks_go_ahead", "worker_startup_errors",
+    "drop_placement_group_cleaner", "keep_from_trials", "record_in_asha", "serve_address",
+    "serve_uses_haproxy", "with_version",
 }  # fmt: skip
 """Functions that a test below calls."""
 
@@ -67,6 +71,30 @@ def test_an_action_follows_each_step_of_ray_data(ray_cluster: None) -> None:
     ray_private.after_scheduler_steps(dataset.context, lambda: steps.append(1))
     assert sorted(row["id"] for row in dataset.iter_rows()) == [0, 1, 2]
     assert steps
+
+
+@pytest.mark.parametrize("ahead", [2, 6])
+def test_a_task_goes_so_many_blocks_ahead_of_the_scheduler(
+    tmp_path: Path, ray_cluster: None, ahead: int
+) -> None:
+    made: list[int] = []
+
+    def rest() -> None:
+        time.sleep(0.3)
+        made.append(len(list(tmp_path.iterdir())))
+
+    def twenty_blocks(_: Any) -> Iterator[Any]:
+        for number in range(20):
+            (tmp_path / str(number)).touch()
+            yield {"number": [number]}
+
+    dataset = ray.data.range(1).map_batches(twenty_blocks)
+    dataset.context.target_max_block_size = 1
+    ray_private.after_scheduler_steps(dataset.context, rest)
+    ray_private.let_tasks_go_ahead(dataset.context, ahead)
+    assert [row["number"] for row in dataset.iter_rows()] == list(range(20))
+    most = max(now - before for before, now in itertools.pairwise([0, *made]))
+    assert ahead <= most <= ahead + 1  # one more lies in the task's hands
 
 
 def test_the_names_of_ray_train(ray_cluster: None) -> None:

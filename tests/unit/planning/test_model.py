@@ -107,6 +107,17 @@ def test_a_search_of_more_points_takes_longer_and_the_probe_alone_least() -> Non
     assert seeds[TRIALS] > two[TRIALS]
 
 
+def test_a_probe_without_cached_features_takes_half_as_long_on_twice_the_cores() -> None:
+    def probe(cpus: int) -> float:
+        rates = dataclasses.replace(RATES, cpus=cpus, trunk=1e9)
+        speeds = dataclasses.replace(SPEEDS, cpus=cpus, rates=rates)
+        return seconds(forecast_train(setting(cached=()), speeds))[PROBE]
+
+    four, two, one = probe(4), probe(2), probe(1)
+    assert one > two + 1.0
+    assert one - two == pytest.approx(2 * (two - four))
+
+
 def test_a_fit_ends_with_its_time_limit() -> None:
     limited = setting(train={"minutes": 0.5})
     assert seconds(forecast_train(limited, SPEEDS))[EPOCHS] == pytest.approx(
