@@ -42,6 +42,9 @@ _READS = 2
 _BLOCKS_PER_TASK = range(4, 33)
 """Blocks that one task decodes; those of later tasks wait in the object store for its end."""
 
+_BYTES_PER_TASK = 64_000_000
+"""Bytes of stored rows above which a task is given no further block."""
+
 _BLOCKS_AHEAD = 4
 """Blocks that a task decodes while Ray Data's scheduler is busy or rests."""
 
@@ -129,9 +132,9 @@ def stream(
     """Reads by Ray Data, ahead and in order, with memory bounded by its back-pressure.
 
     Rows come as blocks of at most `ROWS_PER_BLOCK`. `num_ranks` workers share the cluster's CPUs,
-    each with a stream of its own. Ray Data's scheduler is a thread of this
-    process that steps without a pause while blocks wait for space in the object store:
-    `between_steps` makes it wait, so that the training loop gets the CPU.
+    each with a stream of its own. Ray Data's scheduler is a thread of this process that steps
+    without a pause while blocks wait for space in the object store: `between_steps` makes it wait,
+    so that the training loop gets the CPU.
     """
     if not reads:
         return
@@ -141,7 +144,8 @@ def stream(
         _Reads(reads, ray.put(reader), tasks),
         override_num_blocks=len(reads),
         num_cpus=1,
-        concurrency=_READS,
+        # The next stage has no limit: where both are alike, Ray Data makes one stage of them.
+        concurrency=min(_READS, len(reads)),
     ).map_batches(
         _decode, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_kwargs={"reader": reader}
     )
@@ -185,11 +189,13 @@ class _Reads(ray.data.Datasource):
 def _fetch(number: int, read: Read, reader: Any, *, tasks: int) -> Iterator[Any]:
     """Yields the rows of a read as they are stored: in each row, the blocks that a task decodes."""
     blocks = stored_rows(ray.get(reader), read)
-    size = blocks_per_task(len(read.order()[0]), tasks)
-    while (first := next(blocks, None)) is not None:
+    most = blocks_per_task(len(read.order()[0]), tasks)
+    for first in blocks:
+        others = itertools.islice(blocks, most - 1)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, first.schema) as writer:
-            for rows in itertools.chain([first], itertools.islice(blocks, size - 1)):
+            writer.write_table(first)
+            while sink.tell() < _BYTES_PER_TASK and (rows := next(others, None)) is not None:
                 writer.write_table(rows)
         packed = _whole(sink.getvalue())
         yield pa.table({"read": [number], "view": [read.view], "rows": packed})
