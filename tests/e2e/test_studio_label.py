@@ -184,6 +184,21 @@ def test_a_reload_in_the_middle_goes_on_where_it_was(
     assert len(decided(workspace)) == 2
 
 
+def test_an_address_that_changes_while_the_studio_opens_is_followed(
+    context: BrowserContext, link: str
+) -> None:
+    page = context.new_page()
+    page.add_init_script(
+        """new MutationObserver((_, seen) => {
+          if (!document.querySelector("#app > *")) return;
+          seen.disconnect();
+          location.hash = "#/label?kind=suspects";
+        }).observe(document, { childList: true, subtree: true });"""
+    )
+    page.goto(link)
+    expect(page.locator(".counted")).to_be_visible(timeout=20_000)
+
+
 def test_two_tabs_at_once_agree(context: BrowserContext, link: str, workspace: Workspace) -> None:
     first, second = label(context, link), label(context, link)
     at(first, 0)

@@ -43,6 +43,7 @@ function App() {
     ];
     const move = () => setAt(place());
     addEventListener("hashchange", move);
+    move(); // the address may have changed since the first drawing, which nothing listened to
     return () => { ends.forEach((end) => end()); removeEventListener("hashchange", move); };
   }, []);
   useEffect(() => { document.title = `${PAGES.find(([key]) => key === at.page)[1]} · rtl studio`; }, [at.page]);
