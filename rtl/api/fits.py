@@ -189,9 +189,9 @@ def search(
         return _finish(result, config, manifest)
     with progress_views.SearchView(config.train.metric) as view:
         result = tuning.search(
-            config, progress=view.features, watch=view.trials, on_round=view.round,
-            on_stage=view.stage, resume=resume, print_line=console.print_line,
-            on_first_answer=answered,
+            config, progress=view.features, probe=view.probe, watch=view.trials,
+            on_round=view.round, on_stage=view.stage, resume=resume,
+            print_line=console.print_line, on_first_answer=answered,
         )  # fmt: skip
     return _finish(result, config, manifest)
 

@@ -232,9 +232,11 @@ class SearchView(Bars):
 
     def features(self, done: int, total: int) -> None:
         """Shows the number of images whose features are computed."""
-        self(done, total, "features")
-        if done == total:
-            self.close()
+        self._count(done, total, "features")
+
+    def probe(self, done: int, total: int) -> None:
+        """Shows the number of images that the probe has read."""
+        self._count(done, total, "images of the probe")
 
     def round(self, round_: Round) -> None:
         """Begins a round of trials."""
@@ -293,6 +295,11 @@ class SearchView(Bars):
             self._live = None
             if self._trials.known:
                 console.console.print(self._trials.table(console.console.width))
+
+    def _count(self, done: int, total: int, what: str) -> None:
+        self(done, total, what)
+        if done == total:
+            self.close()
 
     def _show(self) -> None:
         if self._live is None:

@@ -53,6 +53,8 @@ class _Callbacks:
 
     progress: session.Progress
     """Takes the number of images whose features are computed, and their total."""
+    probe: session.Progress
+    """Takes the number of images that the probe has read, and their total."""
     watch: Watch
     """Takes all trials after each change."""
     on_round: Callable[[Round], None]
@@ -73,6 +75,7 @@ def search(
     config: Config,
     *,
     progress: session.Progress = session.no_progress,
+    probe: session.Progress = session.no_progress,
     watch: Watch = lambda _: None,
     on_round: Callable[[Round], None] = lambda _: None,
     on_stage: Callable[[str], None] = lambda _: None,
@@ -83,9 +86,10 @@ def search(
 ) -> run.Result:
     """Runs a search to its end and registers the winner's bundle. Ray is connected already.
 
-    `progress` takes the number of images whose features are computed and their total, `watch` all
-    trials after each change, `on_round` each round of trials as it begins, `on_stage` the name of
-    other long work, `print_line` a sentence for the framing and each trade-off of a time budget.
+    `progress` takes the number of images whose features are computed and their total, `probe` those
+    that the probe reads where their features are not cached, `watch` all trials after each change,
+    `on_round` each round of trials as it begins, `on_stage` the name of other long work,
+    `print_line` a sentence for the framing and each trade-off of a time budget.
 
     `resume` goes on with a search of that name. It runs no ended trial again, except those that
     failed through no fault of their own, of a lost process or of storage; a budget's time counts on
@@ -109,7 +113,9 @@ def search(
             config = framing.resolve(config, manifest, print_line)
             curves = tensorboard.TensorBoardLogger(config, uri)
             watch = ray_metrics.each(watch, meter.trials, curves.trials, lambda _: heartbeat())
-            callbacks = _Callbacks(progress, watch, on_round, on_stage, print_line, on_first_answer)
+            callbacks = _Callbacks(
+                progress, probe, watch, on_round, on_stage, print_line, on_first_answer
+            )
             begun = _Begun(uri, started, concurrent, cached, earlier)
             running = _Search(config, manifest, begun, callbacks=callbacks, meter=meter)
             running.plan_budget(measure_rates)
@@ -291,7 +297,7 @@ class _Search:
             return first_answer.solve_first_answer(self._setup, alone=alone)
 
         def progress(done: int, total: int) -> None:
-            callbacks.progress(done, total)
+            callbacks.probe(done, total)
             if done == total:
                 callbacks.on_stage("Solving the probe")
 

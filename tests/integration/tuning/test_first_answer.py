@@ -39,7 +39,7 @@ def test_a_minute_is_the_probe_alone_which_is_solved_scored_and_registered_once(
         search={"unfrozen_layers": [1], "budget_minutes": 1.0},
     )
     said: list[str] = []
-    computed: list[tuple[int, int]] = []
+    counted: list[tuple[int, int]] = []
     stages: list[str] = []
     answered: list[int] = []
     uri = run.locate(settings)
@@ -50,12 +50,12 @@ def test_a_minute_is_the_probe_alone_which_is_solved_scored_and_registered_once(
 
     with pytest.raises(KeyboardInterrupt):
         search.search(
-            settings, progress=lambda *count: computed.append(count), watch=die,
+            settings, probe=lambda *count: counted.append(count), watch=die,
             on_stage=stages.append, measure_rates=never,
         )  # fmt: skip
     rows = load_manifest(f"{tmp_path}/data").rows("train")  # a minute is for one view
-    assert computed == sorted(computed)
-    assert computed[-1] == (rows, rows)
+    assert counted == sorted(counted)
+    assert counted[-1] == (rows, rows)
     assert stages == ["Solving the probe"]
     assert registry.versions(settings.storage, "cells") == []
     (known,) = trials.recorded(uri)
