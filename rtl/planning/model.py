@@ -6,7 +6,7 @@ one that was measured, so that a slow machine's are slow as well.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,22 +16,12 @@ from rtl.config.tree import Config
 from rtl.data.shards import Manifest
 from rtl.feature_extraction import cache, cost
 from rtl.model import inception
-from rtl.planning.records import (
-    EPOCHS,
-    EVALUATION,
-    FEATURES,
-    PROBE,
-    TRIALS,
-    CommandForecast,
-    StageForecast,
-)
+from rtl.planning.records import EVALUATION, FEATURES, PROBE, WORKERS, StageForecast
 from rtl.planning.speeds import Speeds
-from rtl.runs.records import Kind
-from rtl.tuning import budget
-from rtl.tuning.budget import FORWARD_RATE, BudgetPlan
+from rtl.tuning.budget import FORWARD_RATE
 
-EFFICIENCY = 0.85
-"""Rate of a stage over the rate that was measured for the fastest of some repetitions."""
+EFFICIENCY = 0.9
+"""Rate of a stage over the mean rate that was measured for its network alone."""
 
 PROBE_FLOPS = 2e10
 """Operations a second of one CPU that solves the probe."""
@@ -45,14 +35,24 @@ NETWORK_BYTES = 700_000_000
 BUNDLE_BYTES = 100_000_000
 """Size of a bundle: 24 million weights in 32 bits, and its records."""
 
-COMMAND_STARTS = 2.0
-_PASS_STARTS = 1.3
-_PROBE_STARTS = 1.2
-FIT_STARTS = 4.4
-_ROUND_STARTS = 4.0
-_EVALUATION_STARTS = 2.5
-"""Time of a stage before and beside its work, in starts of a process: from the quick demo's search
-and a streamed fit (docs/lab-notes/2026-11-29-forecasts.md)."""
+# Time before and beside a stage's work, in starts of a process: counted in the commands of the
+# quick demo and of a streamed data set (docs/lab-notes/2026-11-30-starts.md).
+_PASS_STARTS = 2.4
+_PROBE_STARTS = 1.0  # in a process that a pass has left
+_ANSWER_STARTS = 1.0  # the bundle of a first answer
+WORKER_STARTS = 4.3  # Ray Train's controller, then its worker
+_TRIAL_STARTS = 2.6  # Ray Tune and the first trials of a round
+FIRST_STARTS = 0.7  # of a fit on features
+STREAM_STARTS = 3.0  # of a fit on images: Ray Data, and the process that decodes
+_RESULT_STARTS = 1.4  # a fit's bundle, in the worker
+_WINNER_STARTS = 2.4  # a search's bundle, in a process of its own
+
+TASK_PAUSE = 0.15
+"""Seconds between two tasks of a pass in one process, in which Ray Data's scheduler finds the one
+that has ended."""
+
+_COMMIT_RATE = 1e8
+"""Bytes of a checkpoint that are committed in a second."""
 
 _WEIGHT_BYTES = BUNDLE_BYTES
 _COPIES = 3
@@ -86,6 +86,11 @@ class CostModel:
         self._start = speeds.images.start
         self._train, self._val, self._test = (setting.rows(s) for s in ("train", "val", "test"))
 
+    @property
+    def _missing(self) -> list[int]:
+        """Depths whose features a pass computes."""
+        return [k for k in self._setting.cached if k not in self._setting.built]
+
     def trunk(self, unfrozen_layers: int) -> float:
         """Seconds of the whole cluster for one image through the frozen blocks of a depth."""
         return cost.TRUNK_SHARE[unfrozen_layers] / self._speeds.rates.trunk
@@ -108,11 +113,11 @@ class CostModel:
         return seconds * rates.cpus / workers
 
     def features(self) -> StageForecast:
-        """Start of the command, and the pass of the frozen trunk where features are missing."""
-        missing = [k for k in self._setting.cached if k not in self._setting.built]
+        """The pass of the frozen trunk where features are missing."""
+        missing = self._missing
         memory = self._speeds.images.memory + NETWORK_BYTES
         if not missing:
-            return StageForecast(FEATURES, COMMAND_STARTS * self._start, memory)
+            return StageForecast(FEATURES, 0.0, memory)
         views = self._config.features.views
         images = cost.count_images(self._config, self._setting.manifest)
         sizes = [
@@ -125,19 +130,23 @@ class CostModel:
         processes = self._speeds.gpus if self._config.train.gpus_per_worker else self._speeds.cpus
         writing = sum(sizes) / (self._config.features.storage_mb_s * 1e6)
         work = (network + (decoding + writing) / max(1, processes)) / EFFICIENCY
-        starts = (COMMAND_STARTS + _PASS_STARTS) * self._start
-        return StageForecast(FEATURES, starts + work, memory, sum(sizes))
+        shards = self._setting.manifest.shards
+        tasks = sum(math.ceil(shard.rows / cache.ROWS_PER_FILE) for shard in shards)
+        work += TASK_PAUSE * tasks / max(1, processes)
+        return StageForecast(FEATURES, _PASS_STARTS * self._start + work, memory, sum(sizes))
 
     def probe(self, *, first_answer: bool) -> StageForecast:
         """Solving the probe; as a search's first answer it is refitted, evaluated and saved."""
         views = self._config.features.views
         rows = min(views * self._train, cost.PROBE_ROWS)
         width = inception.feature_width(0, self._config.data.image_size)
-        seconds = _PROBE_STARTS * self._start + self._solving(rows, width)
+        # Its process is one of those that the pass has left, if there was one.
+        starts = _PROBE_STARTS + (0 if self._missing else 1)
+        seconds = starts * self._start + self._solving(rows, width)
         if first_answer:
             if self._train + self._val <= 5000:
                 seconds += self._solving(self._train * views + self._val, width)
-            seconds += 0.3 * self._start
+            seconds += _ANSWER_STARTS * self._start
         if 0 not in self._setting.cached:  # its process computes them, on all of its cores
             read = rows + (self._val if first_answer else 0)
             decoding = self._speeds.images.core_seconds(read) / self._speeds.rates.cpus
@@ -157,6 +166,20 @@ class CostModel:
         """Seconds of one process with a node's CPUs, or a GPU, for an image through the trunk."""
         processes = max(1, self._speeds.gpus or self._speeds.cpus // self._speeds.rates.cpus)
         return self.trunk(unfrozen_layers) * processes
+
+    def workers(self, unfrozen_layers: int, *, epochs: int) -> StageForecast:
+        """Starts of Ray Train's controller and workers, and the commits after epochs."""
+        commits = epochs * self.checkpoint(unfrozen_layers) / _COMMIT_RATE
+        return StageForecast(WORKERS, WORKER_STARTS * self._start + commits)
+
+    def first_step(self, unfrozen_layers: int) -> float:
+        """Seconds until a fit's first step: a stream's processes have to start."""
+        cached = unfrozen_layers in self._setting.cached
+        return (FIRST_STARTS if cached else STREAM_STARTS) * self._start
+
+    def trials_start(self) -> float:
+        """Seconds until the trials of a round run."""
+        return _TRIAL_STARTS * self._start
 
     def epoch(self, unfrozen_layers: int, *, alone: bool) -> float:
         """Seconds of one epoch of a fit, its evaluation on `val` included."""
@@ -184,8 +207,8 @@ class CostModel:
         free = max(1, speeds.cpus - held)
         return trunk, (speeds.images.decode + speeds.images.view) / free
 
-    def evaluation(self, unfrozen_layers: int) -> StageForecast:
-        """The winner's predictions for `val` and `test`, and its bundle."""
+    def evaluation(self, unfrozen_layers: int, *, own_process: bool) -> StageForecast:
+        """The predictions for `val` and `test`, and the bundle; a search's are `own_process`."""
         cached = unfrozen_layers in self._setting.cached
         exact = cached and cache.dtype_of(self._config) is torch.bfloat16
         flips = len(inception.FLIPS[self._config.model.test_flips])
@@ -194,7 +217,8 @@ class CostModel:
         seconds = rows * (flips * tail + (flips - exact) * self._on_one_node(0))
         if flips - exact:
             seconds += self._speeds.images.core_seconds(rows)
-        seconds = _EVALUATION_STARTS * self._start + seconds / EFFICIENCY
+        starts = _WINNER_STARTS if own_process else _RESULT_STARTS
+        seconds = starts * self._start + seconds / EFFICIENCY
         memory = self._speeds.images.memory + NETWORK_BYTES
         return StageForecast(EVALUATION, seconds, memory, BUNDLE_BYTES)
 
@@ -215,108 +239,3 @@ class CostModel:
         """Bytes of a fit's last checkpoint."""
         share = 1 - cost.TRUNK_SHARE[unfrozen_layers]
         return int(_COPIES * share * _WEIGHT_BYTES)
-
-    @property
-    def start(self) -> float:
-        """Seconds until a process runs rtl's code."""
-        return self._start
-
-
-def forecast_train(setting: Setting, speeds: Speeds) -> CommandForecast:
-    """Forecast of `rtl train`."""
-    model, settings = CostModel(setting, speeds), setting.config.train
-    k = setting.config.model.unfrozen_layers
-    seconds = settings.epochs * model.epoch(k, alone=True)
-    if settings.minutes is not None:
-        seconds = min(seconds, max(60 * settings.minutes, model.epoch(k, alone=True)))
-    starting = FIT_STARTS * model.start
-    epochs = StageForecast(EPOCHS, starting + seconds, model.fit_memory(k), model.checkpoint(k))
-    evaluation = model.evaluation(k)
-    stages = (model.features(), model.probe(first_answer=False), epochs, evaluation)
-    bottleneck = _bottleneck("train", stages, model=model, cached=setting.cached, depths=(k,))
-    return CommandForecast("train", stages, bottleneck)
-
-
-def forecast_search(
-    setting: Setting, speeds: Speeds, *, plan: BudgetPlan | None = None
-) -> CommandForecast:
-    """Forecast of `rtl search`; `plan` is that of a time budget, None without one."""
-    model, search = CostModel(setting, speeds), setting.config.search
-    depths: Sequence[int] = search.unfrozen_layers
-    if plan is not None:
-        depths = plan.depths
-        rounds = [r for r in (plan.sweep, plan.final) if r.points]
-        seconds = sum(r.seconds for r in rounds)
-        count, starts = sum(r.points for r in rounds), len(rounds)
-    else:
-        count = budget.count_points(setting.config, depths)
-        epochs = setting.config.train.epochs
-        fitted = expected_epochs(
-            count, epochs=epochs, grace=search.grace_epochs, reduction=search.reduction_factor
-        ) if search.scheduler == "asha" else float(count * epochs)  # fmt: skip
-        side_by_side = min(speeds.concurrent, count)
-        one = float(np.mean([model.epoch(k, alone=side_by_side == 1) for k in depths]))
-        seconds = fitted * one / side_by_side
-        more = min(search.finalists, count) * (search.seeds - 1)
-        seconds += more * epochs * one / max(1, min(speeds.concurrent, more))
-        count, starts = count + more, 1 + (more > 0)
-    stages = [model.features(), model.probe(first_answer=True)]
-    if count:
-        memory = max(model.fit_memory(k) for k in depths)
-        stored = count * max(model.checkpoint(k) for k in depths)
-        starting = _ROUND_STARTS * starts * model.start
-        trials = StageForecast(TRIALS, starting + seconds, memory, stored)
-        stages.append(trials)
-    stages.append(model.evaluation(max(depths, default=0)))
-    bottleneck = _bottleneck("search", stages, model=model, cached=setting.cached, depths=depths)
-    return CommandForecast("search", tuple(stages), bottleneck)
-
-
-def expected_epochs(points: int, *, epochs: int, grace: int, reduction: int) -> float:
-    """Mean number of epochs of all trials under ASHA, where no point is known to be better.
-
-    A trial goes on at a rung where it is not below the quantile 1 - 1 / `reduction` of those that
-    were there before it; the first one always does (Li et al. 2020, Algorithm 2).
-    """
-    rungs = [min(grace, epochs)]
-    while rungs[-1] * reduction < epochs:
-        rungs.append(rungs[-1] * reduction)
-    arriving, total, before = float(points), 0.0, 0
-    for rung in rungs:
-        total += arriving * (rung - before)
-        before = rung
-        arriving = _promoted(arriving, reduction)
-    return total + arriving * (epochs - before)
-
-
-def _promoted(arriving: float, reduction: int) -> float:
-    """Expected number of trials that a rung lets go on, of those that arrive in random order."""
-    found = 0.0
-    for earlier in range(int(np.ceil(arriving))):
-        place = (1 - 1 / reduction) * max(0, earlier - 1)  # of the quantile, between two scores
-        chance = (earlier - place) / (earlier + 1) if earlier else 1.0
-        found += chance * min(1.0, arriving - earlier)
-    return found
-
-
-def _bottleneck(
-    kind: Kind,
-    stages: Collection[StageForecast],
-    *,
-    model: CostModel,
-    cached: Collection[int],
-    depths: Sequence[int],
-) -> str:
-    """Names the stage that takes the most time, and what in it does."""
-    whole = sum(stage.seconds for stage in stages)
-    longest = max(stages, key=lambda stage: stage.seconds)
-    share = 100 * longest.seconds / max(whole, 1e-9)
-    text = f"rtl {kind}: {longest.name}, {share:.0f} % of its time"
-    streamed = [k for k in depths if k not in cached]
-    if longest.name not in (EPOCHS, TRIALS) or not streamed:
-        return text + "."
-    trunk, data = model.streamed(streamed[-1])
-    network = trunk + model.tail(streamed[-1], alone=True)
-    if data > network:
-        return f"{text}; decoding holds the network up, {network / data:.0%} busy: add CPUs."
-    return f"{text}; the network, which takes {network / data:.1f} times as long as decoding."

@@ -34,6 +34,8 @@ def compare_stages(
 ) -> list[Measured]:
     """The whole of a run and the parts that its records tell apart; empty without a forecast.
 
+    Features that no pass had to compute are no part of their own.
+
     `seconds` is the run's duration, `history` the epochs of a fit, `found` and `search` are the
     records of a search.
     """
@@ -46,10 +48,12 @@ def compare_stages(
         rest = "trials and evaluation"
     else:
         known = {EPOCHS: sum(epoch.seconds for epoch in history)}
-        rest = "features, probe and evaluation"
-    parts = [Measured(name, planned.get(name, 0.0), spent) for name, spent in known.items()]
+        rest = "features, probe, workers and evaluation"
+    parts = [
+        Measured(name, planned[name], spent) for name, spent in known.items() if planned.get(name)
+    ]
     others = Measured(
         rest, forecast.seconds - sum(part.forecast for part in parts),
-        max(0.0, seconds - sum(known.values())),
+        max(0.0, seconds - sum(part.outcome for part in parts)),
     )  # fmt: skip
     return [*parts, others, Measured("in all", forecast.seconds, seconds)]

@@ -14,7 +14,8 @@ from rtl.errors import ConfigError
 from rtl.feature_extraction import cache, cost, framing
 from rtl.model import pretrained
 from rtl.planning import kept, speeds
-from rtl.planning.model import Setting, forecast_search, forecast_train
+from rtl.planning.commands import forecast_search, forecast_train
+from rtl.planning.model import Setting
 from rtl.planning.records import CommandForecast, Forecast
 from rtl.planning.source import Source, look_at
 from rtl.planning.speeds import Speeds

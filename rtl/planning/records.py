@@ -8,8 +8,8 @@ from typing import Any
 
 from rtl.runs.records import Kind
 
-FEATURES, PROBE, TRIALS, EPOCHS, EVALUATION = (
-    "features", "probe", "trials", "epochs", "evaluation",
+FEATURES, PROBE, TRIALS, WORKERS, EPOCHS, EVALUATION = (
+    "features", "probe", "trials", "workers", "epochs", "evaluation",
 )  # fmt: skip
 """Names of the stages of a search and of a fit."""
 

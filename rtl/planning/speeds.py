@@ -71,7 +71,7 @@ def measure(
     sample: Sequence[tuple[str, bytes]],
     *,
     concurrent: int,
-    measure_rates: Callable[[Config, int], Rates] = throughput.measure,
+    measure_rates: Callable[[Config, int], Rates] = throughput.measure_typical,
 ) -> Speeds:
     """Measures a core on some images, (id, bytes) each, then trunk and tails. Ray is connected.
 

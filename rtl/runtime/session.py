@@ -76,10 +76,11 @@ def joined() -> bool:
 
 
 def quiet() -> None:
-    """Turns Ray's progress bars and informational logs off in this process.
+    """Turns Ray's progress bars, informational logs and statistics off in this process.
 
     Ray Data then raises what a task raised, not an error of its own that holds only its text.
     """
+    import ray
     import ray.data
 
     if colorama := sys.modules.get("colorama.initialise"):
@@ -93,6 +94,8 @@ def quiet() -> None:
     # A failed trial is a line of rtl's own table, and errors of Ray Data are raised.
     for name in ("ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    if ray.is_initialized():
+        ray_private.drop_data_statistics()
 
 
 def env_vars(num_threads: int) -> dict[str, str]:

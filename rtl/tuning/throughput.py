@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,6 +37,9 @@ BESIDE = 1.1
 
 _MEASURED_SECONDS = 2.0
 """Seconds that each rate is measured for."""
+
+Summary = Callable[[Sequence[float]], float]
+"""What a rate is computed from: of the seconds of some repetitions, the least or the mean."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,24 @@ class MeasureProcesses(Protocol):
         """Returns each process's own rates; `cpus` and `gpus` are those of each."""
 
 
-def measure_processes(config: Config, *, processes: int, cpus: int, gpus: float) -> list[Rates]:
-    """Measures in tasks on the cluster, see `MeasureProcesses`."""
+def measure_processes(
+    config: Config, *, processes: int, cpus: int, gpus: float, summary: Summary = min
+) -> list[Rates]:
+    """Measures in tasks on the cluster, see `MeasureProcesses`.
+
+    A budget's plan takes the fastest repetitions: a process that starts stalls others, and
+    neighbours on the same processor may halve its speed for a minute. Too shallow a depth could not
+    be mended later, too few epochs are.
+    """
     need = ResourceRequest("Measuring the cluster", processes, cpus, gpus)
-    return capacity.run(need, _measure, config, cpus)
+    return capacity.run(need, _measure, config, cpus, summary)
+
+
+def measure_typical(config: Config, concurrent: int) -> Rates:
+    """Runs `measure` for the mean rates, which a forecast takes, rather than the best ones."""
+    return measure(
+        config, concurrent, run=functools.partial(measure_processes, summary=statistics.fmean)
+    )
 
 
 def measure(
@@ -114,7 +132,7 @@ def measure(
     return Rates(sum(r.trunk for r in found), tail, tail, each)
 
 
-def _measure(config: Config, threads: int) -> Rates:
+def _measure(config: Config, threads: int, summary: Summary) -> Rates:
     """Measures one process's rates."""
     torch.set_num_threads(threads)
     where = device.pick(bool(config.train.gpus_per_worker))
@@ -127,28 +145,32 @@ def _measure(config: Config, threads: int) -> Rates:
         learner = Learner(at_depth, weights, num_classes=2, device=where)
         rows = learner.features(images)
         if not tails:  # the longest trunk, which a pass runs
-            trunk = len(images) * _calls_a_second(learner, images, threads)
+            trunk = len(images) * _calls_a_second(learner, images, threads, summary=summary)
         # A whole batch: the optimizer's step costs the same for a smaller one.
         times = -(-max(1, config.train.batch_size // config.train.most_workers) // len(images))
         batch = Activation(*(part.repeat(times, *[1] * (part.ndim - 1)) for part in rows))
-        tails[k] = _training_rate(learner, batch, config)
+        tails[k] = _training_rate(learner, batch, config, summary=summary)
     return Rates(trunk, tails, tails, threads)
 
 
-def _calls_a_second(learner: Learner, images: torch.Tensor, threads: int) -> float:
+def _calls_a_second(
+    learner: Learner, images: torch.Tensor, threads: int, *, summary: Summary
+) -> float:
     """Measures the trunk's calls a second; on CPUs each thread makes its own, as in a pass."""
     if learner.device.type != "cpu":
-        return 1 / _seconds(functools.partial(learner.features, images))
+        return 1 / _seconds(functools.partial(learner.features, images), summary)
     with ThreadPoolExecutor(threads, "trunk", device.compute_with, (1,)) as pool:
 
         def one_each() -> None:
             list(pool.map(learner.features, [images] * threads))
 
         one_each()  # the first one prepares the weights for one thread
-        return threads / _seconds(one_each)
+        return threads / _seconds(one_each, summary)
 
 
-def _training_rate(learner: Learner, features: Activation, config: Config) -> float:
+def _training_rate(
+    learner: Learner, features: Activation, config: Config, *, summary: Summary
+) -> float:
     """Measures the training rows a second, by steps on one batch of features."""
     optimizer = make_optimizer(learner.tail, config.optimizer)
     rows = len(features.maps)
@@ -162,18 +184,14 @@ def _training_rate(learner: Learner, features: Activation, config: Config) -> fl
         optimizer.step()
 
     step()
-    return rows / _seconds(step)
+    return rows / _seconds(step, summary)
 
 
-def _seconds(act: Callable[[], Any]) -> float:
-    """Seconds of the fastest of some repetitions.
-
-    A process that starts stalls others, and neighbours on the same processor may halve its speed
-    for a minute. Too shallow a depth could not be mended later, too few epochs are.
-    """
+def _seconds(act: Callable[[], Any], summary: Summary) -> float:
+    """Seconds of one repetition, by some that take `_MEASURED_SECONDS` together."""
     times: list[float] = []
     while sum(times) < _MEASURED_SECONDS:
         started = time.monotonic()
         act()
         times.append(time.monotonic() - started)
-    return min(times)
+    return summary(times)

@@ -30,7 +30,7 @@ def test_a_planned_run_shows_its_forecast_beside_its_outcome(
     fit = rtl.train(f"{tmp_path}/data", name="fit", storage=root, overrides=SMALL)
     page = Path(rtl.report(fit.uri, out=f"{tmp_path}/fit.html").uri).read_text(encoding="utf-8")
     assert "Forecast and outcome" in page
-    assert "features, probe and evaluation" in page
+    assert "features, probe, workers and evaluation" in page
 
 
 def test_a_source_that_is_not_packed_yet_is_planned_with_its_packing(

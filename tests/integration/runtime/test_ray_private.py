@@ -15,6 +15,7 @@ import ray.data
 from ray import serve
 from ray._private import parameter, services
 from ray._private.node import Node
+from ray.data._internal import stats
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.tune.schedulers import ASHAScheduler
@@ -23,7 +24,7 @@ from rtl.runtime import ray_private
 
 CALLED = {
     "free_resources", "draining_nodes", "temp_dir_option", "dashboard_runs", "patient_start",
-    "after_scheduler_steps", "let_tasks_go_ahead", "worker_startup_errors",
+    "after_scheduler_steps", "let_tasks_go_ahead", "drop_data_statistics", "worker_startup_errors",
     "drop_placement_group_cleaner", "keep_from_trials", "record_in_asha", "serve_address",
     "serve_uses_haproxy", "with_version",
 }  # fmt: skip
@@ -63,6 +64,19 @@ def test_the_nodes_of_a_cluster_without_a_dashboard(ray_cluster: None) -> None:
     assert ray_private.draining_nodes() == set()  # tests/integration/training has one that drains
     (option,) = ray_private.temp_dir_option("/x")
     assert option in inspect.getsource(ray.init)  # it is one of `**kwargs` there
+
+
+def test_no_actor_collects_statistics_that_no_dashboard_shows(ray_cluster: None) -> None:
+    def actors() -> list[dict[str, str]]:
+        names = ray.util.list_named_actors(all_namespaces=True)
+        return [actor for actor in names if actor["name"] == stats.STATS_ACTOR_NAME]
+
+    for actor in actors():  # of a test that runs Ray Data without rtl
+        ray.kill(ray.get_actor(**actor))
+    ray_private.drop_data_statistics()
+    dataset = ray.data.range(3, override_num_blocks=3)
+    assert sorted(row["id"] for row in dataset.iter_rows()) == [0, 1, 2]
+    assert actors() == []
 
 
 def test_an_action_follows_each_step_of_ray_data(ray_cluster: None) -> None:

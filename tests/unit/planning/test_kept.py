@@ -10,11 +10,14 @@ from rtl.planning.outcome import compare_stages
 from rtl.planning.records import (
     EPOCHS,
     FEATURES,
+    PROBE,
+    TRIALS,
     CommandForecast,
     Forecast,
     PackForecast,
     StageForecast,
 )
+from rtl.runs.records import SearchSummary, Spent
 
 STAGES = (StageForecast(FEATURES, 20.0, 1000, 50), StageForecast(EPOCHS, 40.0, 3000, 5))
 FOUND = CommandForecast("train", STAGES, "rtl train: epochs.")
@@ -41,10 +44,22 @@ def test_a_run_keeps_its_first_forecast(tmp_path: Path) -> None:
 def test_outcome_and_forecast_have_the_same_parts() -> None:
     parts = compare_stages(FOUND, seconds=90.0, history=(), found=(), search=None)
     assert [(part.name, part.forecast, part.outcome) for part in parts] == [
-        (EPOCHS, 40.0, 0.0), ("features, probe and evaluation", 20.0, 90.0), ("in all", 60.0, 90.0)
+        (EPOCHS, 40.0, 0.0), ("features, probe, workers and evaluation", 20.0, 90.0),
+        ("in all", 60.0, 90.0),
     ]  # fmt: skip
     assert parts[-1].difference == 0.5
     assert compare_stages(None, seconds=90.0, history=(), found=(), search=None) == []
+
+
+def test_features_that_no_pass_computes_are_no_part_of_an_outcome() -> None:
+    stages = (StageForecast(FEATURES, 0.0), StageForecast(PROBE, 10.0), StageForecast(TRIALS, 30.0))
+    searched = CommandForecast("search", stages, "rtl search: trials.")
+    spent = Spent(cpu_seconds=50.0, gpu_seconds=0.0, cost=0.0)
+    summary = SearchSummary(0, "auc", 0.9, None, 1, "$", spent, 0.0, 0.02, ())
+    found = compare_stages(searched, seconds=50.0, history=(), found=(), search=summary)
+    assert [(part.name, part.forecast, part.outcome) for part in found] == [
+        (PROBE, 10.0, 0.0), ("trials and evaluation", 30.0, 50.0), ("in all", 40.0, 50.0)
+    ]  # fmt: skip
 
 
 def test_a_cost_is_the_clusters_price_for_the_time() -> None:

@@ -8,9 +8,18 @@ import pytest
 from rtl.config.tree import Config
 from rtl.data.shards import Manifest, Shard
 from rtl.planning import model
-from rtl.planning.model import Setting, expected_epochs, forecast_search, forecast_train
+from rtl.planning.commands import expected_epochs, forecast_search, forecast_train
+from rtl.planning.model import Setting
 from rtl.planning.plan import cores_per_gpu
-from rtl.planning.records import EPOCHS, EVALUATION, FEATURES, PROBE, TRIALS, CommandForecast
+from rtl.planning.records import (
+    EPOCHS,
+    EVALUATION,
+    FEATURES,
+    PROBE,
+    TRIALS,
+    WORKERS,
+    CommandForecast,
+)
 from rtl.planning.speeds import ImageSpeeds, Speeds, depths_to_measure
 from rtl.tuning.budget import PROBE_ALONE
 from rtl.tuning.throughput import Rates
@@ -47,9 +56,10 @@ def seconds(found: CommandForecast) -> dict[str, float]:
 
 def test_each_stage_takes_its_work_over_the_speed_and_the_starts_of_processes() -> None:
     found = seconds(forecast_train(setting(), SPEEDS))
-    assert list(found) == [FEATURES, PROBE, EPOCHS, EVALUATION]
+    assert list(found) == [FEATURES, PROBE, WORKERS, EPOCHS, EVALUATION]
     epoch = (1000 + 200 / 10) / 90 / model.EFFICIENCY  # a row of val passes the tail forward alone
-    assert found[EPOCHS] == pytest.approx(model.FIT_STARTS * IMAGES.start + 8 * epoch)
+    assert found[EPOCHS] == pytest.approx(model.FIRST_STARTS * IMAGES.start + 8 * epoch)
+    assert found[WORKERS] > model.WORKER_STARTS * IMAGES.start  # commits follow
     passing = 1400 / 100 + 1400 * 0.002 / 2
     assert found[FEATURES] > passing / model.EFFICIENCY + IMAGES.start
     twice = seconds(forecast_train(setting(2000), SPEEDS))
@@ -62,11 +72,25 @@ def test_a_slow_machine_starts_slowly_too() -> None:
     assert all(found[name] > fast[name] for name in fast)
 
 
-def test_features_that_are_there_leave_the_commands_start() -> None:
-    built = dataclasses.replace(setting(), built=(0, 3))
-    stage = forecast_search(built, SPEEDS).stages[0]
-    assert (stage.seconds, stage.storage) == (model.COMMAND_STARTS * IMAGES.start, 0)
-    assert forecast_search(setting(), SPEEDS).stages[0].storage > 0
+def test_features_that_are_there_leave_the_probe_to_start_its_own_process() -> None:
+    built = forecast_search(dataclasses.replace(setting(), built=(0, 3)), SPEEDS)
+    computed = forecast_search(setting(), SPEEDS)
+    assert (built.stages[0].seconds, built.stages[0].storage) == (0, 0)
+    assert computed.stages[0].storage > 0
+    assert seconds(built)[PROBE] == pytest.approx(seconds(computed)[PROBE] + IMAGES.start)
+
+
+def test_each_file_of_a_pass_costs_a_pause_between_two_tasks() -> None:
+    def passing(shards: int) -> float:
+        parts = (Shard(f"train/{i}", "train", 1000 // shards, 40_000, "") for i in range(shards))
+        others = (shard for shard in manifest(1000).shards if shard.split != "train")
+        found = dataclasses.replace(setting(), manifest=Manifest(
+            ("a", "b"), {"train": (1000, 0)}, (*parts, *others)
+        ))  # fmt: skip
+        return seconds(forecast_train(found, SPEEDS))[FEATURES]
+
+    assert passing(8) == pytest.approx(passing(1))  # a file holds 128 rows
+    assert passing(100) - passing(8) == pytest.approx(92 * model.TASK_PAUSE / SPEEDS.cpus)
 
 
 def test_a_streamed_fit_waits_for_the_slower_of_network_and_decoding() -> None:
@@ -74,13 +98,13 @@ def test_a_streamed_fit_waits_for_the_slower_of_network_and_decoding() -> None:
     found = forecast_train(alone, SPEEDS)
     row = 2 / 90 + 2 * model.cost.TRUNK_SHARE[3] / 100  # half of the CPUs that were measured
     epoch = (1000 * row + 200 * (2 / 900 + 2 * 0.82 / 100)) / model.EFFICIENCY
-    assert seconds(found)[EPOCHS] == pytest.approx(model.FIT_STARTS * IMAGES.start + 8 * epoch)
+    assert seconds(found)[EPOCHS] == pytest.approx(model.STREAM_STARTS * IMAGES.start + 8 * epoch)
     assert "the network" in found.bottleneck
     slow = dataclasses.replace(SPEEDS, images=dataclasses.replace(IMAGES, decode=0.1))
     decoded = forecast_train(alone, slow)
     assert "decoding holds the network up" in decoded.bottleneck
     assert seconds(decoded)[EPOCHS] == pytest.approx(
-        model.FIT_STARTS * IMAGES.start + 8 * 1200 * 0.101 / model.EFFICIENCY
+        model.STREAM_STARTS * IMAGES.start + 8 * 1200 * 0.101 / model.EFFICIENCY
     )
 
 
@@ -120,9 +144,7 @@ def test_a_probe_without_cached_features_takes_half_as_long_on_twice_the_cores()
 
 def test_a_fit_ends_with_its_time_limit() -> None:
     limited = setting(train={"minutes": 0.5})
-    assert seconds(forecast_train(limited, SPEEDS))[EPOCHS] == pytest.approx(
-        model.FIT_STARTS * IMAGES.start + 30
-    )
+    assert seconds(forecast_train(limited, SPEEDS))[EPOCHS] == 30
 
 
 def test_asha_ends_some_trials_early() -> None:

@@ -13,6 +13,7 @@ from rtl.planning.records import (
     FEATURES,
     PROBE,
     TRIALS,
+    WORKERS,
     CommandForecast,
     StageForecast,
 )
@@ -26,8 +27,8 @@ RUNS = Path(__file__).parents[2] / "compatibility" / "b892c42"
 @pytest.mark.parametrize(
     ("name", "kind", "names", "parts"),
     [
-        ("fit", "train", (FEATURES, PROBE, EPOCHS, EVALUATION),
-         [(EPOCHS, 10.0), ("features, probe and evaluation", 30.0), ("in all", 40.0)]),
+        ("fit", "train", (FEATURES, PROBE, WORKERS, EPOCHS, EVALUATION),
+         [(EPOCHS, 10.0), ("features, probe, workers and evaluation", 40.0), ("in all", 50.0)]),
         ("searched", "search", (FEATURES, PROBE, TRIALS, EVALUATION),
          [(FEATURES, 10.0), (PROBE, 10.0), ("trials and evaluation", 20.0), ("in all", 40.0)]),
     ],
