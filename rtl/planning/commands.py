@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -24,7 +25,7 @@ def forecast_train(setting: Setting, speeds: Speeds) -> CommandForecast:
         seconds = min(seconds, max(60 * settings.minutes, one))
     stages = (
         model.features(), model.probe(first_answer=False),
-        model.workers(k, epochs=round(seconds / one)),
+        model.workers(k, epochs=min(settings.epochs, math.ceil(seconds / one))),
         StageForecast(EPOCHS, seconds, model.fit_memory(k), model.checkpoint(k)),
         model.evaluation(k, own_process=False),
     )  # fmt: skip

@@ -130,9 +130,10 @@ class CostModel:
         processes = self._speeds.gpus if self._config.train.gpus_per_worker else self._speeds.cpus
         writing = sum(sizes) / (self._config.features.storage_mb_s * 1e6)
         work = (network + (decoding + writing) / max(1, processes)) / EFFICIENCY
-        shards = self._setting.manifest.shards
-        tasks = sum(math.ceil(shard.rows / cache.ROWS_PER_FILE) for shard in shards)
-        work += TASK_PAUSE * tasks / max(1, processes)
+        if not self._config.train.gpus_per_worker:  # an actor has its next task already
+            shards = self._setting.manifest.shards
+            tasks = sum(math.ceil(shard.rows / cache.ROWS_PER_FILE) for shard in shards)
+            work += TASK_PAUSE * tasks / max(1, processes)
         return StageForecast(FEATURES, _PASS_STARTS * self._start + work, memory, sum(sizes))
 
     def probe(self, *, first_answer: bool) -> StageForecast:
