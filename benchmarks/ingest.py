@@ -11,7 +11,8 @@ coloured by rtl's own view, to a loop that does nothing with them:
 - `streaming_split`: Ray Train's way, `Dataset.streaming_split(2, equal=True)`, both halves drained
 - `webdataset`, `mosaicml`, `litdata`: where they are installed
 
-The last line is one JSON object; rates over the mean of the limits around a turn.
+The last line is one JSON object; rates over the mean of the limits around a turn. `views_speedup`
+is that of `views.py`, measured after them in the same run.
 """
 
 from __future__ import annotations
@@ -36,23 +37,16 @@ from typing import Any
 
 import numpy as np
 from measuring import runner
-from measuring.ingesting import BATCH, CORES, decode, drain
+from measuring.ingesting import BATCH, CORES, decode, drain, make_photo
 from measuring.record import write
-from PIL import Image
+from views import measure as measure_views
 
 RECORDED_FROM = 20_000
+VIEWS = 64
+"""Photos that the views are compared on."""
 OPTIONAL = {"webdataset": "webdataset", "mosaicml": "mosaicml-streaming", "litdata": "litdata"}
 """Peers that are measured where they are installed, and their distributions."""
 PEERS = ("dataloader", "streaming_split", *OPTIONAL)
-
-
-def make_photo(path: Path, number: int) -> None:
-    """A smooth random photo of 500 x 375, about 40 KB."""
-    rng = np.random.default_rng(number)
-    small = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
-    noise = rng.normal(0, 6, (375, 500, 3))
-    pixels = np.asarray(small.resize((500, 375), Image.Resampling.BICUBIC)) + noise
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, "JPEG", quality=88)
 
 
 @dataclass(frozen=True)
@@ -254,9 +248,10 @@ def main() -> None:
             contenders(photos), turns=options.rounds, limit=lambda: limit(photos, pool)
         )
         ray.shutdown()
+        views = measure_views([file.read_bytes() for file in photos.files[:VIEWS]], rounds=9)
     for name, found in runs.items():
         print(name, found)
-    result = summary(runs)
+    result = {**summary(runs), "views_speedup": views["views_speedup"]}
     if options.rows < RECORDED_FROM:
         print(json.dumps(result))
     else:

@@ -19,11 +19,11 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from ingest import make_photo
 from measuring import runner
-from measuring.ingesting import decode
+from measuring.ingesting import decode, make_photo
 from measuring.record import write
 from torchvision.transforms import v2
 
@@ -69,19 +69,9 @@ def rate(photos: Sequence[bytes], view: Callable[[bytes, str], torch.Tensor]) ->
     return len(photos) / (time.process_time() - started)
 
 
-def main() -> None:
-    """Makes the photos, compares the pixels, measures in turns, and records."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--photos", type=int, default=RECORDED_FROM)
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
+def measure(photos: Sequence[bytes], *, rounds: int) -> dict[str, Any]:
+    """Compares the pixels of all views, and measures in turns: the result, with its runs."""
     torch.set_num_threads(1)
-    photos = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(options.photos):
-            path = Path(folder, f"{number}.jpg")
-            make_photo(path, number)
-            photos.append(path.read_bytes())
     for number, data in enumerate(photos):
         row = f"{number:06}"
         if not torch.equal(decode(data, row), by_torchvision(data, row)):
@@ -91,14 +81,31 @@ def main() -> None:
         "torchvision": lambda: rate(photos, by_torchvision),
         "evaluation": lambda: rate(photos, evaluation),
     }
-    runs = runner.in_turns(contenders, turns=options.rounds)
+    runs = runner.in_turns(contenders, turns=rounds)
     rates = {name: round(statistics.median(found), 1) for name, found in runs.items()}
     ratios = [a / b for a, b in zip(runs["rtl"], runs["torchvision"], strict=True)]
-    result = {
+    return {
         "views_speedup": round(statistics.median(ratios), 3),
         "views_speedup_interval": runner.interval(ratios),
         "images_per_s": rates,
+        "runs": runs,
     }
+
+
+def main() -> None:
+    """Makes the photos, measures, and records."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--photos", type=int, default=RECORDED_FROM)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    photos = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(options.photos):
+            path = Path(folder, f"{number}.jpg")
+            make_photo(path, number)
+            photos.append(path.read_bytes())
+    result = measure(photos, rounds=options.rounds)
+    runs = result.pop("runs")
     if options.photos < RECORDED_FROM:
         print(json.dumps(result))
     else:
