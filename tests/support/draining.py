@@ -75,8 +75,8 @@ def main(place: str, drains: int, change: str) -> None:
         data={"uri": manifest.uri, "image_size": 75, "framing": "crop"},
         model={"unfrozen_layers": 0, "precision": "fp32"}, features={"cache": "off"},
         train={  # an epoch takes half a second, a node ten seconds to join
-            "epochs": (60 if change == "grow" else 10) + 3 * drains, "batch_size": 4, "cpus_per_worker": 2,
-            "workers": {"min": 1, "max": 2},
+            "epochs": (60 if change == "grow" else 10) + 3 * drains,
+            "batch_size": 4, "cpus_per_worker": 2, "workers": {"min": 1, "max": 2},
         },
     )  # fmt: skip
     steps: list[tuple[int, int]] = []
