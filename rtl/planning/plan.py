@@ -21,7 +21,7 @@ from rtl.planning.source import Source, look_at
 from rtl.planning.speeds import Speeds
 from rtl.training import checks
 from rtl.training.train import resolve_precision, share_cpus
-from rtl.tuning import budget
+from rtl.tuning import budget, throughput
 from rtl.tuning import search as tuning
 from rtl.tuning.budget import BudgetPlan
 
@@ -100,8 +100,9 @@ def _search(
     if minutes and minutes < budget.LEAST_MINUTES:
         planned = budget.PROBE_ALONE
     elif minutes:
+        best = throughput.measure(config, found.concurrent)  # by which the search will plan
         planned = budget.make_plan(
-            config, subject.manifest, found.rates, seconds=60 * minutes,
+            config, subject.manifest, best, seconds=60 * minutes,
             concurrent=found.concurrent, cached=cached, built=not cached,
         )  # fmt: skip
     if planned is not None:

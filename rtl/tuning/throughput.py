@@ -39,7 +39,7 @@ _MEASURED_SECONDS = 2.0
 """Seconds that each rate is measured for."""
 
 Summary = Callable[[Sequence[float]], float]
-"""What a rate is computed from: of the seconds of some repetitions, the least or the mean."""
+"""Reduces the seconds of some repetitions to those of one: the least, or the mean."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class MeasureProcesses(Protocol):
 def measure_processes(
     config: Config, *, processes: int, cpus: int, gpus: float, summary: Summary = min
 ) -> list[Rates]:
-    """Measures in tasks on the cluster, see `MeasureProcesses`.
+    """Measures in tasks on the cluster, see `MeasureProcesses`; `summary` makes each rate.
 
     A budget's plan takes the fastest repetitions: a process that starts stalls others, and
     neighbours on the same processor may halve its speed for a minute. Too shallow a depth could not
@@ -92,7 +92,7 @@ def measure_processes(
 
 
 def measure_typical(config: Config, concurrent: int) -> Rates:
-    """Runs `measure` for the mean rates, which a forecast takes, rather than the best ones."""
+    """Runs `measure` for the mean rates, by which a forecast is made."""
     return measure(
         config, concurrent, run=functools.partial(measure_processes, summary=statistics.fmean)
     )

@@ -6,7 +6,7 @@ import pytest
 
 import rtl
 from rtl.errors import ConfigError
-from rtl.planning.records import FEATURES
+from rtl.planning.records import FEATURES, TRIALS
 from tests.conftest import make_dataset, make_folder
 
 SMALL = {
@@ -31,6 +31,19 @@ def test_a_planned_run_shows_its_forecast_beside_its_outcome(
     page = Path(rtl.report(fit.uri, out=f"{tmp_path}/fit.html").uri).read_text(encoding="utf-8")
     assert "Forecast and outcome" in page
     assert "features, probe, workers and evaluation" in page
+
+
+def test_a_search_with_a_time_budget_is_planned_within_it(
+    tmp_path: Path, ray_cluster: None
+) -> None:
+    make_dataset(f"{tmp_path}/data", train=48)
+    found = rtl.plan(
+        f"{tmp_path}/data", storage=f"{tmp_path}/root",
+        overrides={**SMALL, "search.budget_minutes": 4.0},
+    )  # fmt: skip
+    searched = found.commands[0]
+    trials = next(stage for stage in searched.stages if stage.name == TRIALS)
+    assert 0 < trials.seconds < searched.seconds < 1.25 * 4 * 60
 
 
 def test_a_source_that_is_not_packed_yet_is_planned_with_its_packing(

@@ -77,6 +77,18 @@ def test_a_search_without_news_still_shows_life(piped: io.StringIO) -> None:
     assert lines[3:] == ["Scoring the winner ..."]
 
 
+def test_images_that_the_probe_reads_are_not_called_features(piped: io.StringIO) -> None:
+    now = [100.0]
+    with SearchView("accuracy", clock=lambda: now[0]) as view:
+        for count in (view.features, view.probe):
+            count(0, 300)
+            now[0] += progress_views.LINE_EVERY_S
+            count(300, 300)
+    assert [line.split(":")[0] for line in piped.getvalue().splitlines()] == [
+        "Features", "Images of the probe"
+    ]  # fmt: skip
+
+
 def test_an_epoch_in_progress_is_told_too(piped: io.StringIO) -> None:
     now = [100.0]
     with FitView(8, clock=lambda: now[0]) as view:

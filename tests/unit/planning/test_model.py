@@ -81,16 +81,17 @@ def test_features_that_are_there_leave_the_probe_to_start_its_own_process() -> N
 
 
 def test_each_file_of_a_pass_costs_a_pause_between_two_tasks() -> None:
-    def passing(shards: int) -> float:
+    def passing(shards: int, gpus: int = 0) -> float:
         parts = (Shard(f"train/{i}", "train", 1000 // shards, 40_000, "") for i in range(shards))
         others = (shard for shard in manifest(1000).shards if shard.split != "train")
-        found = dataclasses.replace(setting(), manifest=Manifest(
+        found = dataclasses.replace(setting(train={"gpus_per_worker": gpus}), manifest=Manifest(
             ("a", "b"), {"train": (1000, 0)}, (*parts, *others)
         ))  # fmt: skip
-        return seconds(forecast_train(found, SPEEDS))[FEATURES]
+        return seconds(forecast_train(found, dataclasses.replace(SPEEDS, gpus=gpus)))[FEATURES]
 
     assert passing(8) == pytest.approx(passing(1))  # a file holds 128 rows
     assert passing(100) - passing(8) == pytest.approx(92 * model.TASK_PAUSE / SPEEDS.cpus)
+    assert passing(100, gpus=1) == pytest.approx(passing(8, gpus=1))  # its next task waits there
 
 
 def test_a_streamed_fit_waits_for_the_slower_of_network_and_decoding() -> None:
@@ -143,8 +144,19 @@ def test_a_probe_without_cached_features_takes_half_as_long_on_twice_the_cores()
 
 
 def test_a_fit_ends_with_its_time_limit() -> None:
-    limited = setting(train={"minutes": 0.5})
-    assert seconds(forecast_train(limited, SPEEDS))[EPOCHS] == 30
+    whole, limited = (
+        seconds(forecast_train(setting(train={"minutes": minutes}), SPEEDS))
+        for minutes in (None, 0.5)
+    )
+    assert limited[EPOCHS] == 30
+    assert whole[EPOCHS] > 90
+    starting = model.WORKER_STARTS * IMAGES.start
+    assert whole[WORKERS] - starting == pytest.approx(8 / 3 * (limited[WORKERS] - starting))
+
+
+def test_a_searchs_winner_is_scored_in_a_process_of_its_own() -> None:
+    fit, search = forecast_train(setting(), SPEEDS), forecast_search(setting(), SPEEDS)
+    assert seconds(search)[EVALUATION] > seconds(fit)[EVALUATION] + 0.5 * IMAGES.start
 
 
 def test_asha_ends_some_trials_early() -> None:
