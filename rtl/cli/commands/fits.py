@@ -95,10 +95,10 @@ class Train(_Run):
         """See `Command`."""
         from rtl.runs import run
 
-        uri = run.locate(self.settings())
-        last = run.last_attempt(uri)
+        settings = self.settings()
+        last = run.last_attempt(run.locate(settings))
         epochs = last.epochs or 0 if last else 0
-        return _kept(f"{epochs} committed {'epoch' if epochs == 1 else 'epochs'}", uri)
+        return _kept(f"{epochs} committed {'epoch' if epochs == 1 else 'epochs'}", settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,10 +138,12 @@ class Search(_Run):
         """See `Command`."""
         from rtl.runs import run, trials
 
-        uri = run.locate(self.settings())
+        settings = self.settings()
+        uri = run.locate(settings)
         ended = [t for t in trials.recorded(uri) if t.state in ("finished", "stopped")]
         ended = [trial for trial in ended if trial.strength is None]
-        return _kept(f"{len(ended)} {'trial' if len(ended) == 1 else 'trials'} that ended", uri)
+        what = f"{len(ended)} {'trial' if len(ended) == 1 else 'trials'} that ended"
+        return _kept(what, settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,5 +244,12 @@ def print_fit(fit: Fit, settings: Config) -> None:
     )
 
 
-def _kept(what: str, uri: str) -> str:
-    return f"{what} and all features computed so far are kept ({uri})."
+def _kept(what: str, settings: Config) -> str:
+    """Says that a stopped run's `what`, and its features where it caches any, are kept."""
+    from rtl.runs import run
+
+    if settings.features.cache == "off":
+        what += " is" if what.startswith("1 ") else " are"
+    else:
+        what += " and all features computed so far are"
+    return f"{what} kept ({run.locate(settings)})."

@@ -166,6 +166,8 @@ def test_ctrl_c_says_what_stands_and_how_to_go_on(
     assert command == f"Go on with: rtl search --name dogs --storage '{root}' --resume"
     assert interrupted([*given, "--resume"]) == 130
     assert capsys.readouterr().err.count("--resume") == 1
+    assert interrupted([*given, "--set", "features.cache=off"]) == 130
+    assert f"2 trials that ended are kept ({uri})." in capsys.readouterr().err
 
 
 def test_ctrl_c_in_packing_says_whether_there_is_a_data_set(
