@@ -71,6 +71,7 @@ def _describe(uri: str, row: Row) -> dict[str, Any]:
     history = _history(uri) if record.kind == "train" else []
     config = _config(record.config)
     forecast = _forecast(uri, config, record.kind)
+    worked = run.worked_seconds(uri) or row.seconds or 0.0  # of all attempts, as the epochs are
     return {
         "row": _row(row),
         "config": record.config,
@@ -86,7 +87,7 @@ def _describe(uri: str, row: Row) -> dict[str, Any]:
         "stages": [
             {**vars(part), "difference": part.difference}
             for part in outcome.compare_stages(
-                forecast, seconds=row.seconds, history=history, found=found, search=summary
+                forecast, seconds=worked, history=history, found=found, search=summary
             )
         ]
         if row.seconds is not None else [],

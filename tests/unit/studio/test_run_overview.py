@@ -11,13 +11,16 @@ import pytest
 from rtl import storage
 from rtl.config.tree import Config
 from rtl.errors import NotFoundError
+from rtl.evaluation.metrics import Scores
 from rtl.planning import kept
 from rtl.planning.records import CommandForecast, StageForecast
+from rtl.runs import run
 from rtl.runs.records import RUN_FILE
+from rtl.runs.run import Result
 from rtl.studio.runs import overview
 from rtl.studio.runs.plain import without_nan
 from tests.conftest import make_dataset
-from tests.support.made_runs import made_search, made_trial
+from tests.support.made_runs import made_scores, made_search, made_trial
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,20 @@ def test_time_left_by_forecast(config: Config) -> None:
     assert found["left"]["by"] == "forecast"
     assert found["left"]["seconds"] == pytest.approx(100 - 40, abs=5)
     assert found["forecast"]["bottleneck"] == "The trials."
+
+
+def test_forecast_and_outcome_are_of_all_attempts(config: Config) -> None:
+    uri = made_search(config, [made_trial(0, 1, 1e-3)], state="stopped")  # after 40 s
+    stages = (StageForecast("probe", 10.0), StageForecast("trials", 70.0))
+    kept.attach(CommandForecast("search", stages, "The trials."), uri)
+    assert overview.describe(config.storage, "solar")["stages"] == []
+    scores = Scores.from_dict(made_scores(right=50))
+    run.finish(uri, Result(
+        name="solar", registered_as="solar", kind="search", bundle=f"{uri}/bundle", version=1,
+        unfrozen_layers=1, lr=1e-3, best_epoch=0, epochs=1, val=scores, test=None, seconds=15.0,
+    ))  # fmt: skip
+    found = overview.describe(config.storage, "solar")["stages"]
+    assert (found[-1]["name"], found[-1]["forecast"], found[-1]["outcome"]) == ("in all", 80, 40)
 
 
 def test_time_left_by_pace(config: Config) -> None:
